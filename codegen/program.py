@@ -1,0 +1,101 @@
+"""A lowered model: kernels, the steps that call them, one arena, packed constants.
+
+Every thread runs all steps (single program, multiple data): a parallel loop inside a kernel takes its share of the
+iterations from the thread's number, and threads meet at a barrier after each step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Union
+
+import numpy as np
+
+from ..ir.kernel import Kernel
+from ..ir.types import TensorType
+
+
+@dataclass(frozen=True)
+class Address:
+    """A place in memory: space "arena", "constants", "input" or "output"; index of the input or output; byte offset."""
+
+    space: str
+    offset: int = 0
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one call does, for reports: multiply-accumulates, bytes read and written, and the schedule in words."""
+
+    macs: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    schedule: str = ""
+
+
+@dataclass(frozen=True)
+class Call:
+    """Run a kernel on buffers at these addresses, in the order of the kernel's parameters.  where: model nodes it comes
+    from; ops: names of the operators it implements."""
+
+    kernel: str
+    args: tuple[Address, ...]
+    where: str = ""
+    ops: tuple[str, ...] = ()
+    cost: Cost = Cost()
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Run one of two sequences by the bool at `condition`."""
+
+    condition: Address
+    then: tuple[Step, ...]
+    other: tuple[Step, ...]
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """Run the body while a counter is below the i64 at `trip_count` (None: unbounded) and the bool at `condition` (None:
+    always true) holds; the counter is written as i64 to `counter` before each iteration."""
+
+    body: tuple[Step, ...]
+    counter: Address
+    trip_count: Address | None
+    condition: Address | None
+    where: str = ""
+
+
+Step = Union[Call, Branch, Repeat]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """One allocation in the arena, for the report: bytes [offset, offset + size) are in use from step first to last."""
+
+    name: str
+    offset: int
+    size: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Program:
+    """constants: (offset, array) pairs in increasing order; arrays are C-contiguous, offsets are multiples of 64.
+    inputs and outputs: names and types in the model's order.  scratch_bytes: memory each thread needs for the `stack`
+    buffers of the kernels."""
+
+    name: str
+    kernels: Mapping[str, Kernel]
+    steps: tuple[Step, ...]
+    inputs: tuple[tuple[str, TensorType], ...]
+    outputs: tuple[tuple[str, TensorType], ...]
+    constants: tuple[tuple[int, np.ndarray], ...]
+    constant_bytes: int
+    arena_bytes: int
+    scratch_bytes: int = 0
+    placements: tuple[Placement, ...] = ()

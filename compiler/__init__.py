@@ -1,0 +1,1 @@
+"""The driver: what runs in which order."""

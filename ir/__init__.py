@@ -1,0 +1,1 @@
+"""The intermediate representations: graph, scalar expressions, loop-level kernels.  Imports nothing of ours."""

@@ -1,0 +1,261 @@
+"""The loop-level tensor IR: buffers, statements, kernels.
+
+    Buffer  = (name, dtype, shape, strides, space, align, attrs)
+    Stmt    = For(var, body, kind) | If(cond, then, other) | Alloc(buf) | Store(buf, idx, value)
+            | Prefetch(buf, idx, level) | Barrier(scope) | Read(stream, buf, idx) | Write(stream, value) | Do(fn, args)
+    Kernel  = (name, params, body)
+
+Loops run from 0 with step 1 and carry no values: what lives across iterations is a small array in a `register` buffer,
+indexed by unrolled loops.  A name means every loop of that axis, so copies made by schedules keep the variable.
+Vectors are in the expressions, not a kind of loop.  Unrolled loops stay loops until they are printed.
+
+Loop kinds: serial, unroll, parallel (iterations are shared among the threads that all run the kernel; only outermost
+loops), block.x/y/z and thread.x/y/z (CUDA), pipeline (HLS).
+Spaces: global (parameters), stack, register, shared (CUDA), local (HLS arrays), stream (HLS).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Union
+
+from .errors import InternalError
+from .expr import Expr, ExprLike, Var, as_expr, linear, load
+from .traverse import substitute
+from .types import Dim
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A named array.  strides (in elements) default to dense row-major; a dimension may be symbolic.
+    attrs: facts for emitters, for example ("may_alias",) for a parameter that shares memory with another."""
+
+    name: str
+    dtype: str
+    shape: tuple[Dim, ...]
+    space: str = "global"
+    strides: tuple[int, ...] | None = None
+    align: int = 64
+    attrs: tuple[object, ...] = ()
+
+    def __getitem__(self, idx: ExprLike | tuple[ExprLike, ...]) -> Expr:
+        return load(self, *(idx if isinstance(idx, tuple) else (idx,)))
+
+    @property
+    def size(self) -> int:
+        """Number of elements of a dense buffer of static shape."""
+        count = 1
+        for d in self.shape:
+            if not isinstance(d, int):
+                raise InternalError(f"buffer {self.name} has a symbolic dimension {d}")
+            count *= d
+        return count
+
+
+def flat_index(buf: Buffer, idx: tuple[Expr, ...]) -> Expr:
+    """The element offset of an index, as a canonical linear form."""
+    if buf.strides is not None:
+        total: Expr = as_expr(0)
+        for i, s in zip(idx, buf.strides, strict=True):
+            total = total + i * s
+        return total
+    total = as_expr(0)
+    for i, n in zip(idx, buf.shape, strict=True):
+        total = total * as_expr(n) + i
+    return total
+
+
+class Stmt:
+    """Base of all statements; compared by identity."""
+
+
+@dataclass(frozen=True, eq=False)
+class For(Stmt):
+    var: Var
+    body: tuple[Stmt, ...]
+    kind: str = "serial"
+    attrs: tuple[object, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class If(Stmt):
+    cond: Expr
+    then: tuple[Stmt, ...]
+    other: tuple[Stmt, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Alloc(Stmt):
+    """The buffer lives to the end of the enclosing block."""
+
+    buf: Buffer
+
+
+@dataclass(frozen=True, eq=False)
+class Store(Stmt):
+    """buf[idx] = value.  A vector value is stored contiguously from a scalar index, scattered by a vector index.
+    mode "async": a copy from global memory that completes at a later wait."""
+
+    buf: Buffer
+    idx: tuple[Expr, ...]
+    value: Expr
+    mode: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Prefetch(Stmt):
+    buf: Buffer
+    idx: tuple[Expr, ...]
+    level: int = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Barrier(Stmt):
+    """scope: "pool" (all threads that run the kernel) or "block" (CUDA)."""
+
+    scope: str = "pool"
+
+
+@dataclass(frozen=True, eq=False)
+class Read(Stmt):
+    """buf[idx] = stream.read()"""
+
+    stream: Buffer
+    buf: Buffer
+    idx: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Write(Stmt):
+    stream: Buffer
+    value: Expr
+
+
+@dataclass(frozen=True, eq=False)
+class Do(Stmt):
+    """One effectful machine instruction.  A Load with only the leading indices names the tile below them."""
+
+    fn: str
+    args: tuple[Expr, ...] = ()
+    bufs: tuple[Buffer, ...] = ()
+
+
+Param = Union[Buffer, Var]
+Block = tuple[Stmt, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """params: buffers of space global, in the order of the call, then run-time sizes (Var)."""
+
+    name: str
+    params: tuple[Param, ...]
+    body: Block
+
+    @property
+    def buffers(self) -> tuple[Buffer, ...]:
+        return tuple(p for p in self.params if isinstance(p, Buffer))
+
+    def param(self, name: str) -> Buffer:
+        for p in self.buffers:
+            if p.name == name:
+                return p
+        raise InternalError(f"kernel {self.name} has no parameter {name!r}")
+
+    def __str__(self) -> str:
+        from .text import show_kernel
+
+        return show_kernel(self)
+
+
+def store(buf: Buffer, idx: tuple[ExprLike, ...], value: ExprLike) -> Store:
+    from .expr import Type
+
+    return Store(buf, tuple(as_expr(i) for i in idx), as_expr(value, Type(buf.dtype)))
+
+
+def axis(name: str, extent: Dim) -> Var:
+    """A loop variable of type i64."""
+    from .expr import I64, is_const
+
+    if is_const(extent):
+        extent = extent.value  # type: ignore[union-attr]
+    return Var.of(name, extent, I64)
+
+
+def nest(axes: tuple[Var, ...], body: Block, kind: str = "serial") -> Block:
+    """The body inside one loop per axis, the first outermost."""
+    for v in reversed(axes):
+        body = (For(v, body, kind),)
+    return body
+
+
+StmtRule = Callable[[Stmt], Union[Stmt, tuple[Stmt, ...], list[Stmt], None]]
+ExprRule = Callable[[Expr], Expr]
+
+
+def map_block(block: Block, on_stmt: StmtRule | None = None, on_expr: ExprRule | None = None) -> Block:
+    """Rebuild a block bottom-up: on_expr on every expression, then on_stmt, which gives a statement, several, or None
+    to keep what it was given."""
+    e: ExprRule = on_expr or (lambda x: x)
+    out: list[Stmt] = []
+    for s in block:
+        match s:
+            case For():
+                extent = s.var.extent
+                var = s.var
+                if isinstance(extent, Expr):
+                    var = axis(s.var.name, e(extent))
+                body = map_block(s.body, on_stmt, on_expr)
+                if var is not s.var:
+                    body = substitute_block(body, {s.var: var})
+                new: Stmt = replace(s, var=var, body=body)
+            case If():
+                new = If(e(s.cond), map_block(s.then, on_stmt, on_expr), map_block(s.other, on_stmt, on_expr))
+            case Store():
+                new = Store(s.buf, tuple(map(e, s.idx)), e(s.value), s.mode)
+            case Prefetch():
+                new = Prefetch(s.buf, tuple(map(e, s.idx)), s.level)
+            case Read():
+                new = Read(s.stream, s.buf, tuple(map(e, s.idx)))
+            case Write():
+                new = Write(s.stream, e(s.value))
+            case Do():
+                new = Do(s.fn, tuple(map(e, s.args)), s.bufs)
+            case _:
+                new = s
+        made = on_stmt(new) if on_stmt else None
+        if made is None:
+            out.append(new)
+        elif isinstance(made, Stmt):
+            out.append(made)
+        else:
+            out.extend(made)
+    return tuple(out)
+
+
+def substitute_block(block: Block, mapping: dict[Expr, Expr]) -> Block:
+    memo: dict[Expr, Expr] = {}
+    return map_block(block, None, lambda e: substitute(e, mapping, memo))
+
+
+def walk_block(block: Block) -> Iterator[Stmt]:
+    """Every statement, outer before inner, in order."""
+    for s in block:
+        yield s
+        if isinstance(s, For):
+            yield from walk_block(s.body)
+        elif isinstance(s, If):
+            yield from walk_block(s.then)
+            yield from walk_block(s.other)
+
+
+def coefficient(buf: Buffer, idx: tuple[Expr, ...], var: Var) -> int | None:
+    """How many elements the address moves when var grows by one; None if it is not linear in var."""
+    from .traverse import uses
+
+    _, terms = linear(flat_index(buf, idx))
+    if any(a is not var and uses(a, var) for a in terms):
+        return None
+    return terms.get(var, 0)

@@ -1,0 +1,1 @@
+"""The core operators, one class each, grouped by family."""

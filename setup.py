@@ -1,0 +1,35 @@
+"""Packaging: the top-level folders are the subpackages of `tilewright`."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "__init__.py").read_text()).group(1)
+FOLDERS = [
+    "compiler", "compiler.passes", "frontend", "frontend.onnx", "frontend.onnx.ops", "ir", "ir.ops", "codegen",
+    "codegen.schedule", "codegen.strategies", "targets", "targets.cpu", "targets.cpu.runtime",
+]
+
+setup(
+    name="tilewright",
+    version=VERSION,
+    description="An ahead-of-time compiler from ONNX models to deployable artifacts",
+    long_description=(HERE / "README.md").read_text() if (HERE / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    package_dir={"tilewright": "."},
+    packages=["tilewright", *(f"tilewright.{f}" for f in FOLDERS)],
+    package_data={"tilewright.targets.cpu.runtime": ["*.c", "*.h", "*.hpp"], "tilewright.compiler": ["*.html", "*.j2"]},
+    install_requires=[
+        "numpy>=1.24", "ml_dtypes>=0.4", "onnx>=1.17", "llvmlite>=0.44", "jinja2>=3.1", "rich>=13", "platformdirs>=4",
+        "filelock>=3.12", "shtab>=1.6",
+    ],
+    extras_require={
+        "cross": ["ziglang>=0.13"],
+        "test": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "ruff>=0.8", "pyright>=1.1.390"],
+    },
+    entry_points={"console_scripts": ["tilewright = tilewright.compiler.cli:main"]},
+)

@@ -1,0 +1,1 @@
+"""The C sources that ship inside every native artifact."""
