@@ -1,0 +1,1 @@
+"""Operator rows that run on the interpreter and on every target."""
