@@ -1,0 +1,129 @@
+"""The options of one compilation, checked once, in one record.
+
+`Options` holds what decides the bytes of the artifact (`result_key`: also the cache key) and what only decides how the
+compiler works: verification, printing, parallel jobs.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from ..ir.errors import OptionError
+
+ACCURACIES = ("default", "strict")
+EMITS = ("object", "llvm-ir", "asm")
+_MAX_DIM = 2**40  # beyond any memory, and far below the overflow of a 64-bit size
+_WORKING_FIELDS = frozenset({"verify", "print_after", "check_passes", "jobs"})
+
+
+@dataclass(frozen=True)
+class Options:
+    """target: "cpu" (this machine) or "cpu:NAME+feature".
+    shapes: input name -> dimensions; dims: symbolic dimension -> size; both sorted by name.
+    name: the C symbol prefix; empty: from the model's file name.
+    accuracy: "default", or "strict": no transformed convolution and no reassociation beyond a register tile.
+    emit: what the artifact holds beside the library, of EMITS.
+    verify: check the graph after every pass.  print_after: passes whose result is printed, "all" for every one.
+    check_passes: run the interpreter around every pass.  jobs: processes for machine code, 0: one per core.
+    """
+
+    target: str = "cpu"
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    dims: tuple[tuple[str, int], ...] = ()
+    name: str = ""
+    accuracy: str = "default"
+    emit: tuple[str, ...] = ()
+    verify: bool = True
+    print_after: tuple[str, ...] = ()
+    check_passes: bool = False
+    jobs: int = 0
+
+    def result_key(self) -> tuple[tuple[str, Any], ...]:
+        """The options that the artifact depends on."""
+        return tuple((f.name, getattr(self, f.name)) for f in fields(self) if f.name not in _WORKING_FIELDS)
+
+    def with_name(self, name: str) -> Options:
+        return replace(self, name=name)
+
+
+def make_options(
+    target: str = "cpu",
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    dims: Mapping[str, int] | None = None,
+    name: str | None = None,
+    accuracy: str = "default",
+    emit: str | Sequence[str] = (),
+    verify: bool = True,
+    print_after: str | Sequence[str] = (),
+    check_passes: bool = False,
+    jobs: int | None = None,
+    known_passes: Sequence[str] = (),
+) -> Options:
+    """Options from what a caller wrote.  Raises OptionError, with the nearest known word, for a wrong value."""
+    emits = _words("emit", emit, EMITS)
+    prints = _words("print_after", print_after, (*known_passes, "all"))
+    one_of("accuracy", accuracy, ACCURACIES)
+    if name is not None and not _is_symbol(name):
+        raise OptionError(f"name: expected a C identifier, got {name!r}; use letters, digits and _, not starting with a digit")
+    if jobs is not None and (not isinstance(jobs, int) or jobs < 1):
+        raise OptionError(f"jobs: expected a positive number of processes, got {jobs!r}")
+    return Options(
+        target=target, shapes=_checked_shapes(shapes or {}), dims=_checked_dims(dims or {}), name=name or "",
+        accuracy=accuracy, emit=emits, verify=verify, print_after=prints, check_passes=check_passes, jobs=jobs or 0,
+    )
+
+
+def one_of(option: str, value: object, known: Iterable[str]) -> None:
+    """Raises OptionError unless the value is one of the known words."""
+    words = tuple(known)
+    if value not in words:
+        near = nearest(str(value), words)
+        raise OptionError(f"{option}: expected one of {', '.join(words)}, got {value!r}" + near)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """"; did you mean X?" for the known word that looks most like this one, or nothing."""
+    found = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def symbol_of(text: str) -> str:
+    """A C identifier made of any text: a file name becomes the default name of its model."""
+    letters = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in text).strip("_") or "model"
+    return "m_" + letters if letters[0].isdigit() else letters
+
+
+def _is_symbol(text: str) -> bool:
+    return isinstance(text, str) and text.isascii() and text.isidentifier()
+
+
+def _words(option: str, value: str | Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    words = tuple(value.split(",")) if isinstance(value, str) else tuple(value)
+    for word in words:
+        one_of(option, word, known)
+    return tuple(w for w in known if w in words)  # one order, so that equal requests have equal keys
+
+
+def _checked_dims(dims: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    for name, size in dims.items():
+        _check_dim(f"dims[{name!r}]", size)
+    return tuple(sorted((name, int(size)) for name, size in dims.items()))
+
+
+def _checked_shapes(shapes: Mapping[str, Sequence[int]]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    for name, shape in shapes.items():
+        if isinstance(shape, str) or not isinstance(shape, Sequence):
+            raise OptionError(f"shapes[{name!r}]: expected a sequence of dimensions such as (1, 3, 224, 224), got {shape!r}")
+        for axis, size in enumerate(shape):
+            _check_dim(f"shapes[{name!r}][{axis}]", size)
+    return tuple(sorted((name, tuple(int(d) for d in shape)) for name, shape in shapes.items()))
+
+
+def _check_dim(where: str, size: object) -> None:
+    whole = isinstance(size, int) and not isinstance(size, bool)
+    if not whole or not 0 <= size <= _MAX_DIM:  # type: ignore[operator]
+        raise OptionError(f"{where}: expected a dimension from 0 to 2^40, got {size!r}")

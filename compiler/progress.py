@@ -1,0 +1,74 @@
+"""What a compilation tells while it runs: which stage, how far, and how long each stage took.
+
+A `Progress` is a function of (stage, done, total); total 0 means that the stage is one step.  The driver calls it before
+every step, so the last call names what is running now.  `Stages` collects the times.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+Progress = Callable[[str, int, int], None]
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """The progress of a caller who asked for none."""
+
+
+class Stages:
+    """Seconds per stage, in the order of first use."""
+
+    def __init__(self, progress: Progress = silent) -> None:
+        self.seconds: dict[str, float] = {}
+        self.progress = progress
+
+    @contextmanager
+    def stage(self, name: str, done: int = 0, total: int = 0) -> Iterator[None]:
+        """Time what runs inside; a stage that is entered again adds up."""
+        self.progress(name, done, total)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+class PlainProgress:
+    """One line when a stage begins that is not the same as before; for logs and pipes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream, self.start, self.last = stream, time.perf_counter(), ""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if stage != self.last:
+            self.last = stage
+            elapsed = time.perf_counter() - self.start
+            print(f"[{elapsed:6.1f} s] {stage}", file=self.stream, flush=True)
+
+
+@contextmanager
+def show_progress(quiet: bool, stream: TextIO | None = None) -> Iterator[Progress]:
+    """Progress for people: a bar on a terminal, plain lines elsewhere, nothing when quiet.  Writes to standard error."""
+    stream = stream or sys.stderr
+    if quiet:
+        yield silent
+    elif not stream.isatty():
+        yield PlainProgress(stream)
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bar
+
+        columns = (SpinnerColumn(), TextColumn("{task.description:<24}", markup=False), BarColumn(), MofNCompleteColumn(),
+                   TimeElapsedColumn())
+        with Bar(*columns, console=Console(file=stream), transient=True) as bar:
+            task = bar.add_task("start", total=None)
+
+            def update(stage: str, done: int, total: int) -> None:
+                bar.update(task, description=stage, completed=done, total=total or None)
+
+            yield update
