@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -64,6 +64,22 @@ def same_volume(a: Iterable[Dim], b: Iterable[Dim]) -> bool | None:
     if x == y:
         return m == n
     return None
+
+
+def equal_runs(a: Sequence[Dim], b: Sequence[Dim]) -> list[tuple[list[int], list[int]]]:
+    """Cuts two shapes of the same volume into the shortest runs of dimensions with equal volumes."""
+    runs: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(a) or j < len(b):
+        best: tuple[int, int] | None = None
+        for m in range(i, len(a) + 1):
+            found = [n for n in range(j, len(b) + 1) if m + n > i + j and same_volume(a[i:m], b[j:n])]
+            if found and (best is None or m + found[0] < sum(best)):
+                best = (m, found[0])
+        m, n = best or (len(a), len(b))
+        runs.append((list(range(i, m)), list(range(j, n))))
+        i, j = m, n
+    return runs
 
 
 def symbols(dims: Iterable[Dim]) -> tuple[Var, ...]:

@@ -1,8 +1,8 @@
 """The graph: values, nodes in order, constants.  Immutable; rewriting is replay through a `Builder`.
 
 A `Value` is identified by the object, its name is for people.  A `Node` applies an `Op` (a frozen record of its
-attributes) to values.  The builder infers types, shares equal nodes and equal small constants, and refuses a replacement
-of another type.
+attributes) to values.  The builder infers types, shares equal nodes and equal small constants, and refuses a
+replacement of another type.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ Result = Union[Value, tuple[Value, ...], None]
 
 
 class Builder:
-    """Adds nodes to a growing graph.  `where` is the origin given to new nodes that state none."""
+    """Adds nodes to a growing graph.  `where` is the origin given to new nodes that state none; `producers` finds the
+    node that made a value."""
 
     def __init__(self, name: str = "graph") -> None:
         self.name = name
@@ -84,6 +85,7 @@ class Builder:
         self.inputs: list[Value] = []
         self.nodes: list[Node] = []
         self.constants: dict[Value, np.ndarray] = {}
+        self.producers: dict[Value, Node] = {}
         self._names: dict[str, int] = {}
         self._shared: dict[tuple[object, ...], tuple[Value, ...]] = {}
         self._shared_constants: dict[tuple[object, ...], Value] = {}
@@ -107,18 +109,17 @@ class Builder:
         return v
 
     def constant(self, array: np.ndarray, name: str = "") -> Value:
-        """A constant; small equal ones are shared.  The array must not be modified afterwards."""
+        """A constant.  The same array, and small equal ones, are shared.  The array must not be modified afterwards."""
         array = np.asarray(array)
         dtype = dtype_of(array)
-        key: tuple[object, ...] | None = None
+        key: tuple[object, ...] = (id(array),)  # the array lives as long as its key: it is in `constants`
         if array.nbytes <= _SHARE_CONSTANTS_BELOW:
             key = (dtype, array.shape, hashlib.sha256(array.tobytes()).digest())
-            if key in self._shared_constants:
-                return self._shared_constants[key]
+        if key in self._shared_constants:
+            return self._shared_constants[key]
         v = Value(self.unique(name or "c"), TensorType(dtype, array.shape))
         self.constants[v] = array
-        if key is not None:
-            self._shared_constants[key] = v
+        self._shared_constants[key] = v
         return v
 
     def add(self, op: Op, *inputs: Value, name: str = "", where: str = "") -> Value:
@@ -137,7 +138,9 @@ class Builder:
         types = op.infer(*(v.type for v in inputs))
         base = names or [op.name.lower()] * len(types)
         outputs = tuple(Value(self.unique(n or op.name.lower()), t) for n, t in zip(base, types, strict=True))
-        self.nodes.append(Node(op, inputs, outputs, where or self.where))
+        node = Node(op, inputs, outputs, where or self.where)
+        self.nodes.append(node)
+        self.producers.update(dict.fromkeys(outputs, node))
         if op.pure:
             self._shared[key] = outputs
         return outputs
@@ -151,7 +154,8 @@ class Builder:
                 kept.append(node)
                 needed.update(node.inputs)
         constants = {v: a for v, a in self.constants.items() if v in needed}
-        return Graph(self.name, tuple(self.inputs), tuple(outputs), tuple(reversed(kept)), constants, tuple(output_names))
+        nodes = tuple(reversed(kept))
+        return Graph(self.name, tuple(self.inputs), tuple(outputs), nodes, constants, tuple(output_names))
 
 
 Rule = Callable[[Builder, Node, tuple[Value, ...]], Result]
@@ -174,7 +178,7 @@ def rewrite_graph(graph: Graph, rule: Rule) -> Graph:
         new = (made,) if isinstance(made, Value) else made
         for old, value in zip(node.outputs, new, strict=True):
             if old.type != value.type:
-                raise InternalError(f"{node.op} at {node.where!r}: a value of type {old.type} was replaced by one of {value.type}")
+                raise InternalError(f"{node.op} at {node.where!r}: a {old.type} was replaced by a {value.type}")
             env[old] = value
     for v in graph.outputs:
         if v not in env:

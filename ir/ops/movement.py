@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..compute import Compute
-from ..dims import add_dims, as_dim, same_volume
+from ..dims import add_dims, as_dim, equal_runs, same_volume
 from ..errors import InternalError
 from ..expr import Expr, Type, Var, all_of, as_expr, binary, cast, const, load, select
 from ..kernel import Buffer, axis
@@ -81,29 +81,13 @@ class Reshape(Op):
         (x,) = ins
         axes = output_axes(out)
         index: list[Expr] = []
-        for source, target in _equal_runs(x.shape, out.shape):
+        for source, target in equal_runs(x.shape, out.shape):
             run = [axes[d] for d in target]
             if len(source) == len(run) == 1:
                 index += run
             else:
                 index += _split([x.shape[d] for d in source], _join(run, [out.shape[d] for d in target]))
         return Compute(out, axes, load(x, *index))
-
-
-def _equal_runs(a: Sequence[Dim], b: Sequence[Dim]) -> list[tuple[list[int], list[int]]]:
-    """Cuts two shapes of the same volume into the shortest runs of dimensions with equal volumes."""
-    runs: list[tuple[list[int], list[int]]] = []
-    i = j = 0
-    while i < len(a) or j < len(b):
-        best: tuple[int, int] | None = None
-        for m in range(i, len(a) + 1):
-            found = [n for n in range(j, len(b) + 1) if m + n > i + j and same_volume(a[i:m], b[j:n])]
-            if found and (best is None or m + found[0] < sum(best)):
-                best = (m, found[0])
-        m, n = best or (len(a), len(b))
-        runs.append((list(range(i, m)), list(range(j, n))))
-        i, j = m, n
-    return runs
 
 
 def _join(index: Sequence[Expr], shape: Sequence[Dim]) -> Expr:
