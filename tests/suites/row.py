@@ -16,7 +16,7 @@ from tilewright.ir.types import DTYPES, TensorType, dtype_of
 
 @dataclass(frozen=True)
 class Spec:
-    """An array drawn by a seeded generator, uniform in low..high (both included for integers); bool ignores the bounds."""
+    """An array drawn by a seeded generator, uniform in low..high (integers: both included; bool: no bounds)."""
 
     dtype: str
     shape: tuple[int, ...]
