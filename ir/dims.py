@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from .errors import InternalError
-from .expr import Bin, Expr, Var, as_expr, from_linear, is_const, linear
-from .traverse import substitute
-from .types import Dim, TensorType
-
-Bindings = Mapping[Var, int]
+from .expr import Bin, Expr, Var, from_linear, is_const, linear
+from .traverse import walk
+from .types import Dim
 
 
 def as_dim(e: Expr | int) -> Dim:
@@ -84,41 +79,8 @@ def equal_runs(a: Sequence[Dim], b: Sequence[Dim]) -> list[tuple[list[int], list
 
 def symbols(dims: Iterable[Dim]) -> tuple[Var, ...]:
     """The variables of symbolic dimensions, each once, in order of appearance."""
-    from .traverse import walk
-
     found: dict[Var, None] = {}
     for d in dims:
         if isinstance(d, Expr):
             found.update((x, None) for x in walk(d) if isinstance(x, Var))
     return tuple(found)
-
-
-def bind_dim(d: Dim, bindings: Bindings) -> int:
-    """The number that a dimension has when its variables have these values.  Raises InternalError if one is missing."""
-    if isinstance(d, int):
-        return d
-    value = as_dim(substitute(d, {v: as_expr(n) for v, n in bindings.items()}))
-    if not isinstance(value, int):
-        raise InternalError(f"dimension {d} is not known: no value for {', '.join(v.name for v in symbols([value]))}")
-    return value
-
-
-def bind_type(type: TensorType, bindings: Bindings) -> TensorType:
-    return TensorType(type.dtype, tuple(bind_dim(d, bindings) for d in type.shape))
-
-
-def bind_fields(record: Any, bindings: Bindings) -> Any:
-    """A frozen record (an operator) whose fields, and the tuples in them, have numbers for symbolic dimensions."""
-
-    def bind(x: Any) -> Any:
-        if isinstance(x, Expr):
-            return bind_dim(x, bindings)
-        if isinstance(x, tuple) and any(isinstance(y, Expr) for y in x):
-            return tuple(bind(y) for y in x)
-        return x
-
-    if not is_dataclass(record):
-        return record
-    values = {f.name: getattr(record, f.name) for f in fields(record)}
-    changed = {k: bind(v) for k, v in values.items() if bind(v) is not v}
-    return replace(record, **changed) if changed else record  # type: ignore[type-var]

@@ -26,7 +26,7 @@ PAD_MODES = ("constant", "reflect", "edge", "wrap")
 
 def output_axes(out: Buffer) -> tuple[Var, ...]:
     """One loop variable per dimension of the output."""
-    return tuple(axis(f"i{n}", d) for n, d in enumerate(out.shape))
+    return tuple(axis(f"d{n}", size) for n, size in enumerate(out.shape))
 
 
 def clamp(i: Expr, extent: Dim, low: bool = True, high: bool = True) -> Expr:
