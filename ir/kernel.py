@@ -16,7 +16,7 @@ Spaces: global (parameters), stack, register, shared (CUDA), local (HLS arrays),
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Union
 
@@ -64,6 +64,20 @@ def flat_index(buf: Buffer, idx: tuple[Expr, ...]) -> Expr:
     for i, n in zip(idx, buf.shape, strict=True):
         total = total * as_expr(n) + i
     return total
+
+
+def unflatten(flat: Expr, shape: Sequence[Dim]) -> tuple[Expr, ...]:
+    """The index of element number `flat` of a dense array of this shape: the inverse of `flat_index`."""
+    index: list[Expr] = []
+    for d in range(len(shape) - 1, -1, -1):
+        if shape[d] == 1:
+            index.append(as_expr(0))
+        elif all(n == 1 for n in shape[:d]):
+            index.append(flat)
+        else:
+            index.append(flat % as_expr(shape[d]))
+            flat = flat / as_expr(shape[d])
+    return tuple(reversed(index))
 
 
 class Stmt:
