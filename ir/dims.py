@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from .expr import Bin, Expr, Var, from_linear, is_const, linear
+from .expr import Bin, Expr, Var, as_expr, from_linear, is_const, linear
 from .traverse import walk
 from .types import Dim
 
@@ -84,3 +84,25 @@ def symbols(dims: Iterable[Dim]) -> tuple[Var, ...]:
         if isinstance(d, Expr):
             found.update((x, None) for x in walk(d) if isinstance(x, Var))
     return tuple(found)
+
+
+def join_index(shape: Sequence[Dim], index: Sequence[Expr]) -> Expr:
+    """The row-major position of an index."""
+    flat: Expr = as_expr(0)
+    for i, n in zip(index, shape, strict=True):
+        flat = flat * as_expr(n) + i
+    return flat
+
+
+def split_index(shape: Sequence[Dim], flat: Expr) -> list[Expr]:
+    """The index at a row-major position."""
+    index: list[Expr] = []
+    for d in range(len(shape) - 1, -1, -1):
+        if shape[d] == 1:
+            index.append(as_expr(0))
+        elif all(n == 1 for n in shape[:d]):
+            index.append(flat)
+        else:
+            index.append(flat % as_expr(shape[d]))
+            flat = flat / as_expr(shape[d])
+    return index[::-1]

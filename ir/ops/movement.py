@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..compute import Compute
-from ..dims import add_dims, as_dim, equal_runs, same_volume
+from ..dims import add_dims, as_dim, equal_runs, join_index, same_volume, split_index
 from ..errors import InternalError
 from ..expr import Expr, Type, Var, all_of, as_expr, binary, cast, const, load, select
 from ..kernel import Buffer, axis
@@ -86,30 +86,8 @@ class Reshape(Op):
             if len(source) == len(run) == 1:
                 index += run
             else:
-                index += _split([x.shape[d] for d in source], _join(run, [out.shape[d] for d in target]))
+                index += split_index([x.shape[d] for d in source], join_index([out.shape[d] for d in target], run))
         return Compute(out, axes, load(x, *index))
-
-
-def _join(index: Sequence[Expr], shape: Sequence[Dim]) -> Expr:
-    flat: Expr = as_expr(0)
-    for i, n in zip(index, shape, strict=True):
-        flat = flat * as_expr(n) + i
-    return flat
-
-
-def _split(shape: Sequence[Dim], flat: Expr) -> list[Expr]:
-    index: list[Expr] = []
-    for d in range(len(shape) - 1, -1, -1):
-        outermost = all(n == 1 for n in shape[:d])
-        if shape[d] == 1:
-            index.append(as_expr(0))
-        elif outermost:
-            index.append(flat)
-            flat = as_expr(0)
-        else:
-            index.append(flat % as_expr(shape[d]))
-            flat = flat / as_expr(shape[d])
-    return index[::-1]
 
 
 @dataclass(frozen=True)
