@@ -34,14 +34,12 @@ def run_kernel(
     """
     sizes = sizes or {}
     program = _compile(kernel)
-    values: list[Any] = []
     for p in kernel.params:
-        if isinstance(p, Var):
-            if p.name not in sizes:
-                raise InternalError(f"kernel {kernel.name}: no value for the size {p.name!r}")
-            values.append(int(sizes[p.name]))
-        else:
-            values.append(_flat_argument(kernel, p, arrays, sizes))
+        if isinstance(p, Var) and p.name not in sizes:
+            raise InternalError(f"kernel {kernel.name}: no value for the size {p.name!r}")
+    values = [
+        int(sizes[p.name]) if isinstance(p, Var) else _flat_argument(kernel, p, arrays, sizes) for p in kernel.params
+    ]
     parallel = any(isinstance(s, For) and s.kind == "parallel" for s in walk_block(kernel.body))
     count = threads if parallel else 1
     done = object()
@@ -83,13 +81,13 @@ def _evaluate(d: int | Expr, sizes: Mapping[str, int]) -> int:
             return d
         case Const():
             return d.value
-        case Var():
+        case Var() if d.name in sizes:
             return int(sizes[d.name])
         case Bin():
             a, b = _evaluate(d.a, sizes), _evaluate(d.b, sizes)
             return {"add": a + b, "sub": a - b, "mul": a * b, "min": min(a, b), "max": max(a, b),
                     "div": div64(a, b), "mod": mod64(a, b)}[d.op]
-    raise InternalError(f"{d} is not the size of a dimension")
+    raise InternalError(f"{d} is not a dimension made of the run-time sizes {sorted(sizes)}")
 
 
 @lru_cache(maxsize=256)
