@@ -108,7 +108,8 @@ class _Heap:
             If(self.worse(self.slot(child), pending), move_up),
         )
         levels = axis("level", max(self.op.k - 1, 1).bit_length())
-        return (store(self.hole, (), start), For(levels, (If(binary("lt", left, size), descend),)), *self.put(hole, pending))
+        descent = For(levels, (If(binary("lt", left, size), descend),))
+        return (store(self.hole, (), start), descent, *self.put(hole, pending))
 
     def select(self) -> Block:
         k = self.op.k
