@@ -9,12 +9,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Union
 
 from ..ir.errors import OptionError
 
 ACCURACIES = ("default", "strict")
 EMITS = ("object", "llvm-ir", "asm")
+Shapes = Mapping[str, Sequence[Union[int, str]]]
 _MAX_DIM = 2**40  # beyond any memory, and far below the overflow of a 64-bit size
 _WORKING_FIELDS = frozenset({"verify", "print_after", "check_passes", "jobs"})
 
@@ -22,7 +23,7 @@ _WORKING_FIELDS = frozenset({"verify", "print_after", "check_passes", "jobs"})
 @dataclass(frozen=True)
 class Options:
     """target: "cpu" (this machine) or "cpu:NAME+feature".
-    shapes: input name -> dimensions; dims: symbolic dimension -> size; both sorted by name.
+    shapes: input name -> dimensions, sizes or names of symbolic ones; dims: symbolic dimension -> size; sorted by name.
     name: the C symbol prefix; empty: from the model's file name.
     accuracy: "default", or "strict": no transformed convolution and no reassociation beyond a register tile.
     emit: what the artifact holds beside the library, of EMITS.
@@ -31,7 +32,7 @@ class Options:
     """
 
     target: str = "cpu"
-    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    shapes: tuple[tuple[str, tuple[int | str, ...]], ...] = ()
     dims: tuple[tuple[str, int], ...] = ()
     name: str = ""
     accuracy: str = "default"
@@ -52,7 +53,7 @@ class Options:
 def make_options(
     target: str = "cpu",
     *,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Shapes | None = None,
     dims: Mapping[str, int] | None = None,
     name: str | None = None,
     accuracy: str = "default",
@@ -61,14 +62,14 @@ def make_options(
     print_after: str | Sequence[str] = (),
     check_passes: bool = False,
     jobs: int | None = None,
-    known_passes: Sequence[str] = (),
+    known_stages: Sequence[str] = (),
 ) -> Options:
     """Options from what a caller wrote.  Raises OptionError, with the nearest known word, for a wrong value."""
     emits = _words("emit", emit, EMITS)
-    prints = _words("print_after", print_after, (*known_passes, "all"))
+    prints = _words("print_after", print_after, (*known_stages, "all"))
     one_of("accuracy", accuracy, ACCURACIES)
     if name is not None and not _is_symbol(name):
-        raise OptionError(f"name: expected a C identifier, got {name!r}; use letters, digits and _, not starting with a digit")
+        raise OptionError(f"name: expected a C identifier, got {name!r}; use letters, digits and _, a letter first")
     if jobs is not None and (not isinstance(jobs, int) or jobs < 1):
         raise OptionError(f"jobs: expected a positive number of processes, got {jobs!r}")
     return Options(
@@ -111,16 +112,17 @@ def _words(option: str, value: str | Sequence[str], known: Sequence[str]) -> tup
 def _checked_dims(dims: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
     for name, size in dims.items():
         _check_dim(f"dims[{name!r}]", size)
-    return tuple(sorted((name, int(size)) for name, size in dims.items()))
+    return tuple(sorted(dims.items()))
 
 
-def _checked_shapes(shapes: Mapping[str, Sequence[int]]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def _checked_shapes(shapes: Shapes) -> tuple[tuple[str, tuple[int | str, ...]], ...]:
     for name, shape in shapes.items():
         if isinstance(shape, str) or not isinstance(shape, Sequence):
-            raise OptionError(f"shapes[{name!r}]: expected a sequence of dimensions such as (1, 3, 224, 224), got {shape!r}")
+            raise OptionError(f"shapes[{name!r}]: expected dimensions such as (1, 3, 224, 224), got {shape!r}")
         for axis, size in enumerate(shape):
-            _check_dim(f"shapes[{name!r}][{axis}]", size)
-    return tuple(sorted((name, tuple(int(d) for d in shape)) for name, shape in shapes.items()))
+            if not isinstance(size, str):
+                _check_dim(f"shapes[{name!r}][{axis}]", size)
+    return tuple(sorted((name, tuple(shape)) for name, shape in shapes.items()))
 
 
 def _check_dim(where: str, size: object) -> None:

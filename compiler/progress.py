@@ -1,7 +1,7 @@
 """What a compilation tells while it runs: which stage, how far, and how long each stage took.
 
-A `Progress` is a function of (stage, done, total); total 0 means that the stage is one step.  The driver calls it before
-every step, so the last call names what is running now.  `Stages` collects the times.
+A `Progress` is a function of (stage, done, total); total 0 means that the stage is one step.  The driver calls it
+before every step, so the last call names what is running now.  `Stages` collects the times.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class PlainProgress:
 
 @contextmanager
 def show_progress(quiet: bool, stream: TextIO | None = None) -> Iterator[Progress]:
-    """Progress for people: a bar on a terminal, plain lines elsewhere, nothing when quiet.  Writes to standard error."""
+    """Progress for people, on standard error: a bar on a terminal, plain lines elsewhere, nothing when quiet."""
     stream = stream or sys.stderr
     if quiet:
         yield silent
@@ -63,8 +63,8 @@ def show_progress(quiet: bool, stream: TextIO | None = None) -> Iterator[Progres
         from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bar
 
-        columns = (SpinnerColumn(), TextColumn("{task.description:<24}", markup=False), BarColumn(), MofNCompleteColumn(),
-                   TimeElapsedColumn())
+        name = TextColumn("{task.description:<24}", markup=False)
+        columns = (SpinnerColumn(), name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Bar(*columns, console=Console(file=stream), transient=True) as bar:
             task = bar.add_task("start", total=None)
 

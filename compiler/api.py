@@ -1,0 +1,107 @@
+"""The public function `compile`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, Union
+
+from ..ir.errors import OptionError
+from ..targets.artifact import Artifact
+from .cache import open_cache
+from .driver import Compilation, compile_model
+from .options import Shapes, make_options, nearest
+from .pipeline import STAGE_NAMES
+from .progress import Progress, silent
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+Model = Union[str, "os.PathLike[str]", bytes, "ModelProto"]
+
+
+def compile(
+    model: Model,
+    target: str = "cpu",
+    *,
+    shapes: Shapes | None = None,
+    dims: Mapping[str, int] | None = None,
+    name: str | None = None,
+    accuracy: str = "default",
+    emit: str | Sequence[str] = (),
+    cache: bool = True,
+    report: str | os.PathLike[str] | None = None,
+    verify: bool = True,
+    print_after: str | Sequence[str] = (),
+    check_passes: bool = False,
+    jobs: int | None = None,
+    base_dir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    **unknown: NoReturn,
+) -> Artifact:
+    """Compile an ONNX model to an artifact that needs neither Python nor this package at run time.
+
+        artifact = tilewright.compile("model.onnx", dims={"batch": 4})
+        artifact.save("out")                   # shared library, C header, manifest
+        (y,) = artifact.load()(x)              # or tilewright.load("out")(x)
+
+    model: the path of a file, its bytes, or an onnx.ModelProto.
+    target: "cpu" (this machine), or "cpu:NAME+FEATURE+..." as `tilewright targets` lists them.
+    shapes: dimensions of inputs, {"input": (1, 3, 224, 224)}; a string gives a dimension a name.
+    dims: sizes of symbolic dimensions, {"batch": 4}.  The CPU target needs every dimension bound.
+    name: prefix of the C symbols, a C identifier; default: from the file's name.
+    accuracy: "default", or "strict" (no transformed convolution, no reassociation beyond a register tile).
+    emit: what the artifact holds beside the library: "object", "llvm-ir", "asm".
+    cache: find and keep the artifact in the user's cache, by content.
+    report: path of an HTML page to write about the graph, kernels, memory and times.
+    verify: check the graph after every pass.  print_after: print the graph after these passes ("all": every one) to
+    standard output.  check_passes: run the interpreter around every pass and fail at the first that changes the numbers.
+    jobs: processes that make machine code, default one per core.
+    base_dir: the folder of external data when `model` is not a path.
+    progress: called with (stage, done, total) before every step; total 0 where a stage is one step.
+
+    Raises ModelError (the model is invalid, or uses something unsupported: all of it is listed), OptionError (an
+    argument is wrong), TargetError (a tool or a capability is missing), OSError (a file cannot be written) and
+    InternalError (a bug).
+    """
+    for word in unknown:
+        known = list(compile.__kwdefaults__ or {})
+        raise OptionError(f"compile: no option is called {word!r}{nearest(word, known)}; options are {', '.join(known)}")
+    done = compile_with(
+        model, target, shapes=shapes, dims=dims, name=name, accuracy=accuracy, emit=emit, cache=cache, report=report,
+        verify=verify, print_after=print_after, check_passes=check_passes, jobs=jobs, base_dir=base_dir,
+        progress=progress,
+    )
+    for note in done.notes:
+        warnings.warn(note, stacklevel=2)
+    return done.artifact
+
+
+def compile_with(
+    model: Model,
+    target: str = "cpu",
+    *,
+    cache: bool = True,
+    report: str | os.PathLike[str] | None = None,
+    base_dir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Compilation:
+    """What `compile` does, with everything that is known about the result.  settings: arguments of `make_options`."""
+    options = make_options(target, known_stages=STAGE_NAMES, **settings)
+    done = compile_model(
+        model, options, base_dir=None if base_dir is None else Path(base_dir), cache=open_cache() if cache else None,
+        reuse=not (report or options.print_after or options.check_passes), progress=progress or silent, show=_show,
+    )
+    if report is not None:
+        from .report import write_report
+
+        write_report(done, Path(report))
+    return done
+
+
+def _show(stage: str, text: str) -> None:
+    print(f"---- after {stage} ----\n{text}\n", file=sys.stdout)

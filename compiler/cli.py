@@ -1,0 +1,166 @@
+"""The command line: arguments and exit codes.  What the commands do is in `commands.py`.
+
+Exit codes: 0 done, 1 the model, an option or the target is at fault, 2 wrong usage, 3 a bug of the compiler,
+130 interrupted.  Nothing is imported here that takes time, so that Ctrl-C is answered at any moment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+OK, USER_ERROR, USAGE, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 130
+
+_MAIN = """\
+Compile ONNX models to self-contained native libraries.
+
+  tilewright compile model.onnx -o out        write out/: library, C header, manifest
+  tilewright run out --input x.npz            run it on real input
+  tilewright check model.onnx                 say what can be compiled, without compiling
+"""
+_COMPILE = """\
+Compile a model to a folder with a shared library (code, weights, thread pool), a C header and a manifest.
+
+  tilewright compile model.onnx -o out
+  tilewright compile model.onnx -o out --shape input=1x3x224x224 --dim batch=4
+  tilewright compile model.onnx -o out --target cpu:x86-64-v3        for another machine
+  tilewright compile model.onnx -o out --report report.html          and see what was made of the model
+"""
+_RUN = """\
+Run a compiled model.  Inputs are the arrays of an .npz file, by name; a model with one input takes an .npy file too.
+
+  tilewright run out --input x.npz                       names, shapes, first values, largest element, time
+  tilewright run out --input x.npz --output y.npz        keep the outputs
+  tilewright run out --input x.npz --repeat 100          median, fastest and slowest of 100 runs
+"""
+_CHECK = """\
+List the operators of a model and say which of them cannot be compiled, without compiling.
+
+  tilewright check model.onnx
+"""
+_INSPECT = """\
+Print what a compiled folder holds: inputs, outputs, sizes, target, and what made it.
+
+  tilewright inspect out
+"""
+_TARGETS = "List the machines that code can be made for, and the features that may be added: cpu:NAME+FEATURE+...\n"
+_CACHE = """\
+Compiled artifacts are kept, and found again by the content of model, options and compiler.
+
+  tilewright cache stats       where it is, how many entries, how large
+  tilewright cache clear       remove all entries
+
+TILEWRIGHT_CACHE_DIR moves it, TILEWRIGHT_CACHE_LIMIT (bytes, default 5 GB) bounds it.
+"""
+_COMPLETION = """\
+Print a script that completes commands and options in your shell.
+
+  tilewright completion bash > ~/.local/share/bash-completion/completions/tilewright
+  tilewright completion zsh > ~/.zfunc/_tilewright
+"""
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """The description, which has the examples, keeps its lines; options are aligned in a wide column."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=100)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The whole command line; also what shell completion is made of."""
+    from .. import __version__
+
+    parser = argparse.ArgumentParser("tilewright", description=_MAIN, formatter_class=_Help)
+    parser.add_argument("--version", action="version", version=f"tilewright {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, description: str, help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=description, formatter_class=_Help)
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        if name != "completion":
+            sub.add_argument("--json", action="store_true", help="one JSON object on standard output")
+        return sub
+
+    _add_compile(command("compile", _COMPILE, "compile a model to a folder"))
+    _add_run(command("run", _RUN, "run a compiled model"))
+    _add_model(command("check", _CHECK, "say what can be compiled"))
+    command("inspect", _INSPECT, "print what a compiled folder holds").add_argument("artifact", metavar="DIR")
+    command("targets", _TARGETS, "list the machines")
+    cache = command("cache", _CACHE, "show or clear the cache of compiled artifacts")
+    cache.add_argument("action", choices=("stats", "clear"))
+    completion = command("completion", _COMPLETION, "print a completion script for a shell")
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    _completed(parser.add_argument("model", metavar="MODEL", help="an .onnx file"), "FILE")
+    bind = parser.add_argument_group("shapes")
+    bind.add_argument("--shape", action="append", default=[], metavar="NAME=1x3x224x224", help="dimensions of an input")
+    bind.add_argument("--dim", action="append", default=[], metavar="NAME=4", help="size of a symbolic dimension")
+
+
+def _add_compile(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    out = parser.add_argument_group("output")
+    folder = out.add_argument(
+        "-o", "--output", required=True, metavar="DIR", help="folder to write; an artifact that is there is replaced"
+    )
+    _completed(folder, "DIRECTORY")
+    out.add_argument("--name", help="prefix of the C symbols (default: from the file name)")
+    out.add_argument("--emit", default="", metavar="KIND,...", help="write too: object, llvm-ir, asm")
+    out.add_argument("--report", metavar="FILE.html", help="write a page about the graph, kernels, memory and times")
+    out.add_argument("--quiet", action="store_true", help="no progress and no summary")
+    code = parser.add_argument_group("code")
+    code.add_argument(
+        "--target", default="cpu", help="machine to compile for (default cpu: this one); see `tilewright targets`"
+    )
+    code.add_argument(
+        "--accuracy", default="default", metavar="LEVEL",
+        help="default, or strict: no transformed convolution, no reassociation beyond a register tile",
+    )
+    work = parser.add_argument_group("compiler")
+    work.add_argument("--no-cache", action="store_true", help="neither read nor write the cache")
+    work.add_argument("--jobs", type=int, metavar="N", help="processes for machine code (default: one per core)")
+    work.add_argument("--no-verify", action="store_true", help="do not verify the graph after every pass")
+    work.add_argument(
+        "--print-after", default="", metavar="STAGE,...",
+        help="print the graph after passes (all: every one; also import, lower)",
+    )
+    work.add_argument(
+        "--check-passes", action="store_true",
+        help="run the model before and after every pass and name the first one that changes the numbers (slow)",
+    )
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    _completed(parser.add_argument("artifact", metavar="DIR", help="what `tilewright compile` wrote"), "DIRECTORY")
+    parser.add_argument("--input", metavar="FILE", help=".npz with an array per input name, or .npy")
+    parser.add_argument("--output", metavar="FILE.npz", help="keep the outputs, by name")
+    parser.add_argument("--threads", type=int, metavar="N", help="default: the cores this process may use")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="timed runs, after one to warm up (1)")
+
+
+def _completed(argument: argparse.Action, kind: str) -> None:
+    """Let shells complete the argument with a "FILE" or a "DIRECTORY"."""
+    import shtab
+
+    argument.complete = getattr(shtab, kind)  # type: ignore[attr-defined]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code.  Usage errors leave through SystemExit(2), as argparse does."""
+    try:
+        parsed = make_parser().parse_args(arguments)
+        from .commands import run_command
+
+        return run_command(parsed)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+"""What the commands of the command line do: each is a function of the parsed arguments that returns an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..ir.errors import InternalError, OptionError, TilewrightError
+from .cli import INTERNAL, OK, USER_ERROR, make_parser
+from .faults import write_fault
+from .summary import bytes_text, table
+
+Arguments = argparse.Namespace
+
+
+def run_command(arguments: Arguments) -> int:
+    """Run the chosen command.  Every error becomes one message on standard error and an exit code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = _show_warning
+        try:
+            return COMMANDS[arguments.command](arguments)
+        except BrokenPipeError:  # the reader of our output has left: what it wanted is done
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return OK
+        except MemoryError as error:
+            return _fail(arguments, "MemoryError", f"not enough memory {error}".rstrip(), USER_ERROR, error)
+        except InternalError as error:
+            return _fail_internal(arguments, error)
+        except (TilewrightError, OSError) as error:
+            return _fail(arguments, type(error).__name__, str(error), USER_ERROR, error)
+        except Exception as error:
+            return _fail_internal(arguments, error)
+
+
+def _fail_internal(arguments: Arguments, error: Exception) -> int:
+    path = write_fault(error, sys.argv)
+    message = f"this is a bug of tilewright: {error}\nwhat is needed to repeat it: {path}"
+    return _fail(arguments, "InternalError", message, INTERNAL, error)
+
+
+def _fail(arguments: Arguments, kind: str, message: str, code: int, error: Exception) -> int:
+    if arguments.debug:
+        traceback.print_exception(error)
+    if getattr(arguments, "json", False):
+        print(json.dumps({"error": {"kind": kind, "message": message, "exit_code": code}}))
+    print(f"tilewright {arguments.command}: {message}", file=sys.stderr)
+    return code
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def parse_bindings(option: str, texts: list[str]) -> dict[str, str]:
+    """NAME=VALUE texts as a dict; the name may hold `=`, as some exporters write.  Raises OptionError."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.rpartition("=")
+        if not equals or not name or not value:
+            raise OptionError(f"--{option} {text!r}: expected NAME=VALUE")
+        if found.setdefault(name, value) != value:
+            raise OptionError(f"--{option}: {name!r} is given twice, as {found[name]} and {value}")
+    return found
+
+
+def parse_shape(name: str, text: str) -> tuple[int | str, ...]:
+    """1x3x224x224, or with commas where a dimension is a name: batch,3,224.  "scalar" has no dimensions."""
+    if text == "scalar":
+        return ()
+    words = text.split(",") if "," in text else text.split("x")
+    if not all(words):
+        raise OptionError(f"--shape {name}={text}: expected dimensions as in 1x3x224x224, or batch,3,224")
+    return tuple(int(w) if w.isdecimal() else w for w in words)
+
+
+def parse_dim(name: str, text: str) -> int:
+    if not text.isdecimal():
+        raise OptionError(f"--dim {name}={text}: expected a size, a number that is 0 or more")
+    return int(text)
+
+
+def _shapes(arguments: Arguments) -> dict[str, tuple[int | str, ...]]:
+    return {n: parse_shape(n, t) for n, t in parse_bindings("shape", arguments.shape).items()}
+
+
+def _dims(arguments: Arguments) -> dict[str, int]:
+    return {n: parse_dim(n, t) for n, t in parse_bindings("dim", arguments.dim).items()}
+
+
+def compile_command(a: Arguments) -> int:
+    from .api import compile_with
+    from .progress import show_progress
+    from .summary import summary_json, summary_rows
+    from .writing import check_writable
+
+    check_writable(Path(a.output), "-o")
+    if a.report:
+        check_writable(Path(a.report), "--report")
+    with show_progress(a.quiet or a.json) as progress:
+        done = compile_with(
+            a.model, a.target, shapes=_shapes(a), dims=_dims(a), name=a.name, accuracy=a.accuracy,
+            emit=_words(a.emit), cache=not a.no_cache, verify=not a.no_verify, print_after=_words(a.print_after),
+            check_passes=a.check_passes, jobs=a.jobs, report=a.report, progress=progress,
+        )
+        progress("write", 0, 0)
+        done.artifact.save(a.output)
+    for note in done.notes:
+        print(f"note: {note}", file=sys.stderr)
+    files = sorted(p for p in Path(a.output).iterdir() if p.is_file())
+    if a.json:
+        print(json.dumps({
+            "artifact": str(a.output), "files": {p.name: p.stat().st_size for p in files}, "report": a.report,
+            "target": done.machine.name, "summary": summary_json(done.summary), "seconds": done.seconds,
+            "cached": done.cached, "notes": list(done.notes),
+        }))
+    elif not a.quiet:
+        rows = summary_rows(done.summary, done.seconds, done.cached)
+        rows += [("wrote", f"{p}  ({bytes_text(p.stat().st_size)})") for p in files]
+        rows += [("report", a.report)] if a.report else []
+        print(table(rows))
+    return OK
+
+
+def _words(text: str) -> list[str]:
+    return [w for w in text.split(",") if w]
+
+
+def check_command(a: Arguments) -> int:
+    from .checking import check
+
+    return check(a.model, _shapes(a), _dims(a), a.json)
+
+
+def run_module_command(a: Arguments) -> int:
+    from .running import run
+
+    return run(Path(a.artifact), a.input, a.output, a.threads, a.repeat, a.json)
+
+
+def inspect_command(a: Arguments) -> int:
+    from .inspecting import inspect
+
+    return inspect(Path(a.artifact), a.json)
+
+
+def targets_command(a: Arguments) -> int:
+    from .targets import TARGETS
+
+    if a.json:
+        described = {t.name: {"machines": dict(t.machines), "features": list(t.features)} for t in TARGETS.values()}
+        print(json.dumps({"targets": described}))
+        return OK
+    for target in TARGETS.values():
+        here = target.machine(target.name).name
+        print(f"{target.name}: {target.description} ({here})")
+        print(table([(f"  {target.name}:{name}", about) for name, about in target.machines.items()]))
+        print("  features that may follow with +:", ", ".join(target.features))
+    return OK
+
+
+def cache_command(a: Arguments) -> int:
+    from .cache import open_cache
+
+    cache = open_cache()
+    if a.action == "clear":
+        removed = cache.clear()
+        print(json.dumps({"removed": removed}) if a.json else f"removed {removed} entries from {cache.directory}")
+        return OK
+    stats = cache.stats()
+    rows = [("folder", stats.directory), ("entries", str(stats.entries)), ("size", bytes_text(stats.size)),
+            ("limit", bytes_text(stats.limit))]
+    print(json.dumps(vars(stats)) if a.json else table(rows))
+    return OK
+
+
+def completion_command(a: Arguments) -> int:
+    import shtab
+
+    print(shtab.complete(make_parser(), shell=a.shell))
+    return OK
+
+
+COMMANDS: dict[str, Callable[[Any], int]] = {
+    "compile": compile_command, "check": check_command, "run": run_module_command, "inspect": inspect_command,
+    "targets": targets_command, "cache": cache_command, "completion": completion_command,
+}

@@ -1,0 +1,100 @@
+"""One compilation from the model to the artifact: read, find in the cache, import, passes, lower, build, store.
+
+`compile_model` is what the API and the command line share.  It returns everything that a summary or a report needs.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..codegen.lower import lower
+from ..codegen.machine import Machine
+from ..codegen.program import Program
+from ..frontend.onnx.fingerprint import model_content
+from ..frontend.onnx.importer import import_graph
+from ..frontend.onnx.reader import ModelFile, read_model
+from ..ir.graph import Graph
+from ..targets.artifact import Artifact
+from .cache import Cache
+from .faults import guarded
+from .options import Options, symbol_of
+from .pipeline import Print, run_passes, wanted
+from .progress import Progress, Stages, silent
+from .stored import cache_key, load_stored, store
+from .summary import Summary, summarize
+from .targets import Target, find_target
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """seconds: per stage.  imported, fused and program are None when the artifact came from the cache.
+    notes: what the user should know and is no error."""
+
+    artifact: Artifact
+    options: Options
+    machine: Machine
+    summary: Summary
+    seconds: dict[str, float]
+    imported: Graph | None = None
+    fused: Graph | None = None
+    program: Program | None = None
+    cached: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def compile_model(
+    model: Any,
+    options: Options,
+    *,
+    base_dir: Path | None = None,
+    cache: Cache | None = None,
+    reuse: bool = True,
+    progress: Progress = silent,
+    show: Print = lambda name, text: None,
+) -> Compilation:
+    """model: a path, the bytes of a file, or an onnx.ModelProto.  cache: where artifacts are kept, None: nowhere.
+    reuse: take an artifact from the cache if it is there.  show(stage, text) receives what `print_after` asks for.
+
+    Raises ModelError, TargetError, OptionError for the caller's mistakes and InternalError for ours.
+    """
+    stages = Stages(progress)
+    target = find_target(options.target)
+    machine = target.machine(options.target)
+    with stages.stage("read"):
+        source = read_model(model, base_dir)
+        options = options if options.name else options.with_name(symbol_of(source.name))
+    if cache is None:
+        return _compile(source, options, target, machine, stages, show)
+    with stages.stage("cache"):
+        key = cache_key(model_content(source), options, machine)
+    with cache.building(key) if reuse else nullcontext():
+        if reuse:
+            with stages.stage("cache"):
+                stored = load_stored(cache, key)
+            if stored is not None:
+                return Compilation(*stored, seconds=stages.seconds, options=options, machine=machine, cached=True)
+        done = _compile(source, options, target, machine, stages, show)
+        with stages.stage("cache"):
+            note = store(cache, key, done.artifact, done.summary)
+        return replace(done, notes=(*done.notes, note)) if note else done
+
+
+def _compile(
+    source: ModelFile, options: Options, target: Target, machine: Machine, stages: Stages, show: Print
+) -> Compilation:
+    with stages.stage("import"):
+        imported = import_graph(source, dict(options.shapes), dict(options.dims))
+    if wanted(options, "import"):
+        show("import", str(imported))
+    fused = run_passes(imported, options, stages, show)
+    with stages.stage("lower"), guarded("lower", fused):
+        program = lower(fused, machine, options.name, accuracy=options.accuracy)
+    if wanted(options, "lower"):
+        show("lower", "\n\n".join(map(str, program.kernels.values())))
+    with stages.stage("build"), guarded("build", fused):
+        artifact = target.function("build")(program, machine, options=options)
+    summary = summarize(imported, program, artifact)
+    return Compilation(artifact, options, machine, summary, stages.seconds, imported, fused, program)

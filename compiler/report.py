@@ -1,0 +1,122 @@
+"""`--report`: one self-contained page about a compilation.
+
+The page has no script and loads nothing: its content security policy allows only its own style sheet, by hash.
+Whatever comes from the model is text for the template engine, which escapes it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from .. import __version__
+from ..codegen.program import Call, Program
+from ..ir.errors import InternalError
+from ..ir.graph import Graph, Node
+from ..ir.kernel import Buffer, Kernel
+from .drawing import BOX_HEIGHT, BOX_WIDTH, MEMORY_HEIGHT, MEMORY_WIDTH, draw_graph, draw_memory, short_name
+from .driver import Compilation
+from .roofline import Limit, assumptions, limit_of
+from .summary import all_calls, bytes_text, count_text, seconds_text, summary_rows
+from .writing import write_whole
+
+MAX_DRAWN_NODES = 3000  # beyond that a browser is slow and a reader lost: the table remains
+
+
+@dataclass(frozen=True)
+class KernelRow:
+    """One call as the report shows it; share: of the estimated time of all calls, 0..1."""
+
+    step: int
+    kernel: str
+    ops: str
+    where: str
+    shapes: str
+    schedule: str
+    macs: int
+    read: int
+    written: int
+    limit: Limit
+    share: float
+
+
+def write_report(compilation: Compilation, path: Path) -> None:
+    """Write the page.  Raises OSError if it cannot be written; a file that is there is then unchanged."""
+    write_whole(path, render_report(compilation).encode())
+
+
+def render_report(compilation: Compilation) -> str:
+    """The page as text.  The compilation must not come from the cache: an artifact does not hold its graphs."""
+    imported, fused, program = compilation.imported, compilation.fused, compilation.program
+    if imported is None or fused is None or program is None:
+        raise InternalError("a report was asked for an artifact from the cache, which has no graphs")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(bytes=bytes_text, count=count_text, seconds=seconds_text)
+    text = environment.get_template("report.html.j2").render(
+        title=f"Tilewright report: {program.name}", version=__version__, program=program, options=compilation.options,
+        summary=summary_rows(compilation.summary, compilation.seconds, False), seconds=compilation.seconds,
+        graphs=[_graph_section("Imported graph", imported), _graph_section("Fused graph", fused)],
+        kernels=kernel_rows(program, compilation), assumptions=assumptions(compilation.machine),
+        slabs=draw_memory(program.placements, program.arena_bytes, _steps(program)), steps=_steps(program),
+        box_width=BOX_WIDTH, box_height=BOX_HEIGHT, memory_width=MEMORY_WIDTH, memory_height=MEMORY_HEIGHT,
+    )
+    style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)
+    if style is None:
+        raise InternalError("the report has no style sheet")
+    digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
+    return text.replace("@policy@", f"default-src 'none'; style-src 'sha256-{digest}'", 1)
+
+
+def kernel_rows(program: Program, compilation: Compilation) -> list[KernelRow]:
+    """One row per call, in the order of the program."""
+    calls = list(all_calls(program.steps))
+    limits = [limit_of(c.cost, compilation.machine) for c in calls]
+    total = sum(limit.seconds for limit in limits) or 1.0
+    return [
+        KernelRow(
+            i, call.kernel, ", ".join(_counted(call.ops)), call.where, _shapes(program.kernels[call.kernel], call),
+            call.cost.schedule, call.cost.macs, call.cost.bytes_read, call.cost.bytes_written, limit,
+            limit.seconds / total,
+        )
+        for i, (call, limit) in enumerate(zip(calls, limits, strict=True))
+    ]
+
+
+def _counted(names: Iterable[str]) -> list[str]:
+    return [name if n == 1 else f"{n} {name}" for name, n in Counter(names).items()]
+
+
+def _shapes(kernel: Kernel, call: Call) -> str:
+    """Outputs and inputs as the kernel sees them; an argument in the constants is a weight."""
+    params = [p for p in kernel.params if isinstance(p, Buffer)]
+    words = []
+    for buffer, address in zip(params, call.args, strict=False):
+        mark = "*" if address.space == "constants" else ""
+        words.append(f"{buffer.name}{mark} {buffer.dtype}[{', '.join(map(str, buffer.shape))}]")
+    return "; ".join(words)
+
+
+def _steps(program: Program) -> int:
+    return 1 + max([p.last for p in program.placements], default=len(program.steps) - 1)
+
+
+def _graph_section(heading: str, graph: Graph) -> dict[str, object]:
+    drawn = draw_graph(graph) if len(graph.nodes) <= MAX_DRAWN_NODES else None
+    kinds = Counter(short_name(n) for n in graph.nodes)
+    nodes = [_node_row(n) for n in graph.nodes]
+    return {"heading": heading, "picture": drawn, "kinds": kinds.most_common(), "nodes": nodes}
+
+
+def _node_row(node: Node) -> tuple[str, str, str, str]:
+    ins, outs = (", ".join(f"{v.name}: {v.type}" for v in values) for values in (node.inputs, node.outputs))
+    return short_name(node), node.where, ins, outs

@@ -1,0 +1,103 @@
+"""`tilewright run`: a compiled model on arrays from a file, with what came out and how long it took."""
+
+from __future__ import annotations
+
+import io
+import json
+import statistics
+import time
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ..ir.errors import OptionError
+from ..targets.loader import Module, load
+from .summary import seconds_text, table
+from .writing import check_writable, write_whole
+
+_SHOWN = 6  # values of each output
+
+
+def run(artifact: Path, inputs: str | None, output: str | None, threads: int | None, repeat: int, as_json: bool) -> int:
+    """Run and print.  Raises OptionError for inputs that the model does not have, and what `load` raises."""
+    if repeat < 1:
+        raise OptionError(f"--repeat: expected 1 or more, got {repeat}")
+    if threads is not None and threads < 1:
+        raise OptionError(f"--threads: expected 1 or more, got {threads}")
+    if output:
+        check_writable(Path(output), "--output")
+    module = load(artifact, threads=threads)
+    arrays = read_arrays(inputs, module)
+    outputs = module(arrays)
+    call = module.bind(arrays, outputs)
+    times = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    named = {t.name: array for t, array in zip(module.outputs, outputs, strict=True)}
+    if output:
+        write_arrays(Path(output), named)
+    timing = {"runs": repeat, "median": statistics.median(times), "fastest": min(times), "slowest": max(times)}
+    if as_json:
+        print(json.dumps({"outputs": {n: _facts(a) for n, a in named.items()}, "seconds": timing, "written": output}))
+        return 0
+    print(table([_row(n, a) for n, a in named.items()], ("output", "type", "first values", "largest at")))
+    print(f"\nmedian {seconds_text(timing['median'])} of {repeat} runs, fastest {seconds_text(timing['fastest'])}, "
+          f"slowest {seconds_text(timing['slowest'])}")
+    if output:
+        print(f"wrote {output}")
+    return 0
+
+
+def read_arrays(path: str | None, module: Module) -> dict[str, np.ndarray]:
+    """The inputs by name.  Raises OptionError, naming what is missing and what is there."""
+    names = [t.name for t in module.inputs]
+    if path is None:
+        if names:
+            raise OptionError(f"--input: the model has the inputs {', '.join(names)}; give a file with these arrays")
+        return {}
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise OptionError(f"--input {path}: expected an .npz or .npy file, but {error}") from None
+    if isinstance(loaded, np.ndarray):
+        if len(names) != 1:
+            raise OptionError(f"--input {path}: one array, but the inputs are {', '.join(names)}; use an .npz")
+        return {names[0]: loaded}
+    with loaded:
+        missing = [n for n in names if n not in loaded.files]
+        if missing:
+            raise OptionError(
+                f"--input {path}: no array is called {', '.join(map(repr, missing))}; the file has "
+                f"{', '.join(loaded.files) or 'none'}, the model needs {', '.join(names)}"
+            )
+        return {n: loaded[n] for n in names}
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """An .npz of the arrays under any names (`numpy.savez` takes no array that is called "file")."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+    write_whole(path, buffer.getvalue())
+
+
+def _row(name: str, array: np.ndarray) -> tuple[str, str, str, str]:
+    flat = array.reshape(-1)
+    values = ", ".join(f"{v:.5g}" for v in flat[:_SHOWN].tolist()) + (", ..." if flat.size > _SHOWN else "")
+    return name, f"{array.dtype}[{', '.join(map(str, array.shape))}]", values, str(_largest(array))
+
+
+def _largest(array: np.ndarray) -> list[int]:
+    """The index of the largest element; [] for an empty array."""
+    return [int(i) for i in np.unravel_index(int(array.argmax()), array.shape)] if array.size else []
+
+
+def _facts(array: np.ndarray) -> dict[str, object]:
+    first = [float(v) for v in array.reshape(-1)[:_SHOWN]]
+    return {"dtype": str(array.dtype), "shape": list(array.shape), "first": first, "argmax": _largest(array)}

@@ -1,0 +1,147 @@
+"""The numbers of a compilation, and how they are shown to people.
+
+`Summary` has what follows from the model and the options alone (it is kept in the cache); the times of one run stand
+beside it in `Compilation.seconds`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+
+from ..codegen.program import Branch, Call, Program, Repeat, Step
+from ..ir.graph import Graph
+from ..ir.ops.base import Op
+
+
+@dataclass(frozen=True)
+class Summary:
+    """operators: nodes of the imported graph, bodies of control flow included; operator_counts: (name, how many), the
+    most frequent first.  kernels: distinct ones; calls: how often the program runs one (loop bodies count once).
+    macs: multiply-accumulates of one run without what loops repeat.  Sizes in bytes: weights as packed, arena (all
+    intermediate tensors), scratch (per thread), code (the shared library without the weights)."""
+
+    operators: int
+    operator_counts: tuple[tuple[str, int], ...]
+    kernels: int
+    calls: int
+    macs: int
+    weight_bytes: int
+    arena_bytes: int
+    scratch_bytes: int
+    code_bytes: int
+    linker: str = ""
+
+
+def summarize(graph: Graph, program: Program, code_bytes: int, linker: str) -> Summary:
+    counts = Counter(op.name for op in all_operators(graph))
+    calls = list(all_calls(program.steps))
+    return Summary(
+        operators=sum(counts.values()),
+        operator_counts=tuple(sorted(counts.items(), key=lambda c: (-c[1], c[0]))),
+        kernels=len(program.kernels),
+        calls=len(calls),
+        macs=sum(c.cost.macs for c in calls),
+        weight_bytes=program.constant_bytes,
+        arena_bytes=program.arena_bytes,
+        scratch_bytes=program.scratch_bytes,
+        code_bytes=code_bytes,
+        linker=linker,
+    )
+
+
+def all_operators(graph: Graph) -> Iterator[Op]:
+    """The operators of a graph and of the graphs inside them."""
+    for node in graph.nodes:
+        yield node.op
+        for field in fields(node.op):  # type: ignore[arg-type]  # every operator is a dataclass
+            body = getattr(node.op, field.name)
+            if isinstance(body, Graph):
+                yield from all_operators(body)
+
+
+def all_calls(steps: Iterable[Step]) -> Iterator[Call]:
+    """Every call, in order; both arms of a branch, and a loop's body once."""
+    for step in steps:
+        match step:
+            case Call():
+                yield step
+            case Branch():
+                yield from all_calls(step.then)
+                yield from all_calls(step.other)
+            case Repeat():
+                yield from all_calls(step.body)
+
+
+def bytes_text(size: float) -> str:
+    """A size for people, in powers of 1000."""
+    return _scaled(size, "B", ("kB", "MB", "GB", "TB"))
+
+
+def count_text(count: float) -> str:
+    """A large number for people."""
+    return _scaled(count, "", ("k", "M", "G", "T")).strip()
+
+
+def _scaled(value: float, unit: str, larger: Sequence[str]) -> str:
+    if abs(value) < 1000:
+        return f"{value:g} {unit}"
+    for name in larger:
+        value /= 1000
+        if abs(value) < 999.5 or name == larger[-1]:
+            break
+    return f"{value:.3g} {name}"
+
+
+def seconds_text(seconds: float) -> str:
+    """A duration for people."""
+    for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "us")):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds * 1e9:.0f} ns"
+
+
+def table(rows: Sequence[Sequence[str]], heading: Sequence[str] = ()) -> str:
+    """Left-aligned columns, two spaces apart, with an underlined heading if there is one."""
+    lines = [list(heading), *map(list, rows)] if heading else [list(r) for r in rows]
+    if not lines:
+        return ""
+    widths = [max(len(line[c]) for line in lines) for c in range(len(lines[0]))]
+    if heading:
+        lines.insert(1, ["-" * w for w in widths])
+    return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def summary_rows(summary: Summary, seconds: dict[str, float], cached: bool) -> list[tuple[str, str]]:
+    """The table at the end of a compilation."""
+    kinds = ", ".join(f"{n} {name}" for name, n in summary.operator_counts[:4])
+    more = ", ..." if len(summary.operator_counts) > 4 else ""
+    rows = [
+        ("operators", f"{summary.operators} ({kinds}{more})" if summary.operators else "0"),
+        ("kernels", f"{summary.kernels} after fusion, in {summary.calls} calls"),
+        ("work", f"{count_text(summary.macs)} multiply-accumulates a run"),
+        ("weights", bytes_text(summary.weight_bytes)),
+        ("arena", f"{bytes_text(summary.arena_bytes)}, and {bytes_text(summary.scratch_bytes)} per thread"),
+        ("code", bytes_text(summary.code_bytes)),
+    ]
+    if summary.linker:
+        rows.append(("linked by", summary.linker))
+    slowest = sorted(seconds.items(), key=lambda s: -s[1])[:6]
+    times = ", ".join(f"{name} {seconds_text(t)}" for name, t in slowest if t >= 1e-3)
+    rows.append(("time", seconds_text(sum(seconds.values())) + (f" ({times})" if times else "")))
+    if cached:
+        rows.append(("from", "the cache (--no-cache compiles again)"))
+    return rows
+
+
+def summary_json(summary: Summary) -> dict[str, object]:
+    return asdict(summary) | {"operator_counts": dict(summary.operator_counts)}
+
+
+def summary_from_json(data: dict[str, object]) -> Summary:
+    """The inverse of `summary_json`."""
+    counts = data["operator_counts"]
+    if not isinstance(counts, dict):
+        raise ValueError("operator_counts is no object")
+    return Summary(**{**data, "operator_counts": tuple(counts.items())})  # type: ignore[arg-type]

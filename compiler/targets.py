@@ -1,0 +1,52 @@
+"""The targets by name.  A target spec is `NAME` or `NAME:MACHINE+FEATURE+...`; the part before `:` chooses the row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from ..codegen.machine import EXTENSIONS, LEVELS, PROCESSORS, Machine
+from ..ir.errors import OptionError
+from .options import nearest
+
+
+@dataclass(frozen=True)
+class Target:
+    """home: the module that builds for it, imported on first use because its libraries are heavy; it has
+    `resolve_machine(spec) -> Machine` and `build(program, machine, ...) -> Artifact`.
+    machines: (name, what it is) of everything that may follow the colon; features: what may follow a `+`."""
+
+    name: str
+    home: str
+    description: str
+    machines: Mapping[str, str]
+    features: tuple[str, ...]
+
+    def function(self, name: str) -> Callable[..., Any]:
+        return getattr(import_module(self.home, __package__), name)
+
+    def machine(self, spec: str) -> Machine:
+        """Raises OptionError for an unknown machine or feature, TargetError if this one cannot be used."""
+        return self.function("resolve_machine")(spec)
+
+
+_CPU_MACHINES = {
+    **{name: f"any processor of this level, {level.triple.partition('-')[0]}" for name, level in LEVELS.items()},
+    **{name: "+".join((level, *features)) for name, (level, features, _) in PROCESSORS.items()},
+}
+
+TARGETS: dict[str, Target] = {
+    "cpu": Target(
+        "cpu", "..targets.cpu", "a shared library for a processor; cpu alone is this one", _CPU_MACHINES, EXTENSIONS
+    ),
+}
+
+
+def find_target(spec: str) -> Target:
+    """The row of a target spec.  Raises OptionError for an unknown name."""
+    name = spec.partition(":")[0].partition("+")[0] if isinstance(spec, str) else ""
+    if name not in TARGETS:
+        raise OptionError(f"target: expected one of {', '.join(TARGETS)}, got {spec!r}{nearest(str(name), TARGETS)}")
+    return TARGETS[name]

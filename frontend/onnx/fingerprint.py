@@ -1,0 +1,38 @@
+"""The content of a model as bytes: what a cache key is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from google.protobuf.message import Message
+from onnx import TensorProto
+
+from .reader import ModelFile
+
+
+def model_content(model: ModelFile) -> Iterator[bytes | memoryview]:
+    """Everything that the meaning of a model depends on: the protobuf, then the external data it refers to.
+
+    Raises ModelError for external data that cannot be read.
+    """
+    yield model.proto.SerializeToString(deterministic=True)
+    for tensor in _external_tensors(model.proto):
+        array = model.tensors.read(tensor, f"{model.name}: tensor {tensor.name!r}")
+        if array.size:
+            yield memoryview(array.reshape(-1).view("u1"))
+
+
+def _external_tensors(message: Message) -> Iterator[TensorProto]:
+    """The tensors within a message whose data lies in other files, in the order of the fields."""
+    stack = [message]
+    while stack:
+        here = stack.pop()
+        if isinstance(here, TensorProto):
+            if here.data_location == TensorProto.EXTERNAL:
+                yield here
+            continue
+        inner: list[Message] = []
+        for field, value in here.ListFields():
+            if field.message_type is not None:
+                inner.extend([value] if isinstance(value, Message) else value)
+        stack.extend(reversed(inner))
