@@ -6,7 +6,7 @@ iterations from the thread's number, and threads meet at a barrier after each st
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Union
 
@@ -99,3 +99,16 @@ class Program:
     arena_bytes: int
     scratch_bytes: int = 0
     placements: tuple[Placement, ...] = ()
+
+
+def all_calls(steps: Iterable[Step]) -> Iterator[Call]:
+    """Every call, in order; both arms of a branch, and a loop's body once."""
+    for step in steps:
+        match step:
+            case Call():
+                yield step
+            case Branch():
+                yield from all_calls(step.then)
+                yield from all_calls(step.other)
+            case Repeat():
+                yield from all_calls(step.body)

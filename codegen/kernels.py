@@ -1,0 +1,56 @@
+"""The kernels of a program: equal groups share one, under readable names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..ir.compute import lower_group
+from ..ir.kernel import Alloc, Kernel, walk_block
+from ..ir.types import DTYPES
+from .arena import ALIGNMENT
+from .machine import Machine
+from .strategies.scheduled import Group, Scheduled
+
+
+class KernelTable:
+    """Schedules each distinct group once and names its kernel."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.kernels: dict[str, Kernel] = {}
+        self._scheduled: dict[tuple[object, ...], Scheduled] = {}
+        self._names: dict[int, str] = {}
+
+    def scheduled(self, group: Group, make: Callable[[], Scheduled]) -> Scheduled:
+        key = _key(group)
+        found = self._scheduled.get(key)
+        if found is None:
+            found = self._scheduled[key] = make()
+        return found
+
+    def add(self, kernel: Kernel) -> str:
+        """The name under which the kernel is emitted."""
+        name = self._names.get(id(kernel))
+        if name is None:
+            name = self._names[id(kernel)] = f"k{len(self.kernels)}_{kernel.name}"
+            self.kernels[name] = Kernel(name, kernel.params, kernel.body)
+        return name
+
+    def scratch_bytes(self) -> int:
+        """What the stack buffers of the largest kernel need, each on its own cache lines."""
+        most = 0
+        for kernel in self.kernels.values():
+            size = 0
+            for s in walk_block(kernel.body):
+                if isinstance(s, Alloc) and s.buf.space == "stack":
+                    size += -(-s.buf.size * DTYPES[s.buf.dtype].size // ALIGNMENT) * ALIGNMENT
+            most = max(most, size)
+        return most
+
+
+def _key(group: Group) -> tuple[object, ...]:
+    buffers = (*group.params, *group.operands)
+    shapes = tuple((b.name, b.dtype, b.shape, b.strides, b.align) for b in buffers)
+    if group.op is not None:
+        return group.kind, group.op, shapes
+    return group.kind, shapes, str(lower_group("key", group.params, group.computes))

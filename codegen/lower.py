@@ -1,0 +1,290 @@
+"""Graph -> Program: every node of a fused graph becomes kernel calls on memory.
+
+Values get layouts (`views`), groups become computations (`compose`), strategies schedule them, constants are packed into
+the layout that the kernel reads, and the roots of the layouts get places in one arena by their lifetimes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from ..ir.compute import Compute
+from ..ir.errors import InternalError, TargetError
+from ..ir.expr import load
+from ..ir.graph import Graph, Node, Value
+from ..ir.kernel import Buffer, axis
+from ..ir.ops.base import form_of
+from ..ir.ops.control import Fused
+from ..ir.ops.movement import Broadcast, Concat, Pad, Reshape, Slice, Transpose
+from ..ir.types import DTYPES, TensorType
+from .arena import ALIGNMENT, Interval, plan_arena
+from .border import border_groups
+from .compose import compose
+from .control_flow import lower_control, resolve_steps
+from .cost import cost_of
+from .kernels import KernelTable
+from .machine import Machine
+from .program import Address, Call, Cost, Placement, Program, Step
+from .storage import Place, Reference, Root, Scope
+from .strategies.scheduled import Group, Pack, Scheduled
+from .strategies.select import schedule_group, schedule_irregular
+from .views import Layout, Views, backward_layout, dense_strides, is_dense
+
+Progress = Callable[[int, int], None]
+
+
+class Lowering:
+    """The state of one lowering.  Calls hold `Reference`s to roots until the arena is planned."""
+
+    def __init__(self, graph: Graph, machine: Machine, name: str, accuracy: str) -> None:
+        self.graph, self.machine, self.name = graph, machine, name
+        self.kernels = KernelTable(machine)
+        self.accuracy = accuracy
+        self.clock = 0
+        self.arena: list[Root] = []
+        self.constants: list[tuple[int, np.ndarray]] = []
+        self.constant_bytes = 0
+        self._packed: dict[tuple[int, Pack | None], Root] = {}
+        self._keep: list[np.ndarray] = []  # keeps ids in _packed alive
+
+    # -- memory
+
+    def new_root(self, name: str, nbytes: int) -> Root:
+        root = Root(name, "arena", max(nbytes, 1))
+        self.arena.append(root)
+        return root
+
+    def constant_root(self, array: np.ndarray, pack: Pack | None = None) -> Root:
+        """The place of a constant, packed if a pack is given; each is stored once."""
+        key = (id(array), pack)
+        root = self._packed.get(key)
+        if root is None:
+            self._keep.append(array)
+            data = np.ascontiguousarray(array) if pack is None else pack.apply(array)
+            root = Root("constant", "constants", data.nbytes, offset=self.constant_bytes)
+            self.constants.append((self.constant_bytes, data))
+            self.constant_bytes += -(-data.nbytes // ALIGNMENT) * ALIGNMENT
+            self._packed[key] = root
+        return root
+
+    def place(self, scope: Scope, v: Value) -> Place:
+        """Where a value lies; constants are placed on first use."""
+        layout = scope.views.layout(v)
+        if layout.root not in scope.memory:
+            array = scope.graph.constants.get(layout.root)
+            if array is not None:
+                root = self.constant_root(array)
+            else:
+                root = self.new_root(layout.root.name, layout.root.type.nbytes)
+            scope.memory[layout.root] = (root, 0)
+        root, base = scope.memory[layout.root]
+        return Place(root, base + layout.offset * DTYPES[v.type.dtype].size, layout.strides)
+
+    def buffer(self, name: str, type: TensorType, place: Place) -> Buffer:
+        """A kernel parameter for a value at a place."""
+        shape, size = type.static_shape, DTYPES[type.dtype].size
+        align = ALIGNMENT if place.root.space in ("arena", "constants") else size
+        while place.offset % align:
+            align //= 2
+        strides = None if is_dense(shape, place.strides) else place.strides
+        return Buffer(name, type.dtype, shape, strides=strides, align=align)
+
+    # -- steps
+
+    def emit(
+        self, scope: Scope, made: Scheduled, places: Mapping[str, Place], node: Node, cost: Cost,
+        arrays: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        """Add the call of a scheduled kernel.  places: parameter name -> memory; arrays: those that are constants."""
+        packs = dict(made.packs)
+        args: list[Address] = []
+        for p in made.kernel.buffers:
+            place = places.get(p.name)
+            if place is None:
+                place = self._pack(scope, packs[p.name], p, places, (arrays or {}).get(packs[p.name].source), node)
+            args.append(self.use(place))
+        name = self.kernels.add(made.kernel)
+        ops = tuple(n.op.name for n in node.op.body.nodes) if isinstance(node.op, Fused) else (node.op.name,)
+        scope.steps.append(Call(name, tuple(args), node.where, ops, replace(cost, schedule=made.note)))
+        self.clock += 1
+
+    def use(self, place: Place) -> Address:
+        root = place.root
+        if root.space == "arena":
+            root.first = self.clock if root.first < 0 else root.first
+            root.last = max(root.last, self.clock)
+        return Reference(root, place.offset)  # type: ignore[return-value]
+
+    def _pack(
+        self, scope: Scope, pack: Pack, param: Buffer, places: Mapping[str, Place], array: np.ndarray | None, node: Node
+    ) -> Place:
+        """Memory with a packed operand: a constant packed now, or a temporary that a copy kernel fills at run time."""
+        strides = dense_strides(pack.shape)
+        if array is not None:
+            return Place(self.constant_root(array, pack), 0, strides)
+        source = places[pack.source]
+        offset, steps = pack.strides_over(source.strides)
+        size = DTYPES[param.dtype].size
+        type = TensorType(param.dtype, pack.shape)
+        target = Place(self.new_root("packed", type.nbytes), 0, strides)
+        self.copy(scope, type, Place(source.root, source.offset + offset * size, steps), target, node)
+        return target
+
+    def copy(self, scope: Scope, type: TensorType, source: Place, target: Place, node: Node) -> None:
+        if type.size == 0:
+            return
+        x, y = self.buffer("x0", type, source), self.buffer("y0", type, target)
+        axes = tuple(axis(f"i{n}", d) for n, d in enumerate(type.static_shape))
+        group = Group("map", (Compute(y, axes, load(x, *axes)),), (y, x))
+        cost = Cost(0, type.nbytes, type.nbytes)
+        self.emit(scope, self.schedule(group), {"x0": source, "y0": target}, node, cost)
+
+    def schedule(self, group: Group) -> Scheduled:
+        return self.kernels.scheduled(group, lambda: schedule_group(group, self.machine, self.accuracy))
+
+    # -- nodes
+
+    def lower_scope(self, scope: Scope) -> None:
+        for node in scope.graph.nodes:
+            if all(v.type.size == 0 for v in node.outputs):
+                continue
+            if isinstance(node.op, Fused):
+                self.lower_fused(scope, node)
+            elif node in scope.views.copied or isinstance(node.op, Pad):
+                self.lower_movement(scope, node)
+            elif form_of(node.op) == "kernel":
+                self.lower_irregular(scope, node)
+            elif form_of(node.op) == "control":
+                lower_control(self, scope, node)
+            elif form_of(node.op) == "expand":
+                raise InternalError(f"{node.op.name} at {node.where!r} was not expanded before lowering")
+
+    def _operands(self, scope: Scope, node: Node) -> tuple[dict[str, Place], dict[Value, Buffer], dict[str, np.ndarray]]:
+        """Places by parameter name, buffers by value, arrays of the parameters that are constants."""
+        places: dict[str, Place] = {}
+        buffers: dict[Value, Buffer] = {}
+        arrays: dict[str, np.ndarray] = {}
+        for letter, values in (("y", node.outputs), ("x", node.inputs)):
+            for n, v in enumerate(values):
+                if v in buffers:
+                    continue
+                name = f"{letter}{n}"
+                array = scope.graph.constants.get(v)
+                if array is not None:  # placed only if the kernel reads it as it is
+                    arrays[name] = array
+                    buffers[v] = Buffer(name, v.type.dtype, v.type.static_shape)
+                    continue
+                places[name] = self.place(scope, v)
+                buffers[v] = self.buffer(name, v.type, places[name])
+        return places, buffers, arrays
+
+    def lower_fused(self, scope: Scope, node: Node) -> None:
+        assert isinstance(node.op, Fused)
+        body = node.op.body
+        places, outer, arrays = self._operands(scope, node)
+        buffers = {i: outer[v] for i, v in zip((*body.inputs, *body.outputs), (*node.inputs, *node.outputs), strict=True)}
+        for n, inner in enumerate(body.nodes):
+            for v in inner.outputs:
+                buffers.setdefault(v, Buffer(f"t{n}", v.type.dtype, v.type.static_shape, "stack"))
+        for n, v in enumerate(body.constants):
+            buffers[v] = Buffer(f"c{n}", v.type.dtype, v.type.static_shape)
+        if node.op.kind == "attention":
+            group = Group("attention", (), tuple(outer.values()), body.nodes[0].op, tuple(buffers[v] for v in body.nodes[0].inputs))
+        else:
+            computes = compose(body, buffers, node.op.kind)
+            group = Group(node.op.kind, computes, tuple(outer.values()))
+        made = self.schedule(group)
+        self._place_constants(made, places, arrays)
+        self.emit(scope, made, places, node, cost_of(node), arrays)
+
+    def _place_constants(self, made: Scheduled, places: dict[str, Place], arrays: Mapping[str, np.ndarray]) -> None:
+        for p in made.kernel.buffers:
+            if p.name in arrays:
+                array = arrays[p.name]
+                places[p.name] = Place(self.constant_root(array), 0, dense_strides(array.shape))
+
+    def lower_irregular(self, scope: Scope, node: Node) -> None:
+        places, buffers, arrays = self._operands(scope, node)
+        outs, ins = (tuple(buffers[v] for v in vs) for vs in (node.outputs, node.inputs))
+        made = schedule_irregular(node.op, outs, ins, self.machine)
+        self._place_constants(made, places, arrays)
+        self.emit(scope, made, places, node, cost_of(node), arrays)
+
+    def lower_movement(self, scope: Scope, node: Node) -> None:
+        """The copies that the layout could not avoid, and the border of a Pad."""
+
+        target = self.place(scope, node.outputs[0])
+        out = node.outputs[0]
+        if isinstance(node.op, (Concat, Pad)):
+            for n in scope.views.copied.get(node, ()):
+                v = node.inputs[n]
+                inside = backward_layout(node, n, Layout(out, 0, target.strides))
+                place = Place(target.root, target.offset + inside.offset * DTYPES[out.type.dtype].size, inside.strides)
+                self.copy(scope, v.type, self.place(scope, v), place, node)
+            if isinstance(node.op, Pad):
+                value = scope.graph.constants[node.inputs[1]].reshape(-1)[0]
+                for group in border_groups(node.op, self.buffer("y0", out.type, target), node.inputs[0].type, value):
+                    self.emit(scope, self.schedule(group), {"y0": target}, node, Cost(0, 0, out.type.nbytes // 8))
+            return
+        x = node.inputs[0]
+        source = self.place(scope, x)
+        bx, by = self.buffer("x0", x.type, source), self.buffer("y0", out.type, target)
+        group = Group("map", (node.op.compute(by, bx),), (by, bx))
+        self.emit(scope, self.schedule(group), {"x0": source, "y0": target}, node, cost_of(node))
+
+    # -- the program
+
+    def run(self) -> Program:
+        scope = Scope(self.graph, Views(self.graph, self.is_free))
+        for n, v in enumerate(self.graph.inputs):
+            scope.memory[v] = (Root(v.name, "input", v.type.nbytes, n), 0)
+        later: list[tuple[Value, Root]] = []
+        for n, v in enumerate(self.graph.outputs):
+            root = Root(v.name, "output", v.type.nbytes, n)
+            if v in scope.memory or v in self.graph.constants:
+                later.append((v, root))
+            else:
+                scope.memory[v] = (root, 0)
+        self.lower_scope(scope)
+        for v, root in later:  # an output that is an input, a constant, or another output
+            node = Node(Reshape(v.type.shape), (v,), (v,), v.name)
+            self.copy(scope, v.type, self.place(scope, v), Place(root, 0, dense_strides(v.type.static_shape)), node)
+        return self._finish(scope.steps)
+
+    @staticmethod
+    def is_free(node: Node) -> bool:
+        """A movement node outside of any group: fusion left it to the memory layout."""
+        return isinstance(node.op, (Reshape, Transpose, Slice, Broadcast, Concat)) or (
+            isinstance(node.op, Pad) and node.op.mode == "constant"
+        )
+
+    def _finish(self, steps: list[Step]) -> Program:
+        used = [r for r in self.arena if r.first >= 0]
+        offsets, total = plan_arena([Interval(r.nbytes, r.first, r.last) for r in used])
+        for root, offset in zip(used, offsets, strict=True):
+            root.offset = offset
+        placements = tuple(Placement(r.name, r.offset, r.nbytes, r.first, r.last) for r in used)
+        io = tuple(tuple((n, v.type) for n, v in pairs) for pairs in (
+            [(v.name, v) for v in self.graph.inputs],
+            list(zip(self.graph.output_names, self.graph.outputs, strict=True)),
+        ))
+        return Program(
+            self.name, self.kernels.kernels, resolve_steps(steps), io[0], io[1], tuple(self.constants),
+            self.constant_bytes, total, self.kernels.scratch_bytes(), placements,
+        )
+
+
+def lower(graph: Graph, machine: Machine, name: str = "model", *, accuracy: str = "default") -> Program:
+    """Lower a fused graph of static shapes.  Raises TargetError if a dimension is symbolic."""
+    for v in (*graph.inputs, *graph.outputs):
+        if not v.type.is_static:
+            raise TargetError(
+                f"target {machine.name}: {v.name!r} has the shape {v.type}; every dimension must be a number. "
+                f"Bind it with dims={{...}} or shapes={{...}} (--dim NAME=N, --shape {v.name}=...)."
+            )
+    return Lowering(graph, machine, name, accuracy).run()
+
+

@@ -1,0 +1,53 @@
+"""The records of a lowering in progress: pieces of memory, places of values, the scope of one graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..ir.graph import Graph, Value
+from .program import Address, Step
+from .views import Views
+
+
+@dataclass(eq=False)
+class Root:
+    """A piece of memory.  Arena roots are used from step first to last."""
+
+    name: str
+    space: str
+    nbytes: int
+    index: int = 0
+    offset: int = 0
+    first: int = -1
+    last: int = -1
+
+
+@dataclass(frozen=True)
+class Place:
+    """A value's memory: a root, a byte offset in it, element strides."""
+
+    root: Root
+    offset: int
+    strides: tuple[int, ...]
+
+
+@dataclass
+class Scope:
+    """One graph being lowered: the main one, or a branch or body of control flow.  memory: root value -> where it lies,
+    as a root and a byte offset in it."""
+
+    graph: Graph
+    views: Views
+    memory: dict[Value, tuple[Root, int]] = field(default_factory=dict)
+    steps: list[Step] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An address before the arena is planned."""
+
+    root: Root
+    offset: int
+
+    def resolve(self) -> Address:
+        return Address(self.root.space, self.root.offset + self.offset, self.root.index)

@@ -1,0 +1,100 @@
+"""Simplifying the axes of a computation before it is scheduled: unit axes go, axes that are one run become one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ...ir.compute import Compute
+from ...ir.expr import Expr, Load, Var, as_expr
+from ...ir.kernel import Buffer, axis, flat_index
+from ...ir.traverse import substitute
+from ..views import is_dense
+
+
+def substitute_axes(c: Compute, mapping: dict[Expr, Expr], axes: Sequence[Var], reduce: Sequence[Var]) -> Compute:
+    """The computation over other axes; mapping gives the old ones as expressions of the new."""
+    memo: dict[Expr, Expr] = {}
+    return replace(
+        c, axes=tuple(axes), reduce=tuple(reduce), body=substitute(c.body, mapping, memo),
+        finish=None if c.finish is None else substitute(c.finish, mapping, memo),
+        index=tuple(substitute(i, mapping, memo) for i in c.out_index),
+    )
+
+
+def drop_unit_axes(c: Compute) -> Compute:
+    gone: dict[Expr, Expr] = {v: as_expr(0) for v in (*c.axes, *c.reduce) if v.extent == 1}
+    if not gone:
+        return c
+    return substitute_axes(c, gone, [v for v in c.axes if v not in gone], [v for v in c.reduce if v not in gone])
+
+
+def accesses(c: Compute) -> list[tuple[Buffer, tuple[Expr, ...]]]:
+    """Every read and the write of a computation."""
+    return [(r.buf, r.idx) for r in c.reads()] + [(c.out, c.out_index)]
+
+
+def collapse_axes(c: Compute, keep: frozenset[Var] = frozenset()) -> Compute:
+    """Join neighbouring axes (parallel with parallel, reduction with reduction) that every access walks as one run.
+    Axes in `keep` stay as they are."""
+    for group in ("reduce", "axes"):
+        n = 0
+        while n + 1 < len(getattr(c, group)):
+            joined = _join(c, group, n) if not {getattr(c, group)[n], getattr(c, group)[n + 1]} & keep else None
+            if joined is None:
+                n += 1
+            else:
+                c = joined
+    return c
+
+
+def _join(c: Compute, group: str, n: int) -> Compute | None:
+    axes = list(getattr(c, group))
+    a, b = axes[n], axes[n + 1]
+    if not isinstance(a.extent, int) or not isinstance(b.extent, int):
+        return None
+    c2 = axis(f"{a.name}{b.name}", a.extent * b.extent)
+    mapping: dict[Expr, Expr] = {a: c2 // b.extent, b: c2 % b.extent}
+    axes[n : n + 2] = [c2]
+    made = substitute_axes(
+        c, mapping, axes if group == "axes" else c.axes, axes if group == "reduce" else c.reduce
+    )
+    return made if all(_is_linear(buf, idx, c2) for buf, idx in accesses(made)) and not _bare(made, c2) else None
+
+
+def _is_linear(buf: Buffer, idx: tuple[Expr, ...], v: Var) -> bool:
+    """The address moves by the same distance with every step of v: v is in no quotient or remainder."""
+    from ...ir.expr import linear
+    from ...ir.traverse import uses
+
+    if any(isinstance(i, Load) for i in idx):
+        return not any(uses(i, v) for i in idx)
+    _, terms = linear(flat_index(buf, idx))
+    return not any(t is not v and uses(t, v) for t in terms)
+
+
+def _bare(c: Compute, v: Var) -> bool:
+    """v is used as a value (not only in addresses): a quotient of it would be computed for every element."""
+    from ...ir.traverse import children, uses
+
+    def visit(e: Expr) -> bool:
+        if isinstance(e, Load):
+            return False
+        return e is v or any(visit(k) for k in children(e))
+
+    exprs = [c.body] + ([] if c.finish is None else [c.finish])
+    return any(uses(e, v) and visit(e) for e in exprs)
+
+
+def simplify_axes(c: Compute) -> Compute:
+    return collapse_axes(drop_unit_axes(c))
+
+
+def rename_axes(c: Compute, names: dict[Var, str]) -> Compute:
+    new = {v: axis(names.get(v, v.name), v.extent) for v in (*c.axes, *c.reduce)}  # type: ignore[arg-type]
+    mapping: dict[Expr, Expr] = dict(new)
+    return substitute_axes(c, mapping, [new[v] for v in c.axes], [new[v] for v in c.reduce])
+
+
+def is_dense_buffer(b: Buffer) -> bool:
+    return b.strides is None or is_dense(tuple(int(d) for d in b.shape), b.strides)  # type: ignore[arg-type]

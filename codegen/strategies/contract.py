@@ -1,0 +1,238 @@
+"""Products and convolutions: one register-tiled kernel over a packed right operand.
+
+For each panel of columns (outer) and each tile of rows (inner), a tile of accumulators is held in registers; the right
+operand is packed into panels [panel][reduction][columns of the panel], the left one is read by broadcast where it lies.
+A convolution is the same kernel: its rows are output pixels, its reduction runs over the window and the contiguous run of
+(last window axis, channels).  What the tile is multiplied into is finished (bias, activation, residual) on registers.
+
+Threads share either the panels (each reads all rows) or chunks of rows (each reads all panels), whichever moves fewer
+bytes and divides evenly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+
+from ...ir.compute import Compute, lower_group
+from ...ir.expr import Expr, Load, Var, as_expr
+from ...ir.kernel import Buffer, Kernel, axis
+from ...ir.traverse import rewrite, substitute
+from ...ir.types import DTYPES
+from ..machine import Machine
+from ..math import legalize_math
+from ..schedule import (
+    Tiles,
+    cut,
+    fma_contract,
+    parallel,
+    prefetch,
+    sink,
+    split,
+    split_evenly,
+    unroll,
+    vectorize,
+)
+from ..schedule.rewrite import Environment, extent, has_loop
+from .axes import substitute_axes
+from .join import join_kernels
+from .product import Product
+from .scheduled import Group, Pack, Scheduled
+from .tiles import Tile, choose_tile
+
+CHUNKS = (8, 4, 6, 2, 7, 5, 3)  # into how many chunks rows are cut for the threads, the best first
+SHORT_ROW = 14  # rows of pixels that are shorter than half of this share a tile with the next one
+UNROLL = (4, 3, 5, 7, 2)  # steps of the reduction per iteration, the best first
+
+
+def schedule_product(group: Group, p: Product, machine: Machine) -> Scheduled:
+    """Whole panels, and one narrower panel for the columns that remain."""
+    lanes = machine.lanes(p.compute.acc)
+    columns = size_of(p.columns)
+    tile = _choose(p, columns, lanes, machine)
+    width = min(tile.vectors * lanes, columns)
+    main = columns // width * width
+    parts = [(0, main, width)] + ([(main, columns - main, columns - main)] if main < columns else [])
+    kernels, packs, notes = [], [], []
+    for n, (start, size, panel) in enumerate(parts):
+        part = _take_columns(p, start, size)
+        pack = _pack(part, panel)
+        kernel, note = _schedule_part(group, part, f"w{n}", pack.shape, tile, lanes, machine)
+        packs.append((f"w{n}", pack))
+        kernels.append(kernel)
+        notes.append(note)
+    return Scheduled(join_kernels("product", kernels), tuple(packs), "; ".join(notes))
+
+
+def size_of(v: Var) -> int:
+    assert isinstance(v.extent, int), v
+    return v.extent
+
+
+def _choose(p: Product, columns: int, lanes: int, machine: Machine) -> Tile:
+    rows = [size_of(v) for v in p.rows] or [1]
+    depth = prod(size_of(v) for v in p.reduce)
+    last = rows[-1]
+    if len(rows) > 1 and last * 2 <= SHORT_ROW:
+        last *= min(rows[-2], SHORT_ROW // last)
+    return choose_tile(min(last, 4096), columns, depth, lanes, machine)
+
+
+# ---- the right operand ---------------------------------------------------------------------------------------------
+
+
+def _at(p: Product, values: dict[Expr, int]) -> tuple[int, ...]:
+    """The index of the right operand where the axes have these values, 0 unless given."""
+    mapping: dict[Expr, Expr] = {x: as_expr(values.get(x, 0)) for x in (*p.compute.axes, *p.compute.reduce)}
+    return tuple(substitute(i, mapping).value for i in p.right.idx)  # type: ignore[attr-defined]
+
+
+def _take_columns(p: Product, start: int, size: int) -> Product:
+    if size == p.columns.extent:
+        return p
+    n = axis("n", size)
+    mapping: dict[Expr, Expr] = {p.columns: n + start}
+    c = substitute_axes(p.compute, mapping, (*p.compute.axes[:-1], n), p.compute.reduce)
+    right: Load = substitute(p.right, mapping)  # type: ignore[assignment]
+    return replace(p, compute=c, right=right, columns=n)
+
+
+def _pack(p: Product, panel: int) -> Pack:
+    """[*batch][panel][*reduction][columns of the panel]"""
+    origin = _at(p, {})
+
+    def step(v: Var) -> tuple[int, ...]:
+        return tuple(b - a for a, b in zip(origin, _at(p, {v: 1}), strict=True)) if size_of(v) > 1 else (0,) * len(origin)
+
+    column = step(p.columns)
+    shape = [size_of(v) for v in p.batch] + [size_of(p.columns) // panel] + [size_of(v) for v in p.reduce] + [panel]
+    steps = [step(v) for v in p.batch] + [tuple(panel * s for s in column)] + [step(v) for v in p.reduce] + [column]
+    return Pack(p.right.buf.name, tuple(shape), origin, tuple(steps))
+
+
+# ---- one part --------------------------------------------------------------------------------------------------------
+
+
+def _schedule_part(
+    group: Group, p: Product, name: str, packed_shape: tuple[int, ...], tile: Tile, lanes: int, machine: Machine
+) -> tuple[Kernel, str]:
+    panel = packed_shape[-1]
+    packed = Buffer(name, p.right.buf.dtype, packed_shape)
+    short = len(p.rows) > 1 and size_of(p.rows[-1]) * 2 <= tile.rows
+    c, rows, shared = _arrange(p, packed, panel, short)
+    k = lower_group("product", (*group.params, packed), (c,))
+    tile_axis = rows[-2] if short else rows[-1] if rows else ""
+    if tile_axis:
+        most = tile.rows // size_of(p.rows[-1]) if short else tile.rows
+        k, tiles = split_evenly(k, tile_axis, max(most, 1))
+        inner = [[t.inner, rows[-1]] if short else [t.inner] for t in tiles]
+    else:
+        tiles, inner = [], [[]]
+    for names in inner:
+        k = sink(k, [*names, "ni"])
+    k = _columns_to_vectors(k, panel, lanes)
+    k, steps = _unroll_reduction(k, p, tile)
+    if tiles and packed_shape[len(p.batch)] > 1:
+        k = _prefetch_next_panel(k, p, packed, tiles, steps)
+    k = unroll(k, *dict.fromkeys(n for names in inner for n in names))
+    k = legalize_math(parallel(k, "p"), machine)
+    k = fma_contract(k) if machine.fma else k
+    for v in ("nl", "nt"):
+        k = vectorize(k, v) if has_loop(k, v) else k
+    vectors = -(-panel // lanes)
+    note = f"tile {tile.rows} x {vectors} vectors of {min(lanes, panel)}, panels of {panel}, {steps} steps unrolled, {shared}"
+    return k, note
+
+
+def _arrange(p: Product, packed: Buffer, panel: int, short: bool) -> tuple[Compute, list[str], str]:
+    """The computation over (p, [panel], *rows, ni): p is what threads share.  -> (computation, rows, description)"""
+    panels = size_of(p.columns) // panel
+    ni, batch = axis("ni", panel), prod(size_of(v) for v in p.batch)
+    chunks, where = _chunks(p, panels, batch, short)
+    if chunks > 1:
+        chunked = p.rows[where]
+        part = axis(f"m{where}", size_of(chunked) // chunks)
+        share = axis("p", batch * chunks)
+        no: Expr = axis("no", panels)
+        lead: tuple[Var, ...] = (share, no)  # type: ignore[assignment]
+        mapping: dict[Expr, Expr] = {chunked: share % chunks * size_of(part) + part}
+        rows = [part if v is chunked else v for v in p.rows]
+        flat = share // chunks
+    else:
+        share = axis("p", batch * panels)
+        no = share % panels
+        lead = (share,)
+        mapping, rows, flat = {}, list(p.rows), share // panels
+    for v in reversed(p.batch):
+        mapping[v] = flat % size_of(v) if v is not p.batch[0] else flat
+        flat = flat // size_of(v)
+    batch_index = [mapping[v] for v in p.batch]
+    mapping[p.columns] = no * panel + ni
+    read = Load.of(packed, (*batch_index, no, *p.reduce, ni), p.right.type)
+    body = rewrite(p.compute.body, lambda e: read if e is p.right else None)
+    c = substitute_axes(replace(p.compute, body=body), mapping, (*lead, *rows, ni), p.reduce)
+    return c, [v.name for v in rows], f"threads share {f'{chunks} chunks of rows' if chunks > 1 else 'panels'}"
+
+
+def _chunks(p: Product, panels: int, batch: int, short: bool) -> tuple[int, int]:
+    """(number of chunks, which row axis); (1, 0) to share the panels."""
+    units = batch * panels
+    even = units >= 8 or units % 2 == 0
+    if not p.rows or (even and 4 * size_of(p.columns) >= prod(size_of(v) for v in p.rows)):
+        return 1, 0
+    count = size_of(p.rows[0])
+    smallest = 14 if len(p.rows) == 1 else 2 if short and len(p.rows) == 2 else 1
+    return next((n for n in CHUNKS if count % n == 0 and count // n >= smallest), 1), 0
+
+
+def _columns_to_vectors(k: Kernel, panel: int, lanes: int) -> Kernel:
+    """The columns of a panel as unrolled whole vectors (nv, nl) and one shorter vector (nt)."""
+    whole = panel // lanes * lanes
+    if not whole:
+        return split(k, "ni", panel, "nz", "nt")
+    if whole < panel:
+        k = cut(k, "ni", whole, "ni", "nt")
+    return unroll(split(k, "ni", lanes, "nv", "nl"), "nv")
+
+
+def _unroll_reduction(k: Kernel, p: Product, tile: Tile) -> tuple[Kernel, int]:
+    if not p.reduce:
+        return k, 1
+    last = p.reduce[-1].name
+    n = extent(k, last)
+    if n == 1:
+        return k, 1
+    most = max(1, 16 // tile.vectors) if tile.rows == 1 else 4 if tile.rows * tile.vectors >= 12 else 8
+    steps = next((u for u in UNROLL if n % u == 0 and u <= most), 1)
+    if steps > 1:
+        k = unroll(split(k, last, steps, last + "o", last + "i"), last + "i")
+    return k, steps
+
+
+def _prefetch_next_panel(k: Kernel, p: Product, packed: Buffer, tiles: list[Tiles], steps: int) -> Kernel:
+    """Each tile of rows asks for its slice of the next panel, so that cold weights arrive in time."""
+    loop = p.reduce[-1].name + ("o" if steps > 1 else "") if p.reduce else ""
+    count = sum(t.count for t in tiles)
+    if not loop or not has_loop(k, loop) or count < 2:
+        return k
+    inner = [v.name for v in p.reduce[:-1]] + [loop]
+    sizes = [size_of(v) for v in p.reduce[:-1]] + [size_of(p.reduce[-1]) // steps]
+    iterations = prod(sizes)
+    line = 64 // DTYPES[packed.dtype].size
+    leading = len(p.batch)
+    lines = -(-prod(packed.shape[leading + 1 :]) // line)  # type: ignore[arg-type]
+    each = -(-lines // (count * iterations))
+    if each > 4:
+        return k
+
+    def index(env: Environment) -> list[tuple[Expr, ...]]:
+        tile = next(env[t.outer] + t.first for t in tiles if t.outer in env)
+        step: Expr = as_expr(0)
+        for n, size in zip(inner, sizes, strict=True):
+            step = step * size + env[n]
+        at = (tile * iterations + step) * (each * line)
+        panel = env["no" if "no" in env else "p"] + 1
+        zeros = (as_expr(0),) * (len(packed.shape) - leading - 2)
+        return [(*(as_expr(0),) * leading, panel, *zeros, at + i * line) for i in range(each)]
+
+    return prefetch(k, loop, packed.name, index)

@@ -1,0 +1,84 @@
+"""Recognising products: what a contraction multiplies, and the roles of its axes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ...ir.compute import Compute
+from ...ir.expr import Bin, Cast, Expr, Load, Var
+from ...ir.kernel import Buffer, coefficient
+from ...ir.traverse import uses
+from .axes import collapse_axes, drop_unit_axes, rename_axes
+
+
+@dataclass(frozen=True)
+class Product:
+    """compute: acc += left * right over axes (*batch, *rows, columns) and the reduction axes.
+
+    columns: only the right operand and the output walk along it; it becomes the vectors.  rows: only the left operand
+    does.  batch: both do.  Axes are called b0.., m0.., n, k0...
+    """
+
+    compute: Compute
+    left: Load
+    right: Load
+    batch: tuple[Var, ...]
+    rows: tuple[Var, ...]
+    columns: Var
+
+    @property
+    def reduce(self) -> tuple[Var, ...]:
+        return self.compute.reduce
+
+
+def _operand(e: Expr) -> Load | None:
+    while isinstance(e, Cast):
+        e = e.a
+    return e if isinstance(e, Load) else None
+
+
+def operands(c: Compute) -> tuple[Load, Load] | None:
+    """The two loads that a sum multiplies, through casts; None if it is no product of two loads."""
+    if c.combine != "add" or not isinstance(c.body, Bin) or c.body.op != "mul":
+        return None
+    a, b = _operand(c.body.a), _operand(c.body.b)
+    return None if a is None or b is None else (a, b)
+
+
+def _walks(read: Load, v: Var) -> bool:
+    return any(uses(i, v) for i in read.idx)
+
+
+def find_product(c: Compute) -> Product | None:
+    """The product that a computation is, or None.  The operand that the last output axis walks alone is the right one."""
+    c = drop_unit_axes(c)
+    pair = operands(c)
+    if pair is None or not c.axes:
+        return None
+    last = c.axes[-1]
+    if coefficient(c.out, c.out_index, last) is None:
+        return None
+    left, right = pair if _walks(pair[1], last) else pair[::-1]
+    if _walks(left, last) or not _walks(right, last):
+        return None
+    c = collapse_axes(c, keep=frozenset([last]))
+    pair = operands(c)
+    assert pair is not None
+    left, right = pair if pair[1].buf == right.buf and _walks(pair[1], last) else pair[::-1]
+    batch = [v for v in c.axes[:-1] if _walks(right, v)]
+    rows = [v for v in c.axes[:-1] if v not in batch]
+    names = {v: f"b{i}" for i, v in enumerate(batch)} | {v: f"m{i}" for i, v in enumerate(rows)} | {last: "n"}
+    names |= {v: f"k{i}" for i, v in enumerate(c.reduce)}
+    c = replace(c, axes=(*batch, *rows, last))
+    c = rename_axes(c, names)
+    pair = operands(c)
+    assert pair is not None
+    left, right = pair if pair[1].buf == right.buf and _walks(pair[1], c.axes[-1]) else pair[::-1]
+    n = len(batch)
+    return Product(c, left, right, c.axes[:n], c.axes[n:-1], c.axes[-1])
+
+
+def right_axis(p: Product, buf: Buffer, v: Var) -> int | None:
+    """The dimension of the right operand that v alone walks, with step one."""
+    found = [d for d, i in enumerate(p.right.idx) if i is v]
+    return found[0] if len(found) == 1 and sum(uses(i, v) for i in p.right.idx) == 1 else None

@@ -1,0 +1,60 @@
+"""What a strategy is given and what it returns: a group of computations; a scheduled kernel and its packed operands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...ir.compute import Compute
+from ...ir.kernel import Buffer, Kernel
+from ...ir.ops.base import Op
+
+
+@dataclass(frozen=True)
+class Group:
+    """A fused group.  params: the buffers in memory that it may read or write.  For an operator with a strategy of its own
+    (attention, recurrences): op and its operands instead of computations."""
+
+    kind: str
+    computes: tuple[Compute, ...]
+    params: tuple[Buffer, ...]
+    op: Op | None = None
+    operands: tuple[Buffer, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A parameter that is another parameter's data in another layout: packed[p] = source[origin + sum(p[j] * steps[j])],
+    where origin and each steps[j] are indices of the source."""
+
+    source: str
+    shape: tuple[int, ...]
+    origin: tuple[int, ...]
+    steps: tuple[tuple[int, ...], ...]
+
+    def strides_over(self, strides: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+        """(offset, strides) of the packed elements in a source with these element strides."""
+        dot = lambda index: sum(i * s for i, s in zip(index, strides, strict=True))  # noqa: E731
+        return dot(self.origin), tuple(dot(step) for step in self.steps)
+
+    def apply(self, array: np.ndarray) -> np.ndarray:
+        """The packed constant."""
+        item = array.itemsize
+        strides = tuple(s // item for s in array.strides)
+        offset, packed = self.strides_over(strides)
+        base = array.reshape(-1)[offset:] if array.flags.c_contiguous else None
+        if base is None:
+            return self.apply(np.ascontiguousarray(array))
+        view = np.lib.stride_tricks.as_strided(base, self.shape, tuple(s * item for s in packed), writeable=False)
+        return np.ascontiguousarray(view)
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """kernel: its parameters are the group's buffers by name, and the packed ones.  packs: packed parameter -> where it
+    comes from.  note: the schedule in words, for people."""
+
+    kernel: Kernel
+    packs: tuple[tuple[str, Pack], ...] = ()
+    note: str = ""

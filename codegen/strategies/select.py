@@ -1,0 +1,54 @@
+"""Which strategy schedules a group: by the form of its computations, never by the operator's name.
+
+    a sum of products of two operands that the output walks alone ...   contract
+    a reduction of a window or of both operands along the vector axis   window
+    any other single reduction                                          reduce
+    one map                                                             maps
+    maps and reductions over shared rows                                rows
+"""
+
+from __future__ import annotations
+
+from ...ir.compute import lower_group
+from ...ir.kernel import Buffer
+from ...ir.ops.base import Op
+from ...ir.ops.norm import Attention
+from ..machine import Machine
+from ..math import legalize_math
+from .attention import schedule_attention
+from .axes import simplify_axes
+from .contract import schedule_product
+from .maps import schedule_map
+from .product import find_product
+from .reduce import schedule_reduce
+from .rows import schedule_rows
+from .scheduled import Group, Scheduled
+from .window import is_window, schedule_window
+
+SKINNY = 4  # products with fewer columns are reductions along the contiguous axis
+
+
+def schedule_group(group: Group, machine: Machine, accuracy: str = "default") -> Scheduled:
+    """A scheduled kernel for a fused group."""
+    if isinstance(group.op, Attention):
+        return schedule_attention(group, machine)
+    if len(group.computes) > 1:
+        kernel = lower_group("rows", group.params, group.computes)
+        return Scheduled(schedule_rows(kernel, machine), note="rows in parallel")
+    (c,) = group.computes
+    if c.is_map:
+        kernel = lower_group("map", group.params, (simplify_axes(c),))
+        return Scheduled(schedule_map(kernel, machine), note="vectors along the contiguous axis")
+    p = find_product(c)
+    if p is not None and isinstance(p.columns.extent, int) and p.columns.extent >= SKINNY:
+        return schedule_product(group, p, machine)
+    if is_window(c):
+        return schedule_window(group, c, machine)
+    kernel = lower_group("reduce", group.params, (simplify_axes(c),))
+    return Scheduled(schedule_reduce(kernel, machine), note="reduction")
+
+
+def schedule_irregular(op: Op, outs: tuple[Buffer, ...], ins: tuple[Buffer, ...], machine: Machine) -> Scheduled:
+    """The kernel of an operator that writes its own loops."""
+    kernel = op.kernel(outs, ins)
+    return Scheduled(legalize_math(kernel, machine), note="loops of the operator")

@@ -1,0 +1,67 @@
+"""The register tile of a product: a small cost model of the inner loop.
+
+A tile of `rows` x `vectors` accumulators does rows * vectors multiply-adds per step of the reduction, loads `vectors`
+vectors of the right operand and broadcasts `rows` scalars of the left.  Two of each per cycle; a multiply-add has a
+latency of four cycles, so at least eight accumulators are needed to keep both units busy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from ..machine import Machine
+
+STEP_OVERHEAD = 0.06  # cycles per step: loop control and prefetch, spread over the unrolled steps
+TILE_OVERHEAD = 10.0  # cycles per tile: clearing and storing the accumulators, loop edges
+
+
+@dataclass(frozen=True)
+class Tile:
+    rows: int
+    vectors: int
+
+
+@cache
+def tile_cycles(rows: int, vectors: int, depth: int, registers: int, resident: bool) -> float:
+    """Cycles of one tile over `depth` steps; infinite if the accumulators do not fit in the registers.  resident: the
+    panel of the right operand stays in the first-level cache; otherwise its vectors come from the second level."""
+    if rows * vectors + vectors + 2 > registers:
+        return float("inf")
+    multiply = rows * vectors / 2
+    loads = (rows + vectors) / 2
+    stream = 0.0 if resident else vectors * 1.05
+    step = max(multiply, loads, 4.0, stream) + STEP_OVERHEAD
+    if rows > 12 and not resident:
+        step *= 1.01  # long columns of row addresses: more sets of the first-level cache
+    return step * depth + TILE_OVERHEAD + rows * vectors
+
+
+def spread(total: int, most: int) -> list[tuple[int, int]]:
+    """(size, count) of nearly equal parts of at most `most`."""
+    count = -(-total // most)
+    size, larger = divmod(total, count)
+    return [(s, c) for s, c in ((size + 1, larger), (size, count - larger)) if c and s]
+
+
+def choose_tile(rows: int, columns: int, depth: int, lanes: int, machine: Machine, element: int = 4) -> Tile:
+    """The cheapest tile for a product of this many rows, columns and reduction steps.  lanes: elements per vector."""
+    best: tuple[float, Tile] | None = None
+    width = -(-columns // lanes)
+    for vectors in range(1, min(width, 16) + 1):
+        panel = vectors * lanes * depth * element
+        for most in range(1, 29):
+            if most > rows or most * vectors + vectors + 2 > machine.vector_registers:
+                break
+            resident = panel <= machine.l1 * 0.6
+            panels = [(vectors, width // vectors)] + ([(width % vectors, 1)] if width % vectors else [])
+            cycles = sum(
+                count * n * tile_cycles(size, v, depth, machine.vector_registers, resident)
+                for size, count in spread(rows, most)
+                for v, n in panels
+                if n
+            )
+            if best is None or cycles < best[0] * 0.998:
+                best = cycles, Tile(most, vectors)
+    assert best is not None
+    return best[1]
