@@ -1,0 +1,112 @@
+"""Arrays of a caller as the buffers that compiled code takes: types and shapes checked, copied only if not dense."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..ir.errors import OptionError
+
+_NUMPY_TYPES = {
+    "f64": np.float64, "f32": np.float32, "f16": np.float16, "i64": np.int64, "i32": np.int32, "i16": np.int16,
+    "i8": np.int8, "u64": np.uint64, "u32": np.uint32, "u16": np.uint16, "u8": np.uint8, "bool": np.bool_,
+}
+
+
+def _numpy_type(name: str) -> np.dtype:
+    """The NumPy type of an element type.  bf16 is that of ml_dtypes where it is installed, else uint16 (the bits)."""
+    if name != "bf16":
+        return np.dtype(_NUMPY_TYPES[name])
+    try:
+        import ml_dtypes
+    except ImportError:
+        return np.dtype(np.uint16)
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output of a module: its name, element type (f32, i64, bf16, ...) and shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    numpy: np.dtype
+
+    @staticmethod
+    def from_json(entry: Mapping[str, Any]) -> TensorSpec:
+        return TensorSpec(entry["name"], entry["dtype"], tuple(entry["shape"]), _numpy_type(entry["dtype"]))
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+    def accepts(self, dtype: np.dtype) -> bool:
+        """Whether arrays of this NumPy type hold these elements; bf16 may also come as its bits, uint16."""
+        return dtype == self.numpy or (self.dtype == "bf16" and dtype == np.uint16)
+
+
+def as_input(spec: TensorSpec, value: Any, *, copy: bool = True) -> np.ndarray:
+    """The value as a dense array with the type and shape of the spec; copy: whether a copy may make it dense.
+
+    Raises OptionError for another type or shape, and for what is not an array.
+    """
+    array = value if type(value) is np.ndarray else _to_numpy(f"input {spec.name!r}", value)
+    _check("input", spec, array)
+    if array.flags.c_contiguous and array.flags.aligned:
+        return array
+    if not copy:
+        raise _not_dense("input", spec)
+    return np.require(array, requirements=("C", "A"))
+
+
+def as_output(spec: TensorSpec, value: Any) -> np.ndarray:
+    """The value as a dense writable array of the spec's type and shape, sharing its memory."""
+    array = value if type(value) is np.ndarray else _to_numpy(f"output {spec.name!r}", value, copy=False)
+    _check("output", spec, array)
+    if not (array.flags.c_contiguous and array.flags.aligned):
+        raise _not_dense("output", spec)
+    if not array.flags.writeable:
+        raise OptionError(f"output {spec.name!r}: the array is read-only; give one that can be written")
+    return array
+
+
+def empty_output(spec: TensorSpec) -> np.ndarray:
+    return np.empty(spec.shape, spec.numpy)
+
+
+def _to_numpy(where: str, value: Any, copy: bool = True) -> np.ndarray:
+    """An array that shares the memory of the value where its protocol can."""
+    try:
+        if isinstance(value, np.ndarray):
+            return value.view(np.ndarray)
+        if hasattr(value, "__dlpack__"):
+            return np.from_dlpack(value)
+        if hasattr(value, "__array_interface__") or (copy and hasattr(value, "__array__")):
+            return np.asarray(value)
+        return np.asarray(memoryview(value))
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        raise OptionError(
+            f"{where}: expected an array (NumPy, DLPack or buffer protocol), got {type(value).__name__}: {error}; "
+            f"convert it to a NumPy array"
+        ) from error
+
+
+def _check(kind: str, spec: TensorSpec, array: np.ndarray) -> None:
+    if array.dtype != spec.numpy and not spec.accepts(array.dtype):
+        raise OptionError(
+            f"{kind} {spec.name!r}: expected element type {spec.dtype} ({spec.numpy}), got {array.dtype}; "
+            f"convert it with .astype({str(spec.numpy)!r})"
+        )
+    if array.shape != spec.shape:
+        raise OptionError(
+            f"{kind} {spec.name!r}: expected shape {spec.shape}, got {array.shape}; compile the model for this shape"
+        )
+
+
+def _not_dense(kind: str, spec: TensorSpec) -> OptionError:
+    return OptionError(
+        f"{kind} {spec.name!r}: bind needs a dense, aligned, row-major array; use numpy.ascontiguousarray first"
+    )

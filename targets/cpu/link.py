@@ -1,0 +1,145 @@
+"""Linking: generated objects, run-time support, descriptor and constants become one shared library.
+
+One call of the C compiler in a folder of its own, with relative names only, so that the same input gives the same bytes
+wherever it runs.  The constants reach the library by `.incbin` from a file that is written once.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from ...codegen.machine import Machine
+from ...codegen.program import Program
+from ...ir.errors import OptionError, TargetError
+from ..artifact import ConstantFile
+from .sources import (
+    CONSTANTS_FILE,
+    MANIFEST_FILE,
+    RUNTIME_HEADERS,
+    RUNTIME_SOURCES,
+    c_header,
+    data_assembly,
+    descriptor_source,
+    runtime_file,
+)
+from .toolchain import Toolchain
+
+# Above this, constants go to a file beside the library: x86-64 code reaches 2 GiB around itself.
+EMBED_LIMIT = 1 << 30
+_MAX_EMBED_LIMIT = 3 << 29
+_COMPILE = (
+    "-std=c11", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-fno-ident", "-fno-plt", "-Wall", "-Wextra",
+    "-ffile-prefix-map=.=tilewright", "-pthread",
+)
+_LINK = (
+    "-shared", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,defs",
+    "-Wl,--as-needed", "-Wl,--gc-sections", "-lm", "-ldl",
+)
+_BASELINE = {"x86_64": ("-march=x86-64",)}  # the library must reach its own check of the processor
+
+
+@dataclass(frozen=True)
+class Linked:
+    """library: the file, in a folder that lives as long as `owner`.  weights: the file to ship beside it, or None when
+    the constants are embedded.  command: what was run, for people."""
+
+    library: Path
+    weights: ConstantFile | None
+    command: str
+    owner: object
+
+
+def library_name(prefix: str) -> str:
+    return f"lib{prefix}.so"
+
+
+def weights_name(prefix: str) -> str:
+    return f"{prefix}.weights"
+
+
+def is_embedded(program: Program, embed_limit: int) -> bool:
+    """Whether the constants go into the library.  Raises OptionError for a limit that code cannot address."""
+    if not 0 <= embed_limit <= _MAX_EMBED_LIMIT:
+        raise OptionError(f"embed_limit: expected 0 to {_MAX_EMBED_LIMIT} bytes, got {embed_limit}")
+    return program.constant_bytes <= embed_limit
+
+
+def link(
+    objects: Sequence[bytes],
+    program: Program,
+    machine: Machine,
+    prefix: str,
+    *,
+    toolchain: Toolchain,
+    manifest: str,
+    constants_digest: bytes,
+    embed_limit: int = EMBED_LIMIT,
+) -> Linked:
+    """The shared library of a program.
+
+    objects: relocatable ELF files, one of which defines tw_main.  prefix: of the exported functions, a C identifier.
+    manifest: the text that PREFIX_manifest returns.  constants_digest: SHA-256 of the constants, which ties a weights
+    file to its library.  Raises TargetError with the compiler's words when it fails, and for a full disk.
+    """
+    embedded = is_embedded(program, embed_limit)
+    owner = tempfile.TemporaryDirectory(prefix="tilewright-link-")
+    folder = Path(owner.name)
+    constants = ConstantFile(program.constants, program.constant_bytes)
+    beside = None if embedded else weights_name(prefix)
+    try:
+        names = _write_inputs(folder, objects, {
+            f"{prefix}.h": c_header(prefix, program, machine),
+            "descriptor.c": descriptor_source(prefix, program, machine, constants_digest, beside),
+            "data.s": data_assembly(embedded and program.constant_bytes > 0),
+        }, manifest)
+        if embedded and program.constant_bytes:
+            constants.write_to(folder / CONSTANTS_FILE)
+        command = [
+            *toolchain.command, *_COMPILE, *(_BASELINE.get(machine.arch, ()) if not toolchain.is_zig else ()), *names,
+            *_LINK, f"-Wl,-soname,{library_name(prefix)}", "-o", library_name(prefix),
+        ]
+        _run(command, folder, toolchain)
+        for entry in folder.iterdir():
+            if entry.name != library_name(prefix):
+                entry.unlink()
+    except OSError as error:
+        raise TargetError(f"link {prefix}: cannot write {folder}: {error.strerror or error}; free space there, or set "
+                          f"TMPDIR to a folder with more") from error
+    weights = None if embedded else ConstantFile(program.constants, program.constant_bytes, constants_digest)
+    return Linked(folder / library_name(prefix), weights, shlex.join(command), owner)
+
+
+def _write_inputs(folder: Path, objects: Sequence[bytes], texts: dict[str, str], manifest: str) -> list[str]:
+    """Writes what the compiler reads; the names of what it is given."""
+    for name in (*RUNTIME_HEADERS, *RUNTIME_SOURCES):
+        (folder / name).write_text(runtime_file(name), encoding="utf-8")
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    (folder / MANIFEST_FILE).write_text(manifest, encoding="utf-8")
+    object_names = []
+    for index, data in enumerate(objects):
+        name = f"kernels{index:03d}.o"
+        (folder / name).write_bytes(data)
+        object_names.append(name)
+    return ["descriptor.c", *RUNTIME_SOURCES, "data.s", *object_names]
+
+
+def _run(command: Sequence[str], folder: Path, toolchain: Toolchain) -> None:
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": "0", "LC_ALL": "C"}
+    if toolchain.is_zig:
+        cache = Path(platformdirs.user_cache_dir("tilewright", appauthor=False)) / "zig"
+        environment |= {"ZIG_GLOBAL_CACHE_DIR": str(cache), "ZIG_LOCAL_CACHE_DIR": str(cache)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace",
+                          stdin=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        words = (done.stderr or done.stdout).strip()[-3000:]
+        raise TargetError(f"link: {toolchain.description} failed with status {done.returncode}; name another compiler "
+                          f"with the option cc\n  {shlex.join(command)}\n{words}")

@@ -1,0 +1,67 @@
+"""The manifest: what an artifact is and what it was made from.  No times and no paths: equal input, equal text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import llvmlite.binding as llvm
+
+from ... import __version__
+from ...codegen.machine import Machine
+from ...codegen.program import Call, Program, all_calls
+from ...ir.types import TensorType
+from ..loader import ABI_VERSION, FORMAT, FORMAT_VERSION
+from .link import library_name, weights_name
+from .toolchain import Toolchain
+
+
+def make_manifest(
+    program: Program, machine: Machine, prefix: str, objects: Sequence[bytes], *, toolchain: Toolchain, embedded: bool,
+    constants_digest: bytes, model_sha256: str, options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything but the list of files, which the artifact adds.  options: JSON values."""
+    code = hashlib.sha256()
+    for data in objects:
+        code.update(data)
+    return {
+        "format": FORMAT, "format_version": FORMAT_VERSION, "abi_version": ABI_VERSION,
+        "name": prefix, "model_name": _plain(program.name), "model_sha256": model_sha256,
+        "versions": {"tilewright": __version__, "llvm": ".".join(map(str, llvm.llvm_version_info)),
+                     "linker": toolchain.description},
+        "target": f"cpu:{machine.name}",
+        "machine": {"arch": machine.arch, "triple": machine.triple, "cpu": machine.cpu,
+                    "features": list(machine.features), "required": list(machine.required)},
+        "options": dict(options),
+        "inputs": _specs(program.inputs), "outputs": _specs(program.outputs),
+        "library": library_name(prefix), "weights_file": None if embedded else weights_name(prefix),
+        "sizes": {"code": sum(map(len, objects)), "weights": program.constant_bytes, "arena": program.arena_bytes,
+                  "scratch_per_thread": program.scratch_bytes},
+        "sha256": {"code": code.hexdigest(), "weights": constants_digest.hex()},
+        "kernels": [_kernel(call) for call in all_calls(program.steps)],
+    }
+
+
+def manifest_text(manifest: Mapping[str, Any]) -> str:
+    """The JSON text that the library carries."""
+    return json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+
+
+def _plain(text: str) -> str:
+    """Text that every JSON reader takes: lone surrogates are written out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _specs(tensors: Sequence[tuple[str, TensorType]]) -> list[dict[str, Any]]:
+    return [{"name": _plain(name), "dtype": t.dtype, "shape": list(t.static_shape), "bytes": t.nbytes}
+            for name, t in tensors]
+
+
+def _kernel(call: Call) -> dict[str, Any]:
+    cost = call.cost
+    return {
+        "kernel": call.kernel, "where": _plain(call.where), "ops": list(call.ops), "schedule": cost.schedule,
+        "macs": cost.macs, "bytes_read": cost.bytes_read, "bytes_written": cost.bytes_written,
+    }

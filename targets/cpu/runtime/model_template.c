@@ -1,0 +1,100 @@
+/* The descriptor of one model and the functions it exports. */
+#include "@PREFIX@.h"
+#include "tw_runtime.h"
+
+#define EXPORT __attribute__((visibility("default")))
+
+/* A Program's entry point, from the generated objects. */
+__attribute__((visibility("hidden"))) tw_main_function tw_main;
+/* From the generated assembly. */
+extern const char tw_manifest[] __attribute__((visibility("hidden")));
+extern const unsigned char tw_constants[] __attribute__((visibility("hidden")));
+
+@TABLES@
+static const tw_descriptor descriptor = {
+    .name = @NAME@,
+    .main = tw_main,
+    .arena_bytes = @ARENA_BYTES@u,
+    .scratch_bytes = @SCRATCH_BYTES@u,
+    .constant_bytes = @CONSTANT_BYTES@u,
+    .constants = @CONSTANTS@,
+    .weights_name = @WEIGHTS_NAME@,
+    .weights_id = @WEIGHTS_ID@,
+    .inputs = inputs,
+    .outputs = outputs,
+    .input_count = @INPUT_COUNT@u,
+    .output_count = @OUTPUT_COUNT@u,
+    .features = features,
+    .feature_count = @FEATURE_COUNT@u,
+};
+
+EXPORT uint32_t @PREFIX@_abi_version(void)
+{
+    return TW_ABI_VERSION;
+}
+
+EXPORT int32_t @PREFIX@_create(const tw_options *options, @PREFIX@_model **out)
+{
+    return tw_model_create(&descriptor, options, (tw_model **)out);
+}
+
+EXPORT int32_t @PREFIX@_run(@PREFIX@_model *model, const void *const *in, void *const *out)
+{
+    return tw_model_run((tw_model *)model, in, out);
+}
+
+EXPORT int32_t @PREFIX@_run_tensors(@PREFIX@_model *model, const tw_tensor *in, size_t input_count, const tw_tensor *out,
+                                    size_t output_count)
+{
+    return tw_model_run_tensors((tw_model *)model, in, input_count, out, output_count);
+}
+
+EXPORT int32_t @PREFIX@_destroy(@PREFIX@_model *model)
+{
+    return tw_model_destroy((tw_model *)model);
+}
+
+EXPORT uint64_t @PREFIX@_workspace_bytes(int32_t threads)
+{
+    return tw_workspace_bytes(&descriptor, threads);
+}
+
+EXPORT int32_t @PREFIX@_thread_count(const @PREFIX@_model *model)
+{
+    return tw_model_thread_count((const tw_model *)model);
+}
+
+EXPORT size_t @PREFIX@_input_count(void)
+{
+    return @INPUT_COUNT@u;
+}
+
+EXPORT size_t @PREFIX@_output_count(void)
+{
+    return @OUTPUT_COUNT@u;
+}
+
+EXPORT const tw_tensor_info *@PREFIX@_input_info(size_t index)
+{
+    return index < descriptor.input_count ? &inputs[index] : NULL;
+}
+
+EXPORT const tw_tensor_info *@PREFIX@_output_info(size_t index)
+{
+    return index < descriptor.output_count ? &outputs[index] : NULL;
+}
+
+EXPORT const char *@PREFIX@_error_message(const @PREFIX@_model *model)
+{
+    return tw_model_message((const tw_model *)model);
+}
+
+EXPORT const char *@PREFIX@_status_text(int32_t status)
+{
+    return tw_status_text(status);
+}
+
+EXPORT const char *@PREFIX@_manifest(void)
+{
+    return tw_manifest;
+}

@@ -1,0 +1,260 @@
+/* Instances: memory, threads and messages of one model.  Nothing is allocated between create and destroy. */
+#include "tw_runtime.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct tw_model {
+    tw_team team; /* first: generated code gets its address as `runtime` */
+    const tw_descriptor *descriptor;
+    const void *const *inputs;
+    void *const *outputs;
+    const void **input_slots; /* pointers of a checked run */
+    void **output_slots;
+    const unsigned char *constants;
+    unsigned char *workspace;
+    uint64_t scratch_stride;
+    uint64_t owned_workspace_bytes; /* 0: the caller's */
+    uint64_t mapped_bytes;          /* of the weights file; 0: the weights are in the library */
+    atomic_int busy;
+    char message[TW_MESSAGE_BYTES];
+};
+
+static const char *const status_texts[] = {
+    [TW_OK] = "success",
+    [TW_NULL_POINTER] = "a pointer is NULL",
+    [TW_WRONG_COUNT] = "wrong number of inputs or outputs",
+    [TW_WRONG_TYPE] = "wrong element type",
+    [TW_WRONG_SHAPE] = "wrong shape",
+    [TW_WRONG_SIZE] = "a buffer is too small",
+    [TW_MISALIGNED] = "an address is not aligned",
+    [TW_OVERLAP] = "an output overlaps another buffer",
+    [TW_WRONG_VERSION] = "the caller was built for another interface version",
+    [TW_WRONG_CPU] = "this processor lacks an instruction set that the code uses",
+    [TW_NO_MEMORY] = "out of memory",
+    [TW_NO_THREADS] = "threads could not be started",
+    [TW_BUSY] = "another thread is running this instance; create one instance per thread",
+    [TW_IO] = "the weights file cannot be read",
+    [TW_WRONG_WEIGHTS] = "the weights file belongs to another library",
+    [TW_BAD_OPTION] = "an option is out of its range",
+    [TW_FORKED] = "the instance belongs to the parent process; create one after fork",
+};
+
+const char *tw_status_text(int32_t status)
+{
+    const size_t count = sizeof status_texts / sizeof status_texts[0];
+    return status >= 0 && (size_t)status < count ? status_texts[status] : "unknown status";
+}
+
+static uint64_t round_up(uint64_t bytes)
+{
+    return (bytes + TW_CACHE_LINE - 1) / TW_CACHE_LINE * TW_CACHE_LINE;
+}
+
+uint64_t tw_workspace_bytes(const tw_descriptor *descriptor, int32_t threads)
+{
+    const int32_t count = threads > 0 ? threads : tw_usable_cpus();
+    return round_up(descriptor->arena_bytes) + (uint64_t)count * round_up(descriptor->scratch_bytes);
+}
+
+/* What every thread of the team runs. */
+static void run_thread(void *argument, int32_t index)
+{
+    tw_model *model = argument;
+    const tw_descriptor *descriptor = model->descriptor;
+    char *arena = (char *)model->workspace;
+    char *scratch = arena + round_up(descriptor->arena_bytes) + (uint64_t)index * model->scratch_stride;
+    descriptor->main(&model->team, arena, scratch, (const char *)model->constants, (void *const *)model->inputs,
+                     model->outputs, index, model->team.threads);
+}
+
+static int32_t take_workspace(tw_model *model, const tw_options *options, int32_t threads)
+{
+    const uint64_t needed = tw_workspace_bytes(model->descriptor, threads);
+    if (options->workspace) {
+        if ((uintptr_t)options->workspace % TW_CACHE_LINE) {
+            (void)snprintf(model->message, sizeof model->message, "workspace: the address must be a multiple of %d",
+                           TW_CACHE_LINE);
+            return TW_MISALIGNED;
+        }
+        if (options->workspace_bytes < needed) {
+            (void)snprintf(model->message, sizeof model->message,
+                           "workspace: expected %llu bytes for %d threads, got %llu", (unsigned long long)needed,
+                           (int)threads, (unsigned long long)options->workspace_bytes);
+            return TW_WRONG_SIZE;
+        }
+        model->workspace = options->workspace;
+    } else if (needed) {
+        model->workspace = tw_map_workspace(needed);
+        if (!model->workspace) {
+            (void)snprintf(model->message, sizeof model->message, "workspace: no memory for %llu bytes",
+                           (unsigned long long)needed);
+            return TW_NO_MEMORY;
+        }
+        model->owned_workspace_bytes = needed;
+    }
+    return TW_OK;
+}
+
+/* Fills a zeroed instance.  On failure its message is set and what it holds is still to be released. */
+static int32_t set_up(tw_model *model, const tw_descriptor *descriptor, const tw_options *options)
+{
+    char *const message = model->message;
+    const size_t room = sizeof model->message;
+    const tw_feature *missing = tw_missing_feature(descriptor->features, descriptor->feature_count);
+    if (missing) {
+        (void)snprintf(message, room, "this processor lacks %s, which the code of %.100s was compiled for; compile for "
+                       "this machine", missing->name, descriptor->name);
+        return TW_WRONG_CPU;
+    }
+    model->descriptor = descriptor;
+    model->constants = descriptor->constants;
+    model->scratch_stride = round_up(descriptor->scratch_bytes);
+    const int32_t cpus = tw_usable_cpus();
+    const int32_t threads = options->threads ? options->threads : cpus;
+    const size_t slots = (size_t)descriptor->input_count + descriptor->output_count;
+    model->input_slots = calloc(slots ? slots : 1, sizeof(void *));
+    if (!model->input_slots) {
+        (void)snprintf(message, room, "no memory for the instance");
+        return TW_NO_MEMORY;
+    }
+    model->output_slots = (void **)(model->input_slots + descriptor->input_count);
+    int32_t status = take_workspace(model, options, threads);
+    if (!status && !descriptor->constants && descriptor->constant_bytes) {
+        status = tw_map_weights(descriptor, options->weights_path, &model->constants, &model->mapped_bytes, message, room);
+    }
+    if (!status) {
+        status = tw_team_start(&model->team, threads, cpus, &options->pool, run_thread, model);
+        if (status) {
+            (void)snprintf(message, room, "could not start %d threads", (int)threads);
+        }
+    }
+    return status;
+}
+
+static void release(tw_model *model)
+{
+    tw_team_stop(&model->team);
+    if (model->mapped_bytes) {
+        tw_unmap(model->constants, model->mapped_bytes);
+    }
+    if (model->owned_workspace_bytes) {
+        tw_unmap(model->workspace, model->owned_workspace_bytes);
+    }
+    free(model->input_slots);
+    free(model);
+}
+
+static int32_t tell(const tw_options *options, const char *message, int32_t status)
+{
+    if (options->message && options->message_bytes) {
+        (void)snprintf(options->message, (size_t)options->message_bytes, "%s", message);
+    }
+    return status;
+}
+
+int32_t tw_model_create(const tw_descriptor *descriptor, const tw_options *options, tw_model **out)
+{
+    tw_options checked;
+    char message[TW_MESSAGE_BYTES] = "";
+    if (!out) {
+        return TW_NULL_POINTER;
+    }
+    *out = NULL;
+    int32_t status = tw_check_options(options, &checked, message, sizeof message);
+    if (status) {
+        /* The place of the message is only known to be valid for our own interface version. */
+        return status == TW_WRONG_VERSION ? status : tell(&checked, message, status);
+    }
+    tw_model *model = aligned_alloc(_Alignof(tw_model), sizeof(tw_model));
+    if (!model) {
+        return tell(&checked, "no memory for the instance", TW_NO_MEMORY);
+    }
+    memset(model, 0, sizeof *model);
+    status = set_up(model, descriptor, &checked);
+    if (status) {
+        (void)tell(&checked, model->message, status);
+        release(model);
+        return status;
+    }
+    *out = model;
+    return tell(&checked, "", TW_OK);
+}
+
+static bool acquire(tw_model *model)
+{
+    return atomic_exchange_explicit(&model->busy, 1, memory_order_acquire) == 0;
+}
+
+static int32_t finish(tw_model *model, int32_t status)
+{
+    if (status == TW_NO_THREADS || status == TW_FORKED) {
+        (void)snprintf(model->message, sizeof model->message, "run: %s", tw_status_text(status));
+    }
+    atomic_store_explicit(&model->busy, 0, memory_order_release);
+    return status;
+}
+
+int32_t tw_model_run(tw_model *model, const void *const *inputs, void *const *outputs)
+{
+    if (!model) {
+        return TW_NULL_POINTER;
+    }
+    if (!acquire(model)) {
+        return TW_BUSY;
+    }
+    int32_t status = tw_check_pointers(model->descriptor, inputs, outputs, model->message, sizeof model->message);
+    if (!status) {
+        model->inputs = inputs;
+        model->outputs = outputs;
+        status = tw_team_run(&model->team);
+    }
+    return finish(model, status);
+}
+
+int32_t tw_model_run_tensors(tw_model *model, const tw_tensor *inputs, size_t input_count, const tw_tensor *outputs,
+                             size_t output_count)
+{
+    if (!model) {
+        return TW_NULL_POINTER;
+    }
+    if (!acquire(model)) {
+        return TW_BUSY;
+    }
+    int32_t status = tw_check_tensors(model->descriptor, inputs, input_count, outputs, output_count, model->message,
+                                      sizeof model->message);
+    if (!status) {
+        for (size_t i = 0; i < input_count; i++) {
+            model->input_slots[i] = inputs[i].data;
+        }
+        for (size_t i = 0; i < output_count; i++) {
+            model->output_slots[i] = outputs[i].data;
+        }
+        model->inputs = model->input_slots;
+        model->outputs = model->output_slots;
+        status = tw_team_run(&model->team);
+    }
+    return finish(model, status);
+}
+
+int32_t tw_model_destroy(tw_model *model)
+{
+    if (model) {
+        if (!acquire(model)) {
+            return TW_BUSY;
+        }
+        release(model);
+    }
+    return TW_OK;
+}
+
+int32_t tw_model_thread_count(const tw_model *model)
+{
+    return model ? model->team.threads : 0;
+}
+
+const char *tw_model_message(const tw_model *model)
+{
+    return model ? model->message : tw_status_text(TW_NULL_POINTER);
+}

@@ -1,0 +1,127 @@
+/* Inside the library: the descriptor that the compiler generates, and the parts of the run-time support.
+ *
+ * Nothing here is global and mutable: an instance owns its memory, threads and messages, so that any number of them
+ * can live in one process.  Every function has hidden visibility; only the generated PREFIX_ functions are exported.
+ */
+#ifndef TW_RUNTIME_H
+#define TW_RUNTIME_H
+
+#include "tw_abi.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#define TW_CACHE_LINE 64
+#define TW_MAX_THREADS 4096
+#define TW_MESSAGE_BYTES 512
+#define TW_WEIGHTS_ID_BYTES 32
+
+/* A required instruction set.  x86: bit of a cpuid register (0 eax .. 3 edx) at leaf and subleaf, and the register state
+ * (xcr0 mask) that the system must save.  Elsewhere: bit of the auxiliary vector entry `leaf`. */
+typedef struct tw_feature {
+    const char *name;
+    uint32_t leaf, subleaf, reg, bit;
+    uint64_t state;
+} tw_feature;
+
+typedef void tw_main_function(void *runtime, char *arena, char *scratch, const char *constants, void *const *inputs,
+                              void *const *outputs, int64_t tid, int64_t nt);
+
+/* One compiled model.  `constants` is NULL when the weights lie in the file `weights_name`, which ends with weights_id. */
+typedef struct tw_descriptor {
+    const char *name;
+    tw_main_function *main;
+    uint64_t arena_bytes, scratch_bytes, constant_bytes;
+    const unsigned char *constants;
+    const char *weights_name;
+    const unsigned char *weights_id;
+    const tw_tensor_info *inputs, *outputs;
+    uint32_t input_count, output_count;
+    const tw_feature *features;
+    uint32_t feature_count;
+} tw_descriptor;
+
+typedef struct tw_model tw_model;
+
+/* --- tw_model.c: instances ------------------------------------------------------------------------------------------ */
+
+int32_t tw_model_create(const tw_descriptor *descriptor, const tw_options *options, tw_model **out);
+int32_t tw_model_run(tw_model *model, const void *const *inputs, void *const *outputs);
+int32_t tw_model_run_tensors(tw_model *model, const tw_tensor *inputs, size_t input_count, const tw_tensor *outputs,
+                             size_t output_count);
+int32_t tw_model_destroy(tw_model *model);
+int32_t tw_model_thread_count(const tw_model *model);
+const char *tw_model_message(const tw_model *model);
+const char *tw_status_text(int32_t status);
+uint64_t tw_workspace_bytes(const tw_descriptor *descriptor, int32_t threads);
+
+/* --- tw_check.c: what a caller passed ------------------------------------------------------------------------------- */
+
+/* Each writes a message of at most `room` bytes and returns a status. */
+int32_t tw_check_options(const tw_options *given, tw_options *out, char *message, size_t room);
+int32_t tw_check_pointers(const tw_descriptor *descriptor, const void *const *inputs, void *const *outputs,
+                          char *message, size_t room);
+int32_t tw_check_tensors(const tw_descriptor *descriptor, const tw_tensor *inputs, size_t input_count,
+                         const tw_tensor *outputs, size_t output_count, char *message, size_t room);
+
+/* --- tw_host.c: this machine ---------------------------------------------------------------------------------------- */
+
+/* The first feature that this processor lacks, or NULL. */
+const tw_feature *tw_missing_feature(const tw_feature *features, uint32_t count);
+/* Processors that the affinity mask grants, at least 1. */
+int32_t tw_affinity_cpus(void);
+/* Processors that the cgroup quota grants, rounded up; 0 without a quota.  The arguments are /sys/fs/cgroup and
+ * /proc/self/cgroup. */
+int32_t tw_cgroup_cpus(const char *root, const char *membership);
+/* Processors that this process may use at the same time, at least 1. */
+int32_t tw_usable_cpus(void);
+
+/* --- tw_memory.c: workspace and weights ----------------------------------------------------------------------------- */
+
+/* Zeroed, page-aligned memory, in huge pages where it is large; NULL when there is none. */
+void *tw_map_workspace(uint64_t bytes);
+void tw_unmap(const void *address, uint64_t bytes);
+/* Maps the weights file read-only; *out gets the address, *mapped the bytes for tw_unmap. */
+int32_t tw_map_weights(const tw_descriptor *descriptor, const char *path, const unsigned char **out, uint64_t *mapped,
+                       char *message, size_t room);
+
+/* --- tw_threads.c: threads of one instance -------------------------------------------------------------------------- */
+
+/* A counter to wait on: spins for a while, then sleeps in the kernel. */
+typedef struct tw_event {
+    _Alignas(TW_CACHE_LINE) atomic_uint value;
+    atomic_uint sleepers;
+} tw_event;
+
+typedef struct tw_team tw_team;
+typedef struct tw_worker tw_worker;
+
+/* The threads that run one model together.  `body(argument, index)` is what they run; index 0 is the caller's thread. */
+struct tw_team {
+    _Alignas(TW_CACHE_LINE) atomic_uint arrived; /* at the current barrier */
+    tw_event barrier;
+    tw_event start;                              /* advanced for each run */
+    tw_event done;                               /* advanced when all workers have finished */
+    _Alignas(TW_CACHE_LINE) atomic_uint working; /* workers that have not finished */
+    _Alignas(TW_CACHE_LINE) void (*body)(void *argument, int32_t index);
+    void *argument;
+    tw_thread_pool pool;
+    int64_t spin_ns; /* how long to spin before sleeping; 0 when there are more threads than processors */
+    int32_t threads;
+    int32_t started; /* own threads running */
+    bool stop;
+    tw_worker *workers;
+    atomic_uint *alive; /* own page that a fork wipes: 1 in the process that owns the threads */
+};
+
+/* Starts threads - 1 threads unless `pool` has its own.  TW_OK, TW_NO_MEMORY or TW_NO_THREADS. */
+int32_t tw_team_start(tw_team *team, int32_t threads, int32_t cpus, const tw_thread_pool *pool,
+                      void (*body)(void *argument, int32_t index), void *argument);
+/* Runs the body on all threads and waits.  TW_OK, TW_NO_THREADS (the caller's pool failed) or TW_FORKED. */
+int32_t tw_team_run(tw_team *team);
+void tw_team_stop(tw_team *team);
+
+/* Called by generated code, on every thread of the team that `runtime` is. */
+void tw_barrier(void *runtime);
+
+#endif

@@ -1,0 +1,169 @@
+"""The generated sources of an artifact: C header, C++ header, descriptor and the assembly that embeds the constants.
+
+Templates lie in `runtime/`; a `@NAME@` in them is replaced by text made here.  Text of the model passes `naming`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+
+from ... import __version__
+from ...codegen.machine import Machine
+from ...codegen.program import Program
+from ...ir.types import DTYPES, TensorType
+from . import runtime
+from .features import feature_bits
+from .naming import c_string, comment_text, distinct_identifiers
+
+ABI_VERSION = 1
+WEIGHTS_ID_BYTES = 32
+RUNTIME_SOURCES = ("tw_check.c", "tw_host.c", "tw_memory.c", "tw_model.c", "tw_threads.c")
+RUNTIME_HEADERS = ("tw_abi.h", "tw_runtime.h")
+MANIFEST_FILE, CONSTANTS_FILE = "manifest.bin", "constants.bin"
+
+_CPP_TYPES = {
+    "f64": "double", "f32": "float", "f16": "float16", "bf16": "bfloat16", "i64": "std::int64_t", "i32": "std::int32_t",
+    "i16": "std::int16_t", "i8": "std::int8_t", "u64": "std::uint64_t", "u32": "std::uint32_t", "u16": "std::uint16_t",
+    "u8": "std::uint8_t", "bool": "bool",
+}
+Tensors = Sequence[tuple[str, TensorType]]
+Parameters = Sequence[tuple[str, str, TensorType]]  # identifier, C++ element type, tensor type
+
+
+def runtime_file(name: str) -> str:
+    """The text of a file of the run-time support."""
+    return (resources.files(runtime) / name).read_text(encoding="utf-8")
+
+
+def _fill(template: str, values: Mapping[str, object]) -> str:
+    """The template with every @NAME@ replaced, once: what is put in is not searched again."""
+    return re.sub(r"@([A-Z_]+)@", lambda match: str(values[match[1]]), runtime_file(template))
+
+
+def _tensor_lines(program: Program, mark: str) -> str:
+    lines = []
+    for kind, tensors in (("input ", program.inputs), ("output", program.outputs)):
+        for index, (name, type_) in enumerate(tensors):
+            lines.append(f"{mark}   {kind} {index}  {comment_text(name)}: {type_}, {type_.nbytes} bytes")
+    return "\n".join(lines) or f"{mark}   none"
+
+
+def _constant_lines(prefix: str, program: Program) -> str:
+    """Counts and sizes as macros, for callers with static buffers."""
+    upper = prefix.upper()
+    lines = []
+    for kind, tensors in (("INPUT", program.inputs), ("OUTPUT", program.outputs)):
+        lines.append(f"#define {upper}_{kind}_COUNT {len(tensors)}")
+        for index, (_, type_) in enumerate(tensors):
+            lines.append(f"#define {upper}_{kind}_{index}_ELEMENTS {type_.size}")
+            lines.append(f"#define {upper}_{kind}_{index}_BYTES {type_.nbytes}")
+    return "\n".join(lines) + "\n"
+
+
+def c_header(prefix: str, program: Program, machine: Machine) -> str:
+    """PREFIX.h: complete in itself, the shared types included."""
+    return _fill("model_template.h", {
+        "PREFIX": prefix, "GUARD": f"TILEWRIGHT_{prefix.upper()}_H", "VERSION": __version__,
+        "TITLE": comment_text(program.name), "MACHINE": machine.name, "ABI_VERSION": ABI_VERSION,
+        "ABI": runtime_file("tw_abi.h"), "TENSORS": _tensor_lines(program, " *"),
+        "CONSTANTS": _constant_lines(prefix, program),
+    })
+
+
+def cpp_header(prefix: str, program: Program, machine: Machine) -> str:
+    """PREFIX.hpp: a C++17 class with one typed parameter for each input and output."""
+    names_in = distinct_identifiers((name for name, _ in program.inputs), "in")
+    names_out = distinct_identifiers((name for name, _ in program.outputs), "out")
+    inputs = [(n, _CPP_TYPES[t.dtype], t) for n, (_, t) in zip(names_in, program.inputs, strict=True)]
+    outputs = [(n, _CPP_TYPES[t.dtype], t) for n, (_, t) in zip(names_out, program.outputs, strict=True)]
+    parameters = [f"view<const {c}> {n}" for n, c, _ in inputs] + [f"view<{c}> {n}" for n, c, _ in outputs]
+    every = inputs + outputs
+    return _fill("model_template.hpp", {
+        "PREFIX": prefix, "GUARD": f"TILEWRIGHT_{prefix.upper()}_HPP", "VERSION": __version__,
+        "TITLE": comment_text(program.name), "MACHINE": machine.name, "TENSORS": _tensor_lines(program, "//"),
+        "EXAMPLE": ", ".join(n for n, _, _ in every), "PARAMETERS": ", ".join(parameters),
+        "SIZES": "".join(f"    static constexpr std::size_t {n}_size = {t.size};\n" for n, _, t in every),
+        "EXPECTS": "\n".join(f'        detail::expect({n}, {n}_size, "{n}");' for n, _, _ in every),
+        "INPUT_POINTERS": ", ".join(f"{n}.data()" for n in names_in) or "nullptr",
+        "OUTPUT_POINTERS": ", ".join(f"{n}.data()" for n in names_out) or "nullptr",
+        "RETURNING_RUN": _returning_run(inputs, outputs),
+    })
+
+
+def _returning_run(inputs: Parameters, outputs: Parameters) -> str:
+    """`run` with the inputs alone, which returns vectors: one, or a tuple of them.
+
+    There is none for bool outputs (std::vector<bool> holds no bools), nor without inputs or outputs."""
+    if not inputs or not outputs or any(c == "bool" for _, c, _ in outputs):
+        return ""
+    vectors = [f"std::vector<{c}>" for _, c, _ in outputs]
+    returned = vectors[0] if len(vectors) == 1 else f"std::tuple<{', '.join(vectors)}>"
+    names = [n for n, _, _ in outputs]
+    result = names[0] if len(names) == 1 else "{ " + ", ".join(f"std::move({n})" for n in names) + " }"
+    lines = [
+        "", "    // The same with new vectors for the outputs.",
+        f"    {returned} run({', '.join(f'view<const {c}> {n}' for n, c, _ in inputs)})", "    {",
+        *(f"        {vector} {n}({n}_size);" for vector, (n, _, _) in zip(vectors, outputs, strict=True)),
+        f"        run({', '.join([n for n, _, _ in inputs] + [f'view<{c}>({n})' for n, c, _ in outputs])});",
+        f"        return {result};", "    }", "",
+    ]
+    return "\n".join(lines)
+
+
+def _info_table(kind: str, tensors: Tensors) -> str:
+    """The array of tw_tensor_info for inputs or outputs; C has no empty arrays, so an empty one gets a zero row."""
+    lines, rows = [], []
+    for index, (name, type_) in enumerate(tensors):
+        shape = "NULL"
+        if type_.rank:
+            shape = f"{kind}_{index}_shape"
+            dims = ", ".join(f"{d}" for d in type_.static_shape)
+            lines.append(f"static const int64_t {shape}[] = {{ {dims} }};")
+        dtype, size = f"TW_{type_.dtype.upper()}", DTYPES[type_.dtype].size
+        rows.append(f"    {{ {c_string(name)}, {type_.nbytes}u, {dtype}, {type_.rank}, {shape}, {size}u }},")
+    table = rows or ["    { NULL, 0u, 0, 0, NULL, 1u },"]
+    return "\n".join([*lines, f"static const tw_tensor_info {kind}[] = {{", *table, "};", ""])
+
+
+def _feature_table(machine: Machine) -> str:
+    rows = [f"    {{ {c_string(name)}, {bit.leaf}u, {bit.subleaf}u, {bit.reg}u, {bit.bit}u, {bit.state}u }},"
+            for name, bit in feature_bits(machine)] or ["    { NULL, 0u, 0u, 0u, 0u, 0u },"]
+    return "\n".join(["static const tw_feature features[] = {", *rows, "};", ""])
+
+
+def descriptor_source(
+    prefix: str, program: Program, machine: Machine, weights_id: bytes, weights_file: str | None
+) -> str:
+    """The C source that describes the model and exports its functions.  weights_file: the name of the file beside the
+    library that holds the constants, or None when they are embedded."""
+    embedded = program.constant_bytes > 0 and weights_file is None
+    identity = f"static const unsigned char weights_id[] = {{ {', '.join(str(b) for b in weights_id)} }};\n"
+    return _fill("model_template.c", {
+        "PREFIX": prefix, "NAME": c_string(program.name), "ARENA_BYTES": program.arena_bytes,
+        "SCRATCH_BYTES": program.scratch_bytes, "CONSTANT_BYTES": program.constant_bytes,
+        "CONSTANTS": "tw_constants" if embedded else "NULL",
+        "WEIGHTS_NAME": c_string(weights_file) if weights_file else "NULL",
+        "WEIGHTS_ID": "weights_id" if weights_file else "NULL",
+        "INPUT_COUNT": len(program.inputs), "OUTPUT_COUNT": len(program.outputs),
+        "FEATURE_COUNT": len(feature_bits(machine)),
+        "TABLES": _info_table("inputs", program.inputs) + _info_table("outputs", program.outputs)
+        + _feature_table(machine) + (identity if weights_file else ""),
+    })
+
+
+def data_assembly(embedded: bool) -> str:
+    """Assembly that takes the manifest, and the constants if they are embedded, from files into read-only sections.
+
+    The constants start at a page, as a mapped file would."""
+    lines = [
+        '    .section .rodata.tw_manifest,"a",%progbits', "    .hidden tw_manifest", "    .globl tw_manifest",
+        "tw_manifest:", f'    .incbin "{MANIFEST_FILE}"', "    .byte 0",
+    ]
+    if embedded:
+        lines += [
+            '    .section .tw_constants,"a",%progbits', "    .balign 4096", "    .hidden tw_constants",
+            "    .globl tw_constants", "tw_constants:", f'    .incbin "{CONSTANTS_FILE}"',
+        ]
+    return "\n".join([*lines, '    .section .note.GNU-stack,"",%progbits', ""])

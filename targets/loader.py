@@ -1,0 +1,266 @@
+"""Loading and running an artifact with NumPy and ctypes alone.
+
+    module = tilewright.load("out")
+    logits, = module(image)                        # arrays in, list of arrays out
+    step = module.bind([image], [logits]); step()  # the same on fixed buffers, without copies or allocation
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Union
+
+import numpy as np
+
+from ..ir.errors import OptionError, TargetError
+from .arrays import TensorSpec, as_input, as_output, empty_output
+
+MANIFEST_NAME = "manifest.json"
+FORMAT, FORMAT_VERSION, ABI_VERSION = "tilewright", 1, 1
+_BUSY, _NO_MEMORY = 12, 10
+Arrays = Union[Sequence[Any], Mapping[str, Any]]  # in the model's order, or by name
+_ARCHES = {"amd64": "x86_64", "arm64": "aarch64"}
+
+
+class _Pool(ctypes.Structure):
+    _fields_ = [("context", ctypes.c_void_p), ("run", ctypes.c_void_p)]
+
+
+class _Options(ctypes.Structure):
+    """tw_options of the C header."""
+
+    _fields_ = [
+        ("size", ctypes.c_uint32), ("abi_version", ctypes.c_uint32), ("threads", ctypes.c_int32),
+        ("flags", ctypes.c_uint32), ("workspace", ctypes.c_void_p), ("workspace_bytes", ctypes.c_uint64),
+        ("pool", _Pool), ("weights_path", ctypes.c_char_p), ("message", ctypes.c_void_p), ("message_bytes", ctypes.c_uint64),
+    ]
+
+
+def load(directory: str | os.PathLike[str], threads: int | None = None) -> Module:
+    """The artifact in a folder as a callable module.
+
+    threads: how many run it, the caller's included; None: the processors that this process may use.
+    Raises OptionError for a folder that is no artifact or a wrong number of threads, TargetError when this machine
+    cannot run it.
+    """
+    return Module(Path(directory), threads)
+
+
+class Module:
+    """One instance of a compiled model.  One thread at a time runs it; load it once per thread to run it in several.
+
+    inputs, outputs: a `TensorSpec` (name, dtype, shape) each, in the model's order.  manifest: what made the artifact.
+    """
+
+    def __init__(self, directory: Path, threads: int | None = None) -> None:
+        self._handle = ctypes.c_void_p()
+        manifest = read_manifest(directory)
+        self.manifest: Mapping[str, Any] = manifest
+        self.inputs = tuple(map(TensorSpec.from_json, manifest["inputs"]))
+        self.outputs = tuple(map(TensorSpec.from_json, manifest["outputs"]))
+        self._prefix = str(manifest["name"])
+        self._library = _open_library(directory, manifest)
+        self._run = self._function("run", ctypes.c_int32)
+        self._create(directory, threads)
+
+    def _function(self, name: str, result: Any, *arguments: Any) -> Any:
+        function = getattr(self._library, f"{self._prefix}_{name}")
+        function.restype = result
+        if arguments:
+            function.argtypes = arguments
+        return function
+
+    def _create(self, directory: Path, threads: int | None) -> None:
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+            raise OptionError(f"load: threads: expected a positive number or None, got {threads!r}")
+        weights = self.manifest.get("weights_file")
+        message = ctypes.create_string_buffer(512)
+        options = _Options(
+            ctypes.sizeof(_Options), ABI_VERSION, threads or 0, 0, None, 0, _Pool(None, None),
+            os.fsencode(directory / weights) if weights else None, ctypes.addressof(message), len(message),
+        )
+        status = self._function("create", ctypes.c_int32)(ctypes.byref(options), ctypes.byref(self._handle))
+        if status:
+            text = f"load {directory}: {message.value.decode(errors='replace') or self._status_text(status)}"
+            raise MemoryError(text) if status == _NO_MEMORY else TargetError(text)
+
+    @property
+    def threads(self) -> int:
+        """How many threads run the module; 0 when it is closed."""
+        return self._function("thread_count", ctypes.c_int32)(self._handle)
+
+    def __call__(self, *arrays: Any) -> list[np.ndarray]:
+        """Runs the model on arrays in the order of its inputs, or on one mapping from names to arrays.
+
+        Takes anything with `__dlpack__` or NumPy's array protocols; copies only what is not dense.  Element types and
+        shapes must be those of `inputs`: OptionError otherwise.  Returns new arrays in the order of `outputs`.
+        """
+        ready = [as_input(spec, value) for spec, value in zip(self.inputs, self._in_order(arrays), strict=True)]
+        results = [empty_output(spec) for spec in self.outputs]
+        status = self._run(self._handle, _pointers(ready), _pointers(results))
+        if status:
+            self._fail(status)
+        return results
+
+    def bind(self, inputs: Arrays, outputs: Arrays) -> Callable[[], None]:
+        """A function of no arguments that runs the model on these buffers, without copies or allocation.
+
+        The buffers must be dense and of the right types and shapes, the outputs writable: OptionError otherwise.  The
+        function keeps them alive; their contents at the time of each call count.
+        """
+        given = [inputs] if isinstance(inputs, Mapping) else inputs
+        sources = self._in_order(given)
+        ready = [as_input(spec, value, copy=False) for spec, value in zip(self.inputs, sources, strict=True)]
+        places = _ordered("output", self.outputs, [outputs] if isinstance(outputs, Mapping) else outputs)
+        results = [as_output(spec, value) for spec, value in zip(self.outputs, places, strict=True)]
+        run, fail, handle = self._run, self._fail, self._handle  # the handle is emptied by close: then run refuses
+        in_pointers, out_pointers = _pointers(ready), _pointers(results)
+        keep = (ready, results)
+
+        def step() -> None:
+            status = run(handle, in_pointers, out_pointers)
+            if status:
+                fail(status)
+
+        step.buffers = keep  # type: ignore[attr-defined]
+        return step
+
+    def _in_order(self, arrays: Sequence[Any]) -> Sequence[Any]:
+        return _ordered("input", self.inputs, arrays)
+
+    def _status_text(self, status: int) -> str:
+        return self._function("status_text", ctypes.c_char_p, ctypes.c_int32)(status).decode(errors="replace")
+
+    def _fail(self, status: int) -> None:
+        """Raises what a status of a run means.  After "busy" the message belongs to another thread."""
+        if not self._handle:
+            raise OptionError(f"module {self._prefix}: it is closed; load it again")
+        if status == _BUSY:
+            raise OptionError(f"module {self._prefix}: another thread is running it; load one module per thread")
+        text = self._function("error_message", ctypes.c_char_p)(self._handle) or b""
+        raise OptionError(f"module {self._prefix}: {text.decode(errors='replace') or self._status_text(status)}")
+
+    def close(self) -> None:
+        """Stops the threads and frees the memory; later runs raise OptionError.  Raises OptionError during a run."""
+        if self._handle:
+            if self._function("destroy", ctypes.c_int32)(self._handle):
+                raise OptionError(f"module {self._prefix}: cannot be closed while another thread is running it")
+            self._handle.value = None
+
+    def __enter__(self) -> Module:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self.close()
+
+    def __repr__(self) -> str:
+        def sides(specs: Sequence[TensorSpec]) -> str:
+            return ", ".join(map(str, specs))
+
+        return f"Module {self._prefix}({sides(self.inputs)}) -> ({sides(self.outputs)})"
+
+
+def _pointers(arrays: Sequence[np.ndarray]) -> Any:
+    return (ctypes.c_void_p * max(1, len(arrays)))(*(a.ctypes.data for a in arrays))
+
+
+def _ordered(kind: str, specs: Sequence[TensorSpec], given: Sequence[Any]) -> Sequence[Any]:
+    """The values in the order of the specs: they came so, or as one mapping.  Raises OptionError if some do not fit."""
+    names = [spec.name for spec in specs]
+    if len(given) == 1 and isinstance(given[0], Mapping):
+        mapping = given[0]
+        missing, unknown = [n for n in names if n not in mapping], [n for n in mapping if n not in names]
+        if missing or unknown:
+            wrong = (("missing", missing), ("unknown", unknown))
+            parts = " and ".join(f"{word} {', '.join(map(repr, found))}" for word, found in wrong if found)
+            raise OptionError(f"{kind}s: expected the names {', '.join(map(repr, names))}; {parts}")
+        return [mapping[name] for name in names]
+    if len(given) != len(names):
+        raise OptionError(
+            f"{kind}s: expected {len(names)} arrays ({', '.join(map(repr, names)) or 'none'}), got {len(given)}"
+        )
+    return given
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    path = directory / MANIFEST_NAME
+    if not path.is_file():
+        what = "has no manifest.json" if directory.is_dir() else "is a file" if directory.exists() else "does not exist"
+        raise OptionError(f"load: expected the folder of an artifact, but {directory} {what}; give what compile wrote")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        kind, version, abi = manifest["format"], manifest["format_version"], manifest["abi_version"]
+        for key in ("name", "library", "inputs", "outputs", "machine", "files"):
+            manifest[key]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OptionError(f"load: {path} is not a manifest or is damaged ({error}); compile again") from error
+    if kind != FORMAT or version != FORMAT_VERSION or abi != ABI_VERSION:
+        raise OptionError(
+            f"load: {path}: expected format {FORMAT} {FORMAT_VERSION} with interface version {ABI_VERSION}, got {kind} "
+            f"{version} with interface version {abi}; compile again, or load it with the Tilewright that made it"
+        )
+    return manifest
+
+
+def _check_files(directory: Path, manifest: Mapping[str, Any]) -> None:
+    for name, entry in manifest["files"].items():
+        size = (directory / name).stat().st_size if (directory / name).is_file() else None
+        if size != entry["bytes"]:
+            got = "no file" if size is None else size
+            raise OptionError(f"load: {directory / name}: expected {entry['bytes']} bytes, got {got}; the artifact is "
+                              f"incomplete: copy the whole folder")
+
+
+def _open_library(directory: Path, manifest: Mapping[str, Any]) -> ctypes.CDLL:
+    """The shared library of the artifact, checked to be the one that the manifest describes."""
+    arch = _ARCHES.get(platform.machine().lower(), platform.machine().lower())
+    if manifest["machine"]["arch"] != arch:
+        raise TargetError(f"load {directory}: compiled for {manifest['machine']['arch']}, this machine is {arch}; "
+                          f"compile for this machine, or run it there")
+    _check_files(directory, manifest)
+    path = Path(os.path.abspath(directory / manifest["library"]))
+    library = _dlopen(path)
+    if _built_from(library, manifest):
+        return library
+    # The system gives a library that was loaded from this path before, although the file is new: use another name.
+    with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
+        link = Path(folder) / path.name
+        link.symlink_to(path)
+        library = _dlopen(link)
+    if not _built_from(library, manifest):
+        raise OptionError(f"load: {path} does not belong to the manifest beside it; compile again")
+    return library
+
+
+def _dlopen(path: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(os.fspath(path))
+    except OSError as error:
+        raise TargetError(f"load {path}: the system refuses the library: {error}") from error
+
+
+def _built_from(library: ctypes.CDLL, manifest: Mapping[str, Any]) -> bool:
+    """Whether the library carries this manifest.  Raises TargetError for another interface version."""
+    try:
+        version = getattr(library, f"{manifest['name']}_abi_version")
+        text = getattr(library, f"{manifest['name']}_manifest")
+    except AttributeError:
+        return False
+    version.restype, text.restype = ctypes.c_uint32, ctypes.c_char_p
+    if version() != ABI_VERSION:
+        raise TargetError(f"load: this Tilewright knows interface version {ABI_VERSION}, the library has {version()}; "
+                          f"compile again, or load it with the Tilewright that made it")
+    return json.loads(text()) == {key: value for key, value in manifest.items() if key != "files"}
