@@ -34,7 +34,8 @@ _FLOAT: dict[str, Callable[..., Lanes]] = {
     "exp": np.exp, "exp2": np.exp2, "expm1": np.expm1, "log": np.log, "log2": np.log2, "log1p": np.log1p,
     "erf": _erf, "tanh": np.tanh, "sigmoid": _sigmoid, "sin": np.sin, "cos": np.cos, "tan": np.tan, "asin": np.arcsin,
     "acos": np.arccos, "atan": np.arctan, "sinh": np.sinh, "cosh": np.cosh, "asinh": np.arcsinh, "acosh": np.arccosh,
-    "atanh": np.arctanh, "atan2": np.arctan2, "pow": np.power, "sqrt": np.sqrt, "scalef": _scalef,
+    "atanh": np.arctanh, "atan2": np.arctan2, "pow": np.power, "fmod": np.fmod, "sqrt": np.sqrt,
+    "scalef": _scalef,
 }
 
 

@@ -234,7 +234,7 @@ class Gelu(Op):
 
 @dataclass(frozen=True)
 class Attention(Op):
-    """_softmax(scale * q @ k^T + mask) @ v for q[B, H, M, D], k[B, G, S, D], v[B, G, S, E] and an optional mask that is
+    """softmax(scale * q @ k^T + mask) @ v for q[B, H, M, D], k[B, G, S, D], v[B, G, S, E] and an optional mask that is
     added, broadcast to [B, H, M, S]; gives [B, H, M, E].  H is a multiple of G: query head h reads head h // (H / G).
     causal: query i sees the keys j <= i + (S - M), so the last query sees all; symbolic S - M must not be negative."""
 
