@@ -93,7 +93,7 @@ def lower_compute(c: Compute, suffix: str = "") -> Block:
     body: tuple[Stmt, ...] = (
         Alloc(acc),
         Store(acc, (), init),
-        *nest(c.reduce, (Store(acc, (), binary(c.combine, acc[()], c.body)),)),
+        *nest(c.reduce, (Store(acc, (), binary(c.combine, acc[()], c.body)),), attrs=("reduce",)),
         Store(c.out, c.out_index, c.result(acc[()])),
     )
     return nest(c.axes, body)

@@ -86,6 +86,8 @@ class Stmt:
 
 @dataclass(frozen=True, eq=False)
 class For(Stmt):
+    """attrs: "reduce" on the loops of a reduction, whose iterations depend on each other."""
+
     var: Var
     body: tuple[Stmt, ...]
     kind: str = "serial"
@@ -198,10 +200,10 @@ def axis(name: str, extent: Dim) -> Var:
     return Var.of(name, extent, I64)
 
 
-def nest(axes: tuple[Var, ...], body: Block, kind: str = "serial") -> Block:
+def nest(axes: tuple[Var, ...], body: Block, kind: str = "serial", attrs: tuple[object, ...] = ()) -> Block:
     """The body inside one loop per axis, the first outermost."""
     for v in reversed(axes):
-        body = (For(v, body, kind),)
+        body = (For(v, body, kind, attrs),)
     return body
 
 

@@ -1,1 +1,19 @@
-"""Schedules: functions from kernel to kernel that check their precondition, one file per group."""
+"""Schedules: functions Kernel -> Kernel that check their precondition and say what they rewrite to what.
+
+A loop is named, and a name means every loop of that axis.  Strategies choose schedules and numbers; nothing here does.
+"""
+
+from .folding import expand, fold, forward
+from .layout import fork_param, relayout, swap_axes, transpose_tile
+from .loops import Tiles, cut, fuse, kind, loop_names, parallel, reorder, split, split_evenly, unroll, variable
+from .memory import alias, localize, prefetch, stage
+from .registers import merge, rfactor, sink
+from .rewrite import extent, has_loop, loops
+from .vectors import dot4, fma_contract, legalize, map_expressions, vectorize
+
+__all__ = [
+    "Tiles", "alias", "cut", "dot4", "expand", "extent", "fma_contract", "fold", "fork_param", "forward", "fuse", "has_loop",
+    "kind", "legalize", "localize", "loop_names", "loops", "map_expressions", "merge", "parallel", "prefetch", "relayout",
+    "reorder", "rfactor", "sink", "split", "split_evenly", "stage", "swap_axes", "transpose_tile", "unroll", "variable",
+    "vectorize",
+]
