@@ -1,0 +1,143 @@
+"""The entry point of a program in LLVM text.
+
+    void tw_main(ptr runtime, ptr arena, ptr scratch, ptr constants, ptr inputs, ptr outputs, i64 tid, i64 nt)
+
+Every thread runs it.  Threads meet after each call, and after they have read a condition and before anything can change
+it; with one thread the barriers are jumped over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from ..ir.errors import InternalError
+from ..ir.expr import Var
+from .program import Address, Branch, Call, Program, Repeat, Step
+
+_HEAD = (
+    "define hidden void @tw_main(ptr %runtime, ptr %arena, ptr %scratch, ptr %constants, ptr %inputs, ptr %outputs, "
+    "i64 %tid, i64 %nt) nounwind {"
+)
+_TRAILING = ("ptr %scratch", "ptr %runtime", "i64 %tid", "i64 %nt")
+
+
+class _Main:
+    def __init__(self, program: Program, declares: dict[str, None]) -> None:
+        self.program = program
+        self.declares = declares
+        self.lines: list[str] = []
+        self.entry: list[str] = []
+        self.bases: dict[tuple[str, int], str] = {}
+        self.count = 0
+        self.label = "start"
+
+    def number(self) -> int:
+        self.count += 1
+        return self.count
+
+    def value(self, text: str) -> str:
+        name = f"%v{self.number()}"
+        self.lines.append(f"  {name} = {text}")
+        return name
+
+    def open(self, label: str) -> None:
+        self.lines.append(f"{label}:")
+        self.label = label
+
+    def base(self, a: Address) -> str:
+        """The pointer that an address counts from; those of inputs and outputs are loaded at the start."""
+        if a.space in ("arena", "constants"):
+            return f"%{a.space}"
+        if a.space not in ("input", "output"):
+            raise InternalError(f"program {self.program.name}: no memory space {a.space!r}")
+        key = (a.space, a.index)
+        if key not in self.bases:
+            self.bases[key] = name = f"%{a.space}{a.index}"
+            self.entry += [
+                f"  {name}.at = getelementptr inbounds ptr, ptr %{a.space}s, i64 {a.index}",
+                f"  {name} = load ptr, ptr {name}.at, align 8",
+            ]
+        return self.bases[key]
+
+    def pointer(self, a: Address) -> str:
+        base = self.base(a)
+        return self.value(f"getelementptr inbounds i8, ptr {base}, i64 {a.offset}") if a.offset else base
+
+    def barrier(self) -> None:
+        number = self.number()
+        self.declares["declare hidden void @tw_barrier(ptr)"] = None
+        self.lines.append(f"  br i1 %many, label %meet{number}, label %on{number}")
+        self.open(f"meet{number}")
+        self.lines += ["  call void @tw_barrier(ptr %runtime)", f"  br label %on{number}"]
+        self.open(f"on{number}")
+
+    def flag(self, a: Address) -> str:
+        """A bool in memory as i1."""
+        return self.value(f"icmp ne i8 {self.value(f'load i8, ptr {self.pointer(a)}, align 1')}, 0")
+
+    def steps(self, steps: Sequence[Step]) -> None:
+        for s in steps:
+            match s:
+                case Call():
+                    self.call(s)
+                case Branch():
+                    self.branch(s)
+                case Repeat():
+                    self.repeat(s)
+
+    def call(self, s: Call) -> None:
+        kernel = self.program.kernels.get(s.kernel)
+        if kernel is None:
+            raise InternalError(f"program {self.program.name}: step calls the unknown kernel {s.kernel!r}")
+        if any(isinstance(p, Var) for p in kernel.params):
+            raise InternalError(f"kernel {s.kernel}: a call cannot give run-time sizes")
+        if len(s.args) != len(kernel.params):
+            raise InternalError(f"kernel {s.kernel}: {len(kernel.params)} parameters, called with {len(s.args)}")
+        args = [f"ptr {self.pointer(a)}" for a in s.args]
+        self.lines.append(f"  call void @{kernel.name}({', '.join((*args, *_TRAILING))})")
+        self.barrier()
+
+    def branch(self, s: Branch) -> None:
+        number, cond = self.number(), self.flag(s.condition)
+        self.barrier()
+        self.lines.append(f"  br i1 {cond}, label %then{number}, label %else{number}")
+        for label, body in (("then", s.then), ("else", s.other)):
+            self.open(f"{label}{number}")
+            self.steps(body)
+            self.lines.append(f"  br label %end{number}")
+        self.open(f"end{number}")
+
+    def repeat(self, s: Repeat) -> None:
+        number = self.number()
+        trips = None if s.trip_count is None else self.value(f"load i64, ptr {self.pointer(s.trip_count)}, align 8")
+        entry, counter, following = self.label, f"%n{number}", f"%next{number}"
+        self.lines.append(f"  br label %test{number}")
+        self.open(f"test{number}")
+        at = len(self.lines)  # the phi goes here, once the last block of the body is known
+        goes = "true" if trips is None else self.value(f"icmp slt i64 {counter}, {trips}")
+        if s.condition is not None:
+            goes = self.value(f"and i1 {goes}, {self.flag(s.condition)}")
+        place = self.pointer(s.counter)
+        self.lines.append(f"  br i1 %first, label %count{number}, label %ready{number}")
+        self.open(f"count{number}")
+        self.lines += [f"  store i64 {counter}, ptr {place}, align 8", f"  br label %ready{number}"]
+        self.open(f"ready{number}")
+        self.barrier()
+        self.lines.append(f"  br i1 {goes}, label %body{number}, label %end{number}")
+        self.open(f"body{number}")
+        self.steps(s.body)
+        self.lines += [f"  {following} = add nuw nsw i64 {counter}, 1", f"  br label %test{number}"]
+        self.lines.insert(at, f"  {counter} = phi i64 [0, %{entry}], [{following}, %{self.label}]")
+        self.open(f"end{number}")
+
+
+def print_main(program: Program, defined: Collection[str], declares: dict[str, None]) -> str:
+    """The function `tw_main`; kernels that are not in `defined` are declared."""
+    m = _Main(program, declares)
+    m.steps(program.steps)
+    for kernel in program.kernels.values():
+        if kernel.name not in defined:
+            types = ["i64" if isinstance(p, Var) else "ptr" for p in kernel.params] + ["ptr", "ptr", "i64", "i64"]
+            declares[f"declare hidden void @{kernel.name}({', '.join(types)})"] = None
+    start = ["entry:", "  %many = icmp sgt i64 %nt, 1", "  %first = icmp eq i64 %tid, 0", *m.entry, "  br label %start"]
+    return "\n".join([_HEAD, *start, "start:", *m.lines, "  ret void", "}", ""])
