@@ -32,6 +32,8 @@ def compile(
     name: str | None = None,
     accuracy: str = "default",
     emit: str | Sequence[str] = (),
+    cc: str | None = None,
+    embed_limit: int | None = None,
     cache: bool = True,
     report: str | os.PathLike[str] | None = None,
     verify: bool = True,
@@ -55,6 +57,8 @@ def compile(
     name: prefix of the C symbols, a C identifier; default: from the file's name.
     accuracy: "default", or "strict" (no transformed convolution, no reassociation beyond a register tile).
     emit: what the artifact holds beside the library: "object", "llvm-ir", "asm".
+    cc: the C compiler to link with, a command; default: cc, gcc or clang, or zig from the ziglang package.
+    embed_limit: bytes of weights above which they go to a file beside the library, default 1 GiB.
     cache: find and keep the artifact in the user's cache, by content.
     report: path of an HTML page to write about the graph, kernels, memory and times.
     verify: check the graph after every pass.  print_after: print the graph after these passes ("all": every one) to
@@ -71,9 +75,9 @@ def compile(
         known = list(compile.__kwdefaults__ or {})
         raise OptionError(f"compile: no option is called {word!r}{nearest(word, known)}; options are {', '.join(known)}")
     done = compile_with(
-        model, target, shapes=shapes, dims=dims, name=name, accuracy=accuracy, emit=emit, cache=cache, report=report,
-        verify=verify, print_after=print_after, check_passes=check_passes, jobs=jobs, base_dir=base_dir,
-        progress=progress,
+        model, target, shapes=shapes, dims=dims, name=name, accuracy=accuracy, emit=emit, cc=cc,
+        embed_limit=embed_limit, cache=cache, report=report, verify=verify, print_after=print_after,
+        check_passes=check_passes, jobs=jobs, base_dir=base_dir, progress=progress,
     )
     for note in done.notes:
         warnings.warn(note, stacklevel=2)

@@ -3,7 +3,8 @@
     DIRECTORY/ab/abcdef.../entry.json       sizes and hashes of the files, written last
                            /files/NAME      what the artifact holds
     DIRECTORY/locks/abcdef....lock          held while one process builds that artifact: others wait, then find it
-    DIRECTORY/incoming/...                  an entry being written; it is renamed into its place when it is whole
+    DIRECTORY/incoming/...                  an entry being written, renamed into its place when it is whole; and links
+                                            to the files of entries in use, which so survive their removal
 
 An entry is used only if every byte of it has the hash that `entry.json` says; a damaged one is removed and built again.
 When the store outgrows its limit, the entries used longest ago go first.
@@ -15,9 +16,10 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +44,14 @@ class CacheStats:
     limit: int
 
 
+@dataclass(frozen=True)
+class Held:
+    """The files of an entry in a folder that stays as long as `owner` lives."""
+
+    folder: Path
+    owner: object
+
+
 def hash_of(parts: Iterable[str | bytes | memoryview]) -> str:
     """A hash of a sequence of texts and byte strings; where one part ends matters."""
     digest = hashlib.blake2b(digest_size=24)
@@ -49,6 +59,14 @@ def hash_of(parts: Iterable[str | bytes | memoryview]) -> str:
         data = part.encode() if isinstance(part, str) else part
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
+    return digest.hexdigest()
+
+
+def _hash_of_file(path: Path) -> str:
+    digest = hashlib.blake2b(digest_size=24)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 
@@ -70,45 +88,61 @@ class Cache:
     def _entry(self, key: str) -> Path:
         return self.directory / key[:2] / key
 
+    def problem(self) -> str:
+        """Why the cache cannot be used, in a sentence, or ""."""
+        try:
+            self._folder("locks")
+            self._folder("incoming")
+        except OSError as error:
+            return f"the cache {self.directory} is not used: {error.strerror or error}"
+        writable = os.access(self.directory / "incoming", os.W_OK) and os.access(self.directory / "locks", os.W_OK)
+        return "" if writable else f"the cache {self.directory} is not used: it cannot be written"
+
     @contextmanager
     def building(self, key: str) -> Iterator[None]:
         """Only one process at a time is inside for one key."""
-        locks = self.directory / "locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        with FileLock(locks / f"{key}.lock"):
+        with FileLock(self._folder("locks") / f"{key}.lock"):
             yield
 
-    def get(self, key: str) -> dict[str, bytes] | None:
+    def get(self, key: str) -> Held | None:
         """The files of an entry, or None if there is none that is whole.  Marks it as used now."""
         entry = self._entry(key)
+        held = tempfile.TemporaryDirectory(prefix="held-", dir=self._folder("incoming"))
         try:
             described = json.loads((entry / "entry.json").read_bytes())["files"]
-            files = {name: (entry / "files" / name).read_bytes() for name in described}
-            whole = all(hash_of([files[name]]) == expected for name, expected in described.items())
+            for name, expected in described.items():
+                link = Path(held.name, name)
+                link.parent.mkdir(parents=True, exist_ok=True)
+                os.link(entry / "files" / name, link)
+                if _hash_of_file(link) != expected:
+                    raise ValueError(f"{name} is damaged")
+            os.utime(entry / "entry.json")
         except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not there, or not as it was written
-            whole, files = False, {}
-        if not whole:
+            held.cleanup()
             shutil.rmtree(entry, ignore_errors=True)
             return None
-        os.utime(entry / "entry.json")
-        return files
+        return Held(Path(held.name), held)
 
-    def put(self, key: str, files: Mapping[str, bytes]) -> None:
-        """Store an entry, then make room.  Names are plain file names.  Raises OSError if it cannot be written."""
-        size = sum(map(len, files.values()))
-        if size > self.limit:
-            return
-        incoming = self.directory / "incoming" / uuid.uuid4().hex
+    def put(self, key: str, write: Callable[[Path], object]) -> None:
+        """Store what `write` puts into the folder it is given, then make room.  Raises OSError if that fails."""
+        incoming = self._folder("incoming") / uuid.uuid4().hex
         try:
             (incoming / "files").mkdir(parents=True)
-            for name, data in files.items():
-                (incoming / "files" / name).write_bytes(data)
-            described = {name: hash_of([data]) for name, data in files.items()}
+            write(incoming / "files")
+            paths = sorted(p for p in (incoming / "files").rglob("*") if p.is_file())
+            described = {str(p.relative_to(incoming / "files")): _hash_of_file(p) for p in paths}
+            size = sum(p.stat().st_size for p in paths)
             (incoming / "entry.json").write_text(json.dumps({"size": size, "files": described}))
-            self._publish(incoming, self._entry(key))
+            if size <= self.limit:
+                self._publish(incoming, self._entry(key))
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
         self._evict()
+
+    def _folder(self, name: str) -> Path:
+        folder = self.directory / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     @staticmethod
     def _publish(incoming: Path, entry: Path) -> None:
@@ -155,6 +189,6 @@ class Cache:
     def clear(self) -> int:
         """Remove every entry; how many there were."""
         entries = self._entries()
-        for folder in [entry for _, _, entry in entries] + list((self.directory / "incoming").glob("*")):
+        for _, _, folder in entries:
             shutil.rmtree(folder, ignore_errors=True)
         return len(entries)

@@ -121,6 +121,10 @@ def _add_compile(parser: argparse.ArgumentParser) -> None:
         "--accuracy", default="default", metavar="LEVEL",
         help="default, or strict: no transformed convolution, no reassociation beyond a register tile",
     )
+    code.add_argument("--cc", metavar="COMMAND", help="C compiler to link with (default: cc, gcc, clang, or zig)")
+    code.add_argument(
+        "--embed-limit", type=int, metavar="BYTES", help="larger weights go to a file beside the library (default 1 GiB)"
+    )
     work = parser.add_argument_group("compiler")
     work.add_argument("--no-cache", action="store_true", help="neither read nor write the cache")
     work.add_argument("--jobs", type=int, metavar="N", help="processes for machine code (default: one per core)")

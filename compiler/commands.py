@@ -107,8 +107,9 @@ def compile_command(a: Arguments) -> int:
     with show_progress(a.quiet or a.json) as progress:
         done = compile_with(
             a.model, a.target, shapes=_shapes(a), dims=_dims(a), name=a.name, accuracy=a.accuracy,
-            emit=_words(a.emit), cache=not a.no_cache, verify=not a.no_verify, print_after=_words(a.print_after),
-            check_passes=a.check_passes, jobs=a.jobs, report=a.report, progress=progress,
+            emit=_words(a.emit), cc=a.cc, embed_limit=a.embed_limit, cache=not a.no_cache, verify=not a.no_verify,
+            print_after=_words(a.print_after), check_passes=a.check_passes, jobs=a.jobs, report=a.report,
+            progress=progress,
         )
         progress("write", 0, 0)
         done.artifact.save(a.output)

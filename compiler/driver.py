@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,14 @@ from typing import Any
 from ..codegen.lower import lower
 from ..codegen.machine import Machine
 from ..codegen.program import Program
-from ..frontend.onnx.fingerprint import model_content
+from ..frontend.onnx.fingerprint import model_content, model_sha256
 from ..frontend.onnx.importer import import_graph
 from ..frontend.onnx.reader import ModelFile, read_model
 from ..ir.graph import Graph
 from ..targets.artifact import Artifact
 from .cache import Cache
 from .faults import guarded
-from .options import Options, symbol_of
+from .options import Options
 from .pipeline import Print, run_passes, wanted
 from .progress import Progress, Stages, silent
 from .stored import cache_key, load_stored, store
@@ -34,9 +33,9 @@ class Compilation:
     notes: what the user should know and is no error."""
 
     artifact: Artifact
+    summary: Summary
     options: Options
     machine: Machine
-    summary: Summary
     seconds: dict[str, float]
     imported: Graph | None = None
     fused: Graph | None = None
@@ -62,39 +61,52 @@ def compile_model(
     """
     stages = Stages(progress)
     target = find_target(options.target)
-    machine = target.machine(options.target)
+    job = _Job(options, target, target.machine(options.target), stages, show)
     with stages.stage("read"):
         source = read_model(model, base_dir)
-        options = options if options.name else options.with_name(symbol_of(source.name))
-    if cache is None:
-        return _compile(source, options, target, machine, stages, show)
+        digest = model_sha256(model, source)
+    unusable = cache.problem() if cache is not None else ""
+    if cache is None or unusable:
+        done = job.run(source, digest)
+        return replace(done, notes=(unusable,)) if unusable else done
     with stages.stage("cache"):
-        key = cache_key(model_content(source), options, machine)
-    with cache.building(key) if reuse else nullcontext():
+        key = cache_key(source.name, model_content(source), options, job.machine)
+    with cache.building(key):
         if reuse:
             with stages.stage("cache"):
                 stored = load_stored(cache, key)
             if stored is not None:
-                return Compilation(*stored, seconds=stages.seconds, options=options, machine=machine, cached=True)
-        done = _compile(source, options, target, machine, stages, show)
+                return Compilation(*stored, options, job.machine, stages.seconds, cached=True)
+        done = job.run(source, digest)
         with stages.stage("cache"):
             note = store(cache, key, done.artifact, done.summary)
-        return replace(done, notes=(*done.notes, note)) if note else done
+        return replace(done, notes=(note,)) if note else done
 
 
-def _compile(
-    source: ModelFile, options: Options, target: Target, machine: Machine, stages: Stages, show: Print
-) -> Compilation:
-    with stages.stage("import"):
-        imported = import_graph(source, dict(options.shapes), dict(options.dims))
-    if wanted(options, "import"):
-        show("import", str(imported))
-    fused = run_passes(imported, options, stages, show)
-    with stages.stage("lower"), guarded("lower", fused):
-        program = lower(fused, machine, options.name, accuracy=options.accuracy)
-    if wanted(options, "lower"):
-        show("lower", "\n\n".join(map(str, program.kernels.values())))
-    with stages.stage("build"), guarded("build", fused):
-        artifact = target.function("build")(program, machine, options=options)
-    summary = summarize(imported, program, artifact)
-    return Compilation(artifact, options, machine, summary, stages.seconds, imported, fused, program)
+@dataclass(frozen=True)
+class _Job:
+    """What a compilation needs beside the model."""
+
+    options: Options
+    target: Target
+    machine: Machine
+    stages: Stages
+    show: Print
+
+    def run(self, source: ModelFile, digest: str) -> Compilation:
+        options, stages = self.options, self.stages
+        with stages.stage("import"):
+            imported = import_graph(source, dict(options.shapes), dict(options.dims))
+        if wanted(options, "import"):
+            self.show("import", str(imported))
+        fused = run_passes(imported, options, stages, self.show)
+        with stages.stage("lower"), guarded("lower", fused):
+            program = lower(fused, self.machine, source.name, accuracy=options.accuracy)
+        if wanted(options, "lower"):
+            self.show("lower", "\n\n".join(map(str, program.kernels.values())))
+        with guarded("build", fused):
+            artifact = self.target.build(program, self.machine, options, digest, stages)
+        summary = summarize(imported, program, artifact)
+        return Compilation(
+            artifact, summary, options, self.machine, stages.seconds, imported=imported, fused=fused, program=program
+        )

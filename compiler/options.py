@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Union
 
 from ..ir.errors import OptionError
@@ -27,6 +27,8 @@ class Options:
     name: the C symbol prefix; empty: from the model's file name.
     accuracy: "default", or "strict": no transformed convolution and no reassociation beyond a register tile.
     emit: what the artifact holds beside the library, of EMITS.
+    cc: the C compiler to link with, as a command; empty: found.  embed_limit: bytes of weights above which they go to a
+    file beside the library, None: the target's own limit.
     verify: check the graph after every pass.  print_after: passes whose result is printed, "all" for every one.
     check_passes: run the interpreter around every pass.  jobs: processes for machine code, 0: one per core.
     """
@@ -37,6 +39,8 @@ class Options:
     name: str = ""
     accuracy: str = "default"
     emit: tuple[str, ...] = ()
+    cc: str = ""
+    embed_limit: int | None = None
     verify: bool = True
     print_after: tuple[str, ...] = ()
     check_passes: bool = False
@@ -45,9 +49,6 @@ class Options:
     def result_key(self) -> tuple[tuple[str, Any], ...]:
         """The options that the artifact depends on."""
         return tuple((f.name, getattr(self, f.name)) for f in fields(self) if f.name not in _WORKING_FIELDS)
-
-    def with_name(self, name: str) -> Options:
-        return replace(self, name=name)
 
 
 def make_options(
@@ -58,6 +59,8 @@ def make_options(
     name: str | None = None,
     accuracy: str = "default",
     emit: str | Sequence[str] = (),
+    cc: str | None = None,
+    embed_limit: int | None = None,
     verify: bool = True,
     print_after: str | Sequence[str] = (),
     check_passes: bool = False,
@@ -70,11 +73,14 @@ def make_options(
     one_of("accuracy", accuracy, ACCURACIES)
     if name is not None and not _is_symbol(name):
         raise OptionError(f"name: expected a C identifier, got {name!r}; use letters, digits and _, a letter first")
+    if embed_limit is not None and (not isinstance(embed_limit, int) or embed_limit < 0):
+        raise OptionError(f"embed_limit: expected a number of bytes, got {embed_limit!r}")
     if jobs is not None and (not isinstance(jobs, int) or jobs < 1):
         raise OptionError(f"jobs: expected a positive number of processes, got {jobs!r}")
     return Options(
         target=target, shapes=_checked_shapes(shapes or {}), dims=_checked_dims(dims or {}), name=name or "",
-        accuracy=accuracy, emit=emits, verify=verify, print_after=prints, check_passes=check_passes, jobs=jobs or 0,
+        accuracy=accuracy, emit=emits, cc=cc or "", embed_limit=embed_limit, verify=verify, print_after=prints,
+        check_passes=check_passes, jobs=jobs or 0,
     )
 
 
@@ -90,12 +96,6 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """"; did you mean X?" for the known word that looks most like this one, or nothing."""
     found = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {found[0]!r}?" if found else ""
-
-
-def symbol_of(text: str) -> str:
-    """A C identifier made of any text: a file name becomes the default name of its model."""
-    letters = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in text).strip("_") or "model"
-    return "m_" + letters if letters[0].isdigit() else letters
 
 
 def _is_symbol(text: str) -> bool:

@@ -53,11 +53,11 @@ class PlainProgress:
 @contextmanager
 def show_progress(quiet: bool, stream: TextIO | None = None) -> Iterator[Progress]:
     """Progress for people, on standard error: a bar on a terminal, plain lines elsewhere, nothing when quiet."""
-    stream = stream or sys.stderr
+    terminal = stream or sys.stderr
     if quiet:
         yield silent
-    elif not stream.isatty():
-        yield PlainProgress(stream)
+    elif not terminal.isatty():
+        yield PlainProgress(terminal)
     else:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -65,7 +65,7 @@ def show_progress(quiet: bool, stream: TextIO | None = None) -> Iterator[Progres
 
         name = TextColumn("{task.description:<24}", markup=False)
         columns = (SpinnerColumn(), name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Bar(*columns, console=Console(file=stream), transient=True) as bar:
+        with Bar(*columns, console=Console(file=terminal), transient=True) as bar:
             task = bar.add_task("start", total=None)
 
             def update(stage: str, done: int, total: int) -> None:

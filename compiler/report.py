@@ -17,14 +17,14 @@ from pathlib import Path
 import jinja2
 
 from .. import __version__
-from ..codegen.program import Call, Program
+from ..codegen.program import Call, Program, all_calls
 from ..ir.errors import InternalError
 from ..ir.graph import Graph, Node
 from ..ir.kernel import Buffer, Kernel
 from .drawing import BOX_HEIGHT, BOX_WIDTH, MEMORY_HEIGHT, MEMORY_WIDTH, draw_graph, draw_memory, short_name
 from .driver import Compilation
 from .roofline import Limit, assumptions, limit_of
-from .summary import all_calls, bytes_text, count_text, seconds_text, summary_rows
+from .summary import bytes_text, count_text, seconds_text, summary_rows
 from .writing import write_whole
 
 MAX_DRAWN_NODES = 3000  # beyond that a browser is slow and a reader lost: the table remains

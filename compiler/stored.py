@@ -11,19 +11,48 @@ from pathlib import Path
 import numpy as np
 
 from ..codegen.machine import Machine
+from ..ir.errors import TilewrightError
 from ..targets.artifact import Artifact
+from ..targets.loader import MANIFEST_NAME
 from .cache import Cache, hash_of
 from .options import Options
 from .summary import Summary, summary_from_json, summary_json
 
 _SOURCES = (".py", ".c", ".h", ".hpp")
-_SUMMARY = "summary.json"
+_ARTIFACT, _SUMMARY = "artifact", "summary.json"
 
 
-def cache_key(content: Iterable[bytes | memoryview], options: Options, machine: Machine) -> str:
-    """The key of one compilation: the model, the options that matter, the machine, and the compiler itself."""
+def store(cache: Cache, key: str, artifact: Artifact, summary: Summary) -> str:
+    """Keep a compilation.  What went wrong, as a note for the user: the artifact itself is whole."""
+
+    def write(folder: Path) -> None:
+        artifact.save(folder / _ARTIFACT)
+        (folder / _SUMMARY).write_text(json.dumps(summary_json(summary)))
+
+    try:
+        cache.put(key, write)
+    except (OSError, TilewrightError) as error:
+        return f"not kept in the cache {cache.directory}: {error}"
+    return ""
+
+
+def load_stored(cache: Cache, key: str) -> tuple[Artifact, Summary] | None:
+    """What `store` kept, or None."""
+    held = cache.get(key)
+    if held is None:
+        return None
+    folder = held.folder / _ARTIFACT
+    manifest = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
+    files = {name: folder / name for name in manifest.pop("files")}
+    summary = summary_from_json(json.loads((held.folder / _SUMMARY).read_text()))
+    return Artifact(manifest["target"], manifest["name"], files, manifest, owner=held.owner), summary
+
+
+def cache_key(name: str, content: Iterable[bytes | memoryview], options: Options, machine: Machine) -> str:
+    """The key of one compilation: the model and its name, the options that matter, the machine, and the compiler."""
     tools = (compiler_hash(), version("llvmlite"), np.__version__)
-    return hash_of([*tools, repr(options.result_key()), repr(machine_key(machine)), *(hash_of([c]) for c in content)])
+    request = (name, repr(options.result_key()), repr(machine_key(machine)))
+    return hash_of([*tools, *request, *(hash_of([part]) for part in content)])
 
 
 def machine_key(machine: Machine) -> list[tuple[str, object]]:

@@ -7,12 +7,15 @@ beside it in `Compilation.seconds`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from ..codegen.program import Branch, Call, Program, Repeat, Step
+from ..codegen.program import Program, all_calls
 from ..ir.graph import Graph
 from ..ir.ops.base import Op
+from ..ir.verify import subgraphs
+from ..targets.artifact import Artifact
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Summary:
     """operators: nodes of the imported graph, bodies of control flow included; operator_counts: (name, how many), the
     most frequent first.  kernels: distinct ones; calls: how often the program runs one (loop bodies count once).
     macs: multiply-accumulates of one run without what loops repeat.  Sizes in bytes: weights as packed, arena (all
-    intermediate tensors), scratch (per thread), code (the shared library without the weights)."""
+    intermediate tensors), scratch (per thread), code (machine code of the model)."""
 
     operators: int
     operator_counts: tuple[tuple[str, int], ...]
@@ -34,7 +37,7 @@ class Summary:
     linker: str = ""
 
 
-def summarize(graph: Graph, program: Program, code_bytes: int, linker: str) -> Summary:
+def summarize(graph: Graph, program: Program, artifact: Artifact) -> Summary:
     counts = Counter(op.name for op in all_operators(graph))
     calls = list(all_calls(program.steps))
     return Summary(
@@ -46,8 +49,8 @@ def summarize(graph: Graph, program: Program, code_bytes: int, linker: str) -> S
         weight_bytes=program.constant_bytes,
         arena_bytes=program.arena_bytes,
         scratch_bytes=program.scratch_bytes,
-        code_bytes=code_bytes,
-        linker=linker,
+        code_bytes=int(artifact.manifest["sizes"]["code"]),
+        linker=str(artifact.manifest["versions"].get("linker", "")),
     )
 
 
@@ -55,23 +58,8 @@ def all_operators(graph: Graph) -> Iterator[Op]:
     """The operators of a graph and of the graphs inside them."""
     for node in graph.nodes:
         yield node.op
-        for field in fields(node.op):  # type: ignore[arg-type]  # every operator is a dataclass
-            body = getattr(node.op, field.name)
-            if isinstance(body, Graph):
-                yield from all_operators(body)
-
-
-def all_calls(steps: Iterable[Step]) -> Iterator[Call]:
-    """Every call, in order; both arms of a branch, and a loop's body once."""
-    for step in steps:
-        match step:
-            case Call():
-                yield step
-            case Branch():
-                yield from all_calls(step.then)
-                yield from all_calls(step.other)
-            case Repeat():
-                yield from all_calls(step.body)
+        for body in subgraphs(node.op):
+            yield from all_operators(body)
 
 
 def bytes_text(size: float) -> str:
@@ -135,13 +123,10 @@ def summary_rows(summary: Summary, seconds: dict[str, float], cached: bool) -> l
     return rows
 
 
-def summary_json(summary: Summary) -> dict[str, object]:
+def summary_json(summary: Summary) -> dict[str, Any]:
     return asdict(summary) | {"operator_counts": dict(summary.operator_counts)}
 
 
-def summary_from_json(data: dict[str, object]) -> Summary:
+def summary_from_json(data: dict[str, Any]) -> Summary:
     """The inverse of `summary_json`."""
-    counts = data["operator_counts"]
-    if not isinstance(counts, dict):
-        raise ValueError("operator_counts is no object")
-    return Summary(**{**data, "operator_counts": tuple(counts.items())})  # type: ignore[arg-type]
+    return Summary(**{**data, "operator_counts": tuple(data["operator_counts"].items())})

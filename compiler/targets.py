@@ -8,8 +8,11 @@ from importlib import import_module
 from typing import Any
 
 from ..codegen.machine import EXTENSIONS, LEVELS, PROCESSORS, Machine
+from ..codegen.program import Program
 from ..ir.errors import OptionError
-from .options import nearest
+from ..targets.artifact import Artifact
+from .options import Options, nearest
+from .progress import Stages
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,15 @@ class Target:
 
     def function(self, name: str) -> Callable[..., Any]:
         return getattr(import_module(self.home, __package__), name)
+
+    def build(self, program: Program, machine: Machine, options: Options, digest: str, stages: Stages) -> Artifact:
+        """The artifact of a program.  digest: SHA-256 of the model, which the manifest records."""
+        with stages.stage("build"):
+            return self.function("build")(
+                program, machine, name=options.name or None, emit=options.emit, cc=options.cc or None,
+                embed_limit=options.embed_limit, jobs=options.jobs or None, model_sha256=digest,
+                options=dict(options.result_key()), progress=lambda done, total: stages.progress("build", done, total),
+            )
 
     def machine(self, spec: str) -> Machine:
         """Raises OptionError for an unknown machine or feature, TargetError if this one cannot be used."""

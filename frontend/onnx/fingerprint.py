@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 
 from google.protobuf.message import Message
-from onnx import TensorProto
+from onnx import ModelProto, TensorProto
 
-from .reader import ModelFile
+from .reader import ModelFile, ModelSource
 
 
 def model_content(model: ModelFile) -> Iterator[bytes | memoryview]:
@@ -20,6 +22,15 @@ def model_content(model: ModelFile) -> Iterator[bytes | memoryview]:
         array = model.tensors.read(tensor, f"{model.name}: tensor {tensor.name!r}")
         if array.size:
             yield memoryview(array.reshape(-1).view("u1"))
+
+
+def model_sha256(source: ModelSource, model: ModelFile) -> str:
+    """SHA-256 of the model's file or bytes; of the canonical bytes of a ModelProto."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return hashlib.sha256(source).hexdigest()
+    if isinstance(source, ModelProto):
+        return hashlib.sha256(model.proto.SerializeToString(deterministic=True)).hexdigest()
+    return hashlib.sha256(Path(source).read_bytes()).hexdigest()
 
 
 def _external_tensors(message: Message) -> Iterator[TensorProto]:

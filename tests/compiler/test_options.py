@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tilewright import OptionError
-from tilewright.compiler.options import Options, make_options, nearest, symbol_of
+from tilewright.compiler.options import Options, make_options, nearest
 
 
 def test_equal_requests_have_equal_keys() -> None:
@@ -29,6 +29,7 @@ def test_only_what_decides_the_bytes_is_in_the_key() -> None:
         ({"print_after": "fold_constant", "known_stages": ["fold_constants"]}, ["did you mean 'fold_constants'"]),
         ({"name": "2net"}, ["name", "C identifier", "2net"]),
         ({"name": "a b"}, ["name", "C identifier"]),
+        ({"embed_limit": -1}, ["embed_limit", "bytes", "-1"]),
         ({"jobs": 0}, ["jobs", "positive", "0"]),
         ({"dims": {"batch": -1}}, ["dims['batch']", "-1"]),
         ({"dims": {"batch": 2**60}}, ["dims['batch']", "2^40"]),
@@ -42,13 +43,6 @@ def test_wrong_values_say_what_was_expected(settings: dict, words: list[str]) ->
         make_options(**settings)
     for word in words:
         assert word in str(error.value)
-
-
-def test_a_file_name_becomes_a_symbol() -> None:
-    assert symbol_of("resnet50-v1.7") == "resnet50_v1_7"
-    assert symbol_of("7net") == "m_7net"
-    assert symbol_of("ä/../b") == "b"
-    assert symbol_of("--") == "model"
 
 
 def test_nearest_is_silent_without_a_likeness() -> None:
