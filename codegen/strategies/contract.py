@@ -33,6 +33,7 @@ from ..schedule import (
     unroll,
     vectorize,
 )
+from ..schedule.loops import Tiles
 from ..schedule.rewrite import Environment, extent, has_loop
 from .axes import substitute_axes
 from .join import join_kernels
@@ -189,7 +190,7 @@ def _columns_to_vectors(k: Kernel, panel: int, lanes: int) -> Kernel:
     """The columns of a panel as unrolled whole vectors (nv, nl) and one shorter vector (nt)."""
     whole = panel // lanes * lanes
     if not whole:
-        return split(k, "ni", panel, "nz", "nt")
+        return unroll(split(k, "ni", panel, "nv", "nt"), "nv")
     if whole < panel:
         k = cut(k, "ni", whole, "ni", "nt")
     return unroll(split(k, "ni", lanes, "nv", "nl"), "nv")

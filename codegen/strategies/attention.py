@@ -1,0 +1,175 @@
+"""Attention as one kernel: softmax(scale * q k^T + mask) v, head by head, eight query rows at a time.
+
+For each head the keys are packed transposed and the values in panels, once, in scratch memory; then for each tile of
+rows the scores of all keys are computed into scratch, turned into weights, and multiplied into the values.  No array of
+queries times keys exists.  It is seven computations, merged by the schedules of any group; keys are padded to whole
+panels with scores of minus infinity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...ir.compute import Compute, acc_var, lower_group
+from ...ir.expr import Expr, as_expr, binary, call, cast, const, load, select
+from ...ir.kernel import Buffer, Kernel, axis
+from ...ir.ops.norm import Attention
+from ..machine import Machine
+from ..math import legalize_math
+from ..schedule import (
+    cut, fma_contract, localize, merge, parallel, reorder, rfactor, sink, split, transpose_tile, unroll,
+    vectorize,
+)
+from .scheduled import Group, Scheduled
+from .tiles import spread
+
+ROWS = 8  # query rows at a time: with two vectors of keys, sixteen accumulators
+SMALLEST = 4  # fewer query rows do not pay for packing the keys
+
+
+def takes_attention(op: Attention, q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], machine: Machine) -> bool:
+    """Whether this strategy fits shapes q[B, H, M, D], k[B, G, S, D], v[B, G, S, E]; the operator is expanded otherwise."""
+    lanes = machine.lanes("f32")
+    scratch = 4 * (k[2] + 2 * lanes) * (k[3] + v[3] + 2 * ROWS)
+    return q[2] >= SMALLEST and k[3] % lanes == 0 and v[3] % lanes == 0 and scratch <= 8 * machine.l2
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    batch: int
+    heads: int
+    groups: int
+    rows: int
+    keys: int
+    depth: int
+    width: int
+    chunks: int
+    lanes: int
+    panel: int
+    value_panel: int
+
+    @property
+    def padded(self) -> int:
+        return -(-self.keys // self.panel) * self.panel
+
+    @property
+    def shares(self) -> int:
+        return self.batch * self.heads * self.chunks
+
+
+def _sizes(q: Buffer, k: Buffer, v: Buffer, machine: Machine) -> _Sizes:
+    batch, heads, rows, depth = (int(d) for d in q.shape)  # type: ignore[arg-type]
+    groups, keys, width = int(k.shape[1]), int(k.shape[2]), int(v.shape[3])  # type: ignore[arg-type]
+    lanes = machine.lanes("f32")
+    chunks = 1
+    while batch * heads * chunks < 8 and rows % (2 * chunks) == 0 and rows // (2 * chunks) >= 2 * ROWS:
+        chunks *= 2
+    wide = 2 * lanes if machine.vector_registers >= 32 else lanes
+    panel = wide if keys > lanes else lanes
+    value_panel = wide if width % wide == 0 else lanes
+    return _Sizes(batch, heads, groups, rows // chunks, keys, depth, width, chunks, lanes, panel, value_panel)
+
+
+def _computes(op: Attention, out: Buffer, operands: tuple[Buffer, ...], z: _Sizes) -> tuple[Compute, ...]:
+    q, k, v, *mask = operands
+    p, m, j = axis("p", z.shares), axis("m", z.rows), axis("j", z.padded)
+    b, h, row = p // (z.heads * z.chunks), p // z.chunks % z.heads, p % z.chunks * z.rows + m
+    g = h // (z.heads // z.groups)
+    blocks = z.padded // z.panel
+    packed_k = Buffer("kp", "f32", (z.shares, blocks, z.depth, z.panel), "stack")
+    packed_v = Buffer("vp", "f32", (z.shares, z.width // z.value_panel, z.padded, z.value_panel), "stack")
+    scores = Buffer("s", "f32", (z.shares, z.rows, z.padded), "stack")
+    weights = Buffer("e", "f32", scores.shape, "stack")
+    most, total = (Buffer(n, "f32", (z.shares, z.rows), "stack") for n in ("mx", "sm"))
+
+    def key(s: Expr) -> Expr:  # padding keys read the last one
+        return s if z.padded == z.keys else binary("min", s, z.keys - 1)
+
+    kb, kv, ki = axis("kb", blocks), axis("kv", z.panel // z.lanes), axis("ki", z.lanes)
+    kt, kd = axis("kt", z.depth // z.lanes), axis("kd", z.lanes)
+    at, deep = kb * z.panel + kv * z.lanes + ki, kt * z.lanes + kd
+    pack_k = Compute(
+        packed_k, (p, kb, kv, kt, ki, kd), cast(load(k, b, g, key(at), deep), "f32"), index=(p, kb, deep, kv * z.lanes + ki)
+    )
+    vb, vr, vv = axis("vb", z.width // z.value_panel), axis("vr", z.padded), axis("vv", z.value_panel // z.lanes)
+    vl = axis("vl", z.lanes)
+    pack_v = Compute(
+        packed_v, (p, vb, vr, vv, vl), cast(load(v, b, g, key(vr), vb * z.value_panel + vv * z.lanes + vl), "f32"),
+        index=(p, vb, vr, vv * z.lanes + vl),
+    )
+    so, si, d = axis("so", blocks), axis("si", z.panel), axis("d", z.depth)
+    finish = _finish(op, mask, z, (b, h, row), so * z.panel + si)
+    score = Compute(
+        scores, (p, m, so, si), cast(load(q, b, h, row, d), "f32") * packed_k[p, so, d, si], (d,), "add", finish,
+        (p, m, so * z.panel + si),
+    )
+    highest = Compute(most, (p, m), scores[p, m, j], (j,), "max")
+    safe = binary("max", most[p, m], -3.0e38)  # a row without any key gives 0 / 0, not inf - inf
+    weight = Compute(weights, (p, m, j), call("exp", scores[p, m, j] - safe))
+    summed = Compute(total, (p, m), weights[p, m, j], (j,), "add")
+    co, ci, r = axis("co", z.width // z.value_panel), axis("ci", z.value_panel), axis("r", z.padded)
+    product = Compute(
+        out, (p, m, co, ci), weights[p, m, r] * packed_v[p, co, r, ci], (r,), "add",
+        acc_var("f32") * (1.0 / total[p, m]), (b, h, row, co * z.value_panel + ci),
+    )
+    return pack_k, pack_v, score, highest, weight, summed, product
+
+
+def _finish(op: Attention, mask: list[Buffer], z: _Sizes, at: tuple[Expr, Expr, Expr], key: Expr) -> Expr:
+    """Scale, mask, causality and padding of one score."""
+    score: Expr = acc_var("f32") * op.scale
+    hidden = const(float("-inf"), "f32")
+    if mask:
+        shape = mask[0].shape
+        inside = binary("min", key, z.keys - 1) if z.padded != z.keys else key
+        full = (*at, inside)[4 - len(shape) :]
+        score = score + cast(load(mask[0], *(as_expr(0) if n == 1 else i for n, i in zip(shape, full, strict=True))), "f32")
+    if op.causal:
+        shift = z.keys - z.rows * z.chunks
+        score = select(binary("le", key, at[2] + shift), score, hidden)
+    if z.padded != z.keys:
+        score = select(binary("lt", key, z.keys), score, hidden)
+    return score
+
+
+def schedule_attention(group: Group, machine: Machine) -> Scheduled:
+    assert isinstance(group.op, Attention)
+    q, k, v = group.operands[:3]
+    z = _sizes(q, k, v, machine)
+    (out,) = [p for p in group.params if p.name.startswith("y")]
+    computes = _computes(group.op, out, group.operands, z)
+    kernel = _merge(lower_group("attention", group.params, computes))
+    kernel = sink(sink(kernel, ["si"]), ["ci"])
+    kernel = rfactor(split(kernel, "j", z.lanes, "jo", "jl"), "jo", "jl")
+    kernel = sink(_row_tiles(kernel, z.rows), ["mi"])
+    kernel = transpose_tile(kernel, "ki", "kd") if z.lanes > 1 else kernel
+    for name in ("si", "ci", "jl"):
+        kernel = reorder(kernel, [name, "mi"], ["mi", name])
+    kernel = split(split(kernel, "si", z.lanes, "nv", "nl"), "ci", z.lanes, "nv", "nl")
+    steps = 4 if z.depth % 4 == 0 else 1
+    kernel = split(split(kernel, "d", steps), "r", 4)
+    kernel = unroll(kernel, "mi", "nv", "di", "ri")
+    kernel = vectorize(legalize_math(parallel(kernel, "p"), machine), "nl", "jl", "vl")
+    kernel = fma_contract(kernel) if machine.fma else kernel
+    return Scheduled(kernel, note=f"heads in parallel, {ROWS} rows at a time, keys in panels of {z.panel}")
+
+
+def _row_tiles(kernel: Kernel, rows: int) -> Kernel:
+    """Tiles of nearly equal size; the inner loops of both sizes have one name."""
+    (size, count), *rest = spread(rows, ROWS)
+    if not rest:
+        return split(kernel, "m", size, "mo", "mi")
+    kernel = cut(kernel, "m", size * count, "ma", "mb")
+    return split(split(kernel, "ma", size, "mao", "mi"), "mb", rest[0][0], "mbo", "mi")
+
+
+def _merge(kernel: Kernel) -> Kernel:
+    """One loop over heads, one over rows; temporaries live inside them."""
+    kernel = merge(merge(kernel, "p"), "m")
+    for name in ("kp", "vp"):
+        kernel = localize(kernel, name, "p", "stack", 1)
+    for name in ("s", "e"):
+        kernel = localize(kernel, name, "m", "stack", 2)
+    for name in ("mx", "sm"):
+        kernel = localize(kernel, name, "m", "register", 2)
+    return kernel
