@@ -44,10 +44,11 @@ def factors(dims: Iterable[Dim]) -> tuple[int, tuple[Expr, ...]]:
         count *= g
         if c == 0 and len(terms) == 1:
             (atom,) = terms
-            if isinstance(atom, Bin) and atom.op == "mul":
-                stack += [atom.a, atom.b]
-            else:
-                atoms.append(atom)
+            match atom:
+                case Bin(op="mul"):
+                    stack += [atom.a, atom.b]
+                case _:
+                    atoms.append(atom)
         elif g:
             atoms.append(from_linear(c // g, {a: k // g for a, k in terms.items()}))
     return (count, tuple(sorted(atoms, key=id))) if count else (0, ())

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from .arithmetic import arithmetic_dtype, read, widen
 from .base import Op
 from .operands import require, require_count
 
+T = TypeVar("T", np.ndarray, Buffer)
 SIGMOID, TANH = Activation("sigmoid"), Activation("tanh")
 
 
@@ -95,8 +96,8 @@ class Recurrent(Op):
                 y[t, rows] = states[0][rows]
         return (y, *states)
 
-    def _operands(self, given: Sequence[np.ndarray]) -> tuple:
-        """xw, r, vector or None, states, lengths or None: of arrays or of buffers."""
+    def _operands(self, given: Sequence[T]) -> tuple[T, T, T | None, list[T], T | None]:
+        """xw, r, vector or None, states, lengths or None."""
         xw, r, *rest = given
         vector = rest.pop(0) if self.vector else None
         return xw, r, vector, rest[: self.states], rest[self.states] if self.lengths else None
