@@ -59,7 +59,9 @@ def convert(p: Printer, a: str, src: Type, dst: Type, bounds: tuple[float, float
         wide = _HALF_TO_F32[src.dtype](p, a, src.lanes)
         return convert(p, wide, f32, dst)
     if dst.dtype in HALVES:
-        single = _to_odd_f32(p, a, src.lanes) if src.dtype == "f64" else convert(p, a, src, f32)
+        # f64 to bf16 is rounded twice, as ml_dtypes does it.
+        odd = (src.dtype, dst.dtype) == ("f64", "f16")
+        single = _to_odd_f32(p, a, src.lanes) if odd else convert(p, a, src, f32)
         return _F32_TO_HALF[dst.dtype](p, single, src.lanes)
     return _CONVERT[DTYPES[src.dtype].kind, DTYPES[dst.dtype].kind](p, a, src, dst)
 

@@ -154,16 +154,17 @@ def _share(p: Printer, extent: str, thread: str) -> str:
 
 
 def _print_loop(p: Printer, s: For, low: str, high: str, guarded: bool) -> None:
-    before = _carried(p, s.body)
     number, depth, entry = p.number(), len(p.scopes), p.label
     head, after, counter = f"loop{number}", f"done{number}", f"%i{number}"
     p.define(counter, depth)
+    p.env[s.var] = counter
+    before = _carried(p, s.body)
     phis = {c: f"%c{p.number()}" for c in before}
     for cell, phi in phis.items():
         p.define(phi, depth)
         p.cells[cell] = Held(phi, before[cell].type)
     p.scopes.append(Scope())
-    p.env[s.var], p.label = counter, head
+    p.env[s.var], p.label = counter, head  # again: an unrolled copy of the axis inside has changed it
     p.loads.clear()
     print_block(p, s.body)
     following = p.here(f"add nuw nsw i64 {counter}, 1")

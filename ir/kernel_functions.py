@@ -157,7 +157,7 @@ def tdiv(a: Lanes, b: Lanes) -> Lanes:
 def tmod(a: Lanes, b: Lanes) -> Lanes:
     """The remainder with the sign of the dividend."""
     if isinstance(a, int):
-        return math.fmod(a, b) if isinstance(b, float) else a - b * tdiv(a, b)
+        return math.fmod(a, b) if isinstance(b, float) else a - b * tdiv(a, b) if b else 0
     return np.fmod(a, b)
 
 

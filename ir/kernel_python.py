@@ -306,8 +306,10 @@ class _Writer:
             case Ramp():
                 return self.constant(e, np.arange(lanes, dtype=info.numpy))
             case Shuffle():
-                mask = self.constant(e.mask, np.array(e.mask, np.int64))
-                return f"_np.concatenate(({self.expr(e.a)}, {self.expr(e.b)}))[{mask}]"
+                both = f"_np.concatenate(({self.expr(e.a)}, {self.expr(e.b)}))"
+                if e.type.lanes == 1:
+                    return f"int({both}[{e.mask[0]}])" if e.type == I64 else f"{both}[{e.mask[0]}]"
+                return f"{both}[{self.constant(e.mask, np.array(e.mask, np.int64))}]"
             case HReduce():
                 name = self.constant(("reduce", e.op), functions.HORIZONTAL[e.op])
                 text = f"{name}({self.expr(e.a)}, dtype={self.constant(info.numpy, info.numpy)})"
