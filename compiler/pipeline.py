@@ -14,18 +14,28 @@ from ..ir.verify import verify_graph
 from .differential import Differential
 from .faults import guarded
 from .options import Options
+from .passes.channels_last import channels_last
+from .passes.fold_constants import fold_constants
 from .passes.fuse import fuse
+from .passes.simplify import simplify
 from .progress import Stages
 
 PassFunction = Callable[[Graph], Graph]
 Print = Callable[[str, str], None]
 
 GRAPH_PASSES: tuple[tuple[str, PassFunction], ...] = (
+    ("fold_constants", fold_constants),
+    ("simplify", simplify),
+    ("channels_last", channels_last),
     ("fuse", fuse),
 )
 
 # (earlier, later, why)
-ORDER: tuple[tuple[str, str, str], ...] = ()
+ORDER: tuple[tuple[str, str, str], ...] = (
+    ("fold_constants", "simplify", "rules of simplify look for constants, which shape arithmetic only is once folded"),
+    ("simplify", "channels_last", "transposes and reshapes are in normal form, which is what sinking matches"),
+    ("channels_last", "fuse", "a transpose between two nodes would keep them out of one kernel"),
+)
 
 STAGE_NAMES = ("import", *(name for name, _ in GRAPH_PASSES), "lower")
 """What `print_after` may name."""
