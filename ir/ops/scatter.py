@@ -85,7 +85,7 @@ class ScatterElements(Op):
         out = data.copy()
         rows = np.moveaxis(out, self.axis, 0)
         extent = data.shape[self.axis]
-        here: list[np.ndarray] = list(np.indices(np.moveaxis(indices, self.axis, 0).shape[1:]))
+        here = [np.asarray(h) for h in np.indices(np.moveaxis(indices, self.axis, 0).shape[1:])]
         for i, new in zip(np.moveaxis(indices, self.axis, 0), np.moveaxis(updates, self.axis, 0), strict=True):
             i = np.where(i < 0, i + extent, i).astype(np.int64)
             inside = (i >= 0) & (i < extent)
