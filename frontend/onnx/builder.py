@@ -1,0 +1,238 @@
+"""The builder that the importer uses: it computes what is constant already, and follows shape arithmetic symbolically.
+
+Op functions always hold `Value`s; the builder knows which of them are constants (`constants`) and which are integers
+computed from symbolic dimensions (`symbolic`).  `ints`, `dims` and `array` ask for such knowledge and say what to do when
+it is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from onnx import GraphProto
+
+from ...ir.dims import as_dim
+from ...ir.errors import ModelError
+from ...ir.expr import Expr
+from ...ir.graph import Builder, Graph, Value
+from ...ir.ops.base import Op
+from ...ir.ops.dim_tensor import DimTensor
+from ...ir.ops.elementwise import Binary, Cast, Select, Unary
+from ...ir.ops.movement import Broadcast, Concat, Gather, Reshape, Slice, Transpose
+from ...ir.types import DTYPES, Dim, TensorType
+from .symbolic import MOST_ELEMENTS, product, propagate
+
+FOLD_LIMIT = 64 * 2**20  # bytes of a result that is computed while importing
+GROWTH_LIMIT = 2**20  # bytes; a larger result must not be larger than its operands, else the artifact grows for nothing
+TENSOR_LIMIT = 2**38  # bytes of one tensor; a model that asks for more is wrong or hostile
+
+class OnnxBuilder(Builder):
+    """node: what is being imported, for messages.  wanted: which outputs of it the model uses.  hint: the name for its
+    results.  subgraph: imports a graph attribute as a graph of its own, given the types of its inputs.  inline: imports
+    one in place, given its inputs; gives its outputs."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.node = ""
+        self.hint = ""
+        self.wanted: tuple[bool, ...] = (True,)
+        self.symbolic: dict[Value, np.ndarray] = {}
+        self.subgraph: Callable[[GraphProto, Sequence[TensorType]], Subgraph] = _no_subgraphs
+        self.inline: Callable[[GraphProto, Sequence[Any]], tuple[Any, ...]] = _no_subgraphs
+
+    # ---- adding ----
+
+    def add_multi(self, op: Op, *inputs: Value, names: Sequence[str] = (), where: str = "") -> tuple[Value, ...]:
+        types = self._infer(op, inputs)
+        for t in types:
+            check_size(t, self.hint or op.name)
+        folded = self._fold(op, inputs, types)
+        if folded is not None:
+            return folded
+        names = names or [self.hint or op.name.lower()] * len(types)
+        elements = self._propagate(op, inputs, types)
+        if elements is not None and not any(isinstance(e, Expr) for e in elements.flat):
+            return (self.constant(elements.astype(DTYPES[types[0].dtype].numpy), names[0]),)
+        outputs = super().add_multi(op, *inputs, names=names, where=where)
+        if elements is not None:
+            self.symbolic[outputs[0]] = elements
+        return outputs
+
+    def _infer(self, op: Op, inputs: Sequence[Value]) -> tuple[TensorType, ...]:
+        try:
+            return op.infer(*(v.type for v in inputs))
+        except ModelError as e:
+            if all(v.type.is_static for v in inputs):
+                raise
+            raise ModelError(f"{e}. If symbolic dimensions make them fit, bind these (--shape, --dim)") from None
+
+    def _fold(self, op: Op, inputs: Sequence[Value], types: Sequence[TensorType]) -> tuple[Value, ...] | None:
+        arrays = [self.constants.get(v) for v in inputs]
+        known = [a for a in arrays if a is not None]
+        if len(known) < len(arrays) or not op.pure or not all(t.is_static for t in types) or _has_symbols(op):
+            return None
+        if isinstance(op, Transpose):  # a view: the weights of a large model are not copied
+            return (self.constant(np.transpose(known[0], op.perm), self.hint),)
+        if isinstance(op, Reshape):
+            return (self.constant(known[0].reshape(types[0].static_shape), self.hint),)
+        size = sum(t.nbytes for t in types)
+        if size > FOLD_LIMIT or size > max(GROWTH_LIMIT, sum(a.nbytes for a in known)):
+            return None
+        return tuple(self.constant(a, self.hint) for a in op.evaluate(*known))
+
+    def _propagate(self, op: Op, inputs: Sequence[Value], types: Sequence[TensorType]) -> np.ndarray | None:
+        if len(types) != 1 or not any(v in self.symbolic for v in inputs):
+            return None
+        if not types[0].is_static or types[0].size > MOST_ELEMENTS:
+            return None
+        operands = [self.elements(v) for v in inputs]
+        known = [e for e in operands if e is not None]
+        return propagate(op, known) if len(known) == len(operands) else None
+
+    def elements(self, v: Value) -> np.ndarray | None:
+        """The elements of a small integer tensor as an object array of ints and expressions, None if not known."""
+        if v in self.symbolic:
+            return self.symbolic[v]
+        array = self.constants.get(v)
+        if array is None or array.size > MOST_ELEMENTS or array.dtype.kind not in "iub":
+            return None
+        return array.astype(object)
+
+    # ---- knowledge ----
+
+    def array(self, v: Value, what: str) -> np.ndarray:
+        """The constant value of an operand.  Raises ModelError if it is computed at run time."""
+        if v in self.constants:
+            return self.constants[v]
+        raise ModelError(self._not_constant(v, what))
+
+    def ints(self, v: Value, what: str) -> tuple[int, ...]:
+        """An operand (rank 0 or 1) as integers."""
+        return tuple(int(x) for x in self.array(v, what).reshape(-1))
+
+    def dims(self, v: Value, what: str) -> tuple[Dim, ...]:
+        """An operand (rank 0 or 1) as dimensions, symbolic ones included."""
+        found = self.elements(v)
+        if found is None:
+            raise ModelError(self._not_constant(v, what))
+        return tuple(x if isinstance(x, Expr) else int(x) for x in found.reshape(-1))
+
+    def _not_constant(self, v: Value, what: str) -> str:
+        source = self.producers.get(v)
+        origin = f"made by {source.where}" if source else "an input of the model"
+        symbols = f" It depends on symbolic dimensions {self.symbolic[v].tolist()}." if v in self.symbolic else ""
+        return (
+            f"operand {what} must be known when the model is compiled, but it is computed from data: {v}, {origin}.{symbols} "
+            "Bind the model's dimensions (--shape, --dim), or make the operand a constant"
+        )
+
+    # ---- the core operators, by short names ----
+
+    def scalar(self, value: Any, dtype: str) -> Value:
+        return self.constant(np.array(value).astype(DTYPES[dtype].numpy))
+
+    def unary(self, fn: str, x: Value) -> Value:
+        return self.add(Unary(fn), x)
+
+    def binary(self, fn: str, x: Value, y: Value | float) -> Value:
+        """y may be a Python number: a scalar of x's type."""
+        return self.add(Binary(fn), x, y if isinstance(y, Value) else self.scalar(y, x.type.dtype))
+
+    def select(self, cond: Value, x: Value, y: Value) -> Value:
+        return self.add(Select(), cond, x, y)
+
+    def cast(self, x: Value, dtype: str) -> Value:
+        return x if x.type.dtype == dtype else self.add(Cast(dtype), x)
+
+    def reshape(self, x: Value, shape: Sequence[Dim]) -> Value:
+        return x if x.type.shape == tuple(shape) else self.add(Reshape(tuple(shape)), x)
+
+    def transpose(self, x: Value, perm: Sequence[int]) -> Value:
+        return x if tuple(perm) == tuple(range(x.type.rank)) else self.add(Transpose(tuple(perm)), x)
+
+    def broadcast(self, x: Value, shape: Sequence[Dim]) -> Value:
+        return x if x.type.shape == tuple(shape) else self.add(Broadcast(tuple(shape)), x)
+
+    def concat(self, values: Sequence[Value], axis: int) -> Value:
+        return values[0] if len(values) == 1 else self.add(Concat(axis), *values)
+
+    def slice(self, x: Value, axis: int, start: Dim, size: Dim, step: int = 1) -> Value:
+        """A slice of one axis."""
+        if (start, size, step) == (0, x.type.shape[axis], 1):
+            return x
+        starts, sizes, steps = [0] * x.type.rank, list(x.type.shape), [1] * x.type.rank
+        starts[axis], sizes[axis], steps[axis] = start, size, step  # type: ignore[call-overload]
+        return self.add(Slice(tuple(starts), tuple(sizes), tuple(steps)), x)
+
+    def gather(self, x: Value, indices: Value, axis: int) -> Value:
+        return self.add(Gather(axis), x, indices)
+
+    def flatten(self, x: Value, axis: int) -> Value:
+        """As a matrix: the dimensions before the axis, and those from it on."""
+        return self.reshape(x, (product(x.type.shape[:axis]), product(x.type.shape[axis:])))
+
+    def dim_tensor(self, dims: Sequence[Dim], rank: int = 1) -> Value:
+        """Dimensions as an i64 tensor: a vector, or a scalar for rank 0."""
+        dims = tuple(as_dim(d) for d in dims)
+        elements = np.empty(len(dims), object)
+        elements[:] = dims
+        elements = elements.reshape((-1,) if rank else ())
+        if all(isinstance(d, int) for d in dims):
+            return self.constant(elements.astype(np.int64))
+        v = self.add(DimTensor(dims, elements.shape))
+        self.symbolic[v] = elements
+        return v
+
+
+@dataclass(frozen=True, eq=False)
+class Subgraph:
+    """An imported graph attribute.  captured: outer value -> its input, in the order of the inputs, which follow those of
+    the attribute."""
+
+    b: OnnxBuilder
+    outputs: tuple[Value, ...]
+    captured: Mapping[Value, Value]
+
+    def graph(self, captured: Sequence[Value], outputs: Sequence[Value] | None = None) -> Graph:
+        """The graph, its inputs ending with those for `captured`, a superset of the values that it captures."""
+        own = self.b.inputs[: len(self.b.inputs) - len(self.captured)]
+        inner = [self.captured.get(v) or self.b.input(v.name, v.type) for v in captured]
+        self.b.inputs = [*own, *inner]
+        return self.b.graph(self.outputs if outputs is None else outputs)
+
+
+def check_size(t: TensorType, name: str) -> None:
+    """Raises ModelError for a tensor that no machine holds."""
+    if any(isinstance(d, int) and d < 0 for d in t.shape):
+        raise ModelError(f"value {name!r} would have the shape {t}, with a negative dimension")
+    if t.is_static and t.nbytes > TENSOR_LIMIT:
+        raise ModelError(f"value {name!r} would be {t}: {t.nbytes} bytes; the limit is {TENSOR_LIMIT} bytes")
+
+
+def _has_symbols(op: Op) -> bool:
+    """Whether an attribute has a symbolic dimension in it."""
+    values = (getattr(op, f.name) for f in fields(op))  # type: ignore[arg-type]
+    return any(isinstance(x, Expr) for v in values for x in (v if isinstance(v, tuple) else (v,)))
+
+
+def normal_axis(axis: int, rank: int, what: str = "axis") -> int:
+    """A possibly negative axis as a non-negative one.  Raises ModelError outside of [-rank, rank)."""
+    if not -rank <= axis < rank:
+        raise ModelError(f"{what} {axis} is outside of [{-rank}, {rank - 1}] for {rank} dimensions")
+    return axis % rank if rank else axis
+
+
+def normal_axes(axes: Sequence[int], rank: int) -> tuple[int, ...]:
+    result = tuple(sorted(normal_axis(a, rank) for a in axes))
+    if len(set(result)) < len(result):
+        raise ModelError(f"axes {list(axes)} name a dimension twice")
+    return result
+
+
+def _no_subgraphs(*args: Any) -> Any:
+    raise ModelError("subgraphs cannot be imported here")
+
+

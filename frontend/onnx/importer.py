@@ -1,0 +1,214 @@
+"""Model to Graph: nodes in order, one op function each; subgraphs and function bodies are scopes within it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from onnx import FunctionProto, GraphProto, NodeProto
+
+from ...ir.errors import InternalError, ModelError, TilewrightError
+from ...ir.graph import Graph, Value
+from ...ir.types import TensorType
+from .attributes import check_counts, describe, find_schema, read_attributes
+from .builder import OnnxBuilder, Subgraph
+from .functions import Body, FunctionKey, call_body, function_table, standard_body
+from .inputs import Shapes, bind_inputs
+from .reader import ModelFile, normal_domain
+from .structure import outer_names, sorted_nodes
+from .support import require_supported
+from .table import Outputs, find_op
+from .tensors import TensorReader, read_sparse
+
+_DEEPEST = 32  # nested function calls and subgraphs
+_SPARSE_LIMIT = 2**30  # bytes
+
+Imported = Any  # what a name stands for: a Value, None (an absent optional), or a tuple of these (a sequence)
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What all scopes of a model share."""
+
+    tensors: TensorReader
+    functions: Mapping[FunctionKey, FunctionProto]
+
+
+def import_graph(model: ModelFile, shapes: Shapes | None = None, dims: Mapping[str, int] | None = None) -> Graph:
+    """The graph of a model with its inputs bound to these shapes.  Raises ModelError, OptionError (`bind_inputs`)."""
+    proto = model.proto.graph
+    require_supported(model)
+    if not proto.output:
+        raise ModelError(f"{model.name}: the model has no outputs")
+    context = Context(model.tensors, function_table(model.proto))
+    scope = Scope(OnnxBuilder(model.name), context, model.opsets, model.name)
+    initialized = scope.read_initializers(proto)
+    inputs = [v for v in proto.input if v.name not in initialized]
+    for name, t in bind_inputs(inputs, shapes, dims).items():
+        scope.define(name, scope.b.input(name, t))
+    scope.run(proto.node)
+    outputs = [scope.tensor(v.name, f"output {v.name!r}") for v in proto.output]
+    return scope.b.graph(outputs, [v.name for v in proto.output])
+
+
+class Scope:
+    """Names of one graph or function body.  A subgraph's scope has a parent, from which it captures values."""
+
+    def __init__(
+        self, b: OnnxBuilder, context: Context, opsets: Mapping[str, int], where: str,
+        parent: Scope | None = None, depth: int = 0,
+    ) -> None:  # fmt: skip
+        if depth > _DEEPEST:
+            raise ModelError(f"{where}: more than {_DEEPEST} functions or subgraphs within each other")
+        self.b, self.context, self.opsets, self.where = b, context, opsets, where
+        self.parent, self.depth = parent, depth
+        self.names: dict[str, Imported] = {}
+        self.captured: dict[Value, Value] = {}
+
+    # ---- names ----
+
+    def define(self, name: str, value: Imported) -> None:
+        if name in self.names:
+            raise ModelError(f"{self.where}: value {name!r} is defined twice")
+        self.names[name] = value
+
+    def knows(self, name: str) -> bool:
+        return name in self.names or (self.parent is not None and self.parent.knows(name))
+
+    def lookup(self, name: str) -> Imported:
+        """What a name stands for.  A value of an outer graph becomes a constant or an input of this one."""
+        if name in self.names:
+            return self.names[name]
+        if self.parent is None:
+            raise ModelError(f"{self.where}: no value is called {name!r}; the model is incomplete")
+        outer = self.parent.lookup(name)
+        self.names[name] = outer if self.parent.b is self.b else self._capture(outer)
+        return self.names[name]
+
+    def _capture(self, outer: Imported) -> Imported:
+        if outer is None:
+            return None
+        if isinstance(outer, tuple):
+            return tuple(self._capture(v) for v in outer)
+        assert self.parent is not None
+        if outer in self.parent.b.constants:
+            return self.b.constant(self.parent.b.constants[outer], outer.name)
+        if outer not in self.captured:
+            inner = self.captured[outer] = self.b.input(outer.name, outer.type)
+            if outer in self.parent.b.symbolic:
+                self.b.symbolic[inner] = self.parent.b.symbolic[outer]
+        return self.captured[outer]
+
+    def tensor(self, name: str, what: str) -> Value:
+        value = self.lookup(name)
+        if not isinstance(value, Value):
+            raise ModelError(f"{self.where}: {what} is not a tensor")
+        return value
+
+    # ---- contents ----
+
+    def read_initializers(self, graph: GraphProto) -> set[str]:
+        names: set[str] = set()
+        for t in graph.initializer:
+            array = self.context.tensors.read(t, f"{self.where}: initializer {t.name!r}")
+            self.define(t.name, self.b.constant(array, t.name))
+            names.add(t.name)
+        for s in graph.sparse_initializer:
+            name = s.values.name
+            array = read_sparse(self.context.tensors, s, f"{self.where}: initializer {name!r}", _SPARSE_LIMIT)
+            self.define(name, self.b.constant(array, name))
+            names.add(name)
+        return names
+
+    def run(self, nodes: Iterable[NodeProto]) -> None:
+        nodes = list(nodes)
+        outer = {name for name in outer_names(nodes) if self.knows(name)}
+        for node in sorted_nodes(nodes, {*self.names, *outer}, self.where):
+            self._import_node(node)
+
+    def _import_node(self, node: NodeProto) -> None:
+        operands = [self.lookup(name) if name else None for name in node.input]
+        b = self.b
+        saved = b.node, b.where, b.hint, b.wanted, b.subgraph, b.inline
+        b.node = describe(node)
+        b.where = f"{saved[1]}/{node.name}" if saved[1] and node.name else node.name or saved[1] or node.op_type
+        b.hint = next((name for name in node.output if name), node.op_type)
+        b.wanted = tuple(bool(name) for name in node.output)
+        b.subgraph, b.inline = self._subgraph, self._inline
+        try:
+            made = self._apply(node, operands)
+        except TilewrightError as e:
+            raise _located(e, b.node) from None
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as e:
+            raise InternalError(f"{b.node}: the importer failed: {type(e).__name__}: {e}") from e
+        finally:
+            b.node, b.where, b.hint, b.wanted, b.subgraph, b.inline = saved
+        results = made if isinstance(made, tuple) else (made,)
+        for name, value in zip(node.output, results, strict=False):
+            if name:
+                self.define(name, value)
+        for name in node.output[len(results) :]:
+            if name:
+                raise ModelError(f"{describe(node)}: output {name!r} is not supported; remove what reads it")
+
+    def _apply(self, node: NodeProto, operands: list[Imported]) -> Outputs:
+        domain = normal_domain(node.domain)
+        f = self.context.functions.get((domain, node.op_type, node.overload))
+        opset = self.opsets.get(domain, 0)
+        if f is None:
+            schema = find_schema(node, opset)
+            function = find_op(domain, node.op_type, opset)
+            if schema is not None:
+                check_counts(node, schema)
+            if function is not None and schema is not None:
+                return function(self.b, *operands, **read_attributes(node, schema, self.context.tensors))
+            f = standard_body(node, opset, operands)
+        if f is None:
+            raise ModelError(f"{describe(node)}: not supported in opset {opset}")
+        return self._call(call_body(node, f, self.opsets), operands)
+
+    def _call(self, body: Body, operands: Sequence[Imported]) -> Outputs:
+        scope = Scope(self.b, self.context, body.opsets, self.b.node, None, self.depth + 1)
+        padded = [*operands, *[None] * (len(body.inputs) - len(operands))]
+        for name, value in zip(body.inputs, padded, strict=True):
+            scope.define(name, value)
+        scope.run(body.nodes)
+        return tuple(scope.lookup(name) for name in body.outputs)
+
+    # ---- subgraphs ----
+
+    def _inline(self, graph: GraphProto, operands: Sequence[Imported] = ()) -> tuple[Imported, ...]:
+        """The outputs of a subgraph whose nodes are added to this graph."""
+        scope = Scope(self.b, self.context, self.opsets, self.b.node, self, self.depth + 1)
+        return scope._fill(graph, operands)
+
+    def _fill(self, graph: GraphProto, operands: Sequence[Imported]) -> tuple[Imported, ...]:
+        initialized = self.read_initializers(graph)
+        inputs = [v.name for v in graph.input if v.name not in initialized]
+        if len(inputs) != len(operands):
+            raise ModelError(f"{self.where}: the subgraph takes {len(inputs)} values, it is given {len(operands)}")
+        for name, value in zip(inputs, operands, strict=True):
+            self.define(name, value)
+        self.run(graph.node)
+        return tuple(self.lookup(v.name) for v in graph.output)
+
+    def _subgraph(self, graph: GraphProto, types: Sequence[TensorType]) -> Subgraph:
+        b = OnnxBuilder(graph.name or "body")
+        scope = Scope(b, self.context, self.opsets, self.b.node, self, self.depth + 1)
+        initialized = {t.name for t in graph.initializer}
+        names = [v.name for v in graph.input if v.name not in initialized]
+        operands = [b.input(n, t) for n, t in zip(names, types, strict=False)]
+        outputs = scope._fill(graph, operands)
+        for v, declared in zip(outputs, graph.output, strict=True):
+            if not isinstance(v, Value):
+                raise ModelError(f"{self.b.node}: output {declared.name!r} of its subgraph is not a tensor")
+        return Subgraph(b, tuple(outputs), scope.captured)
+
+
+def _located(e: TilewrightError, node: str) -> TilewrightError:
+    """The same error, its message starting with the node, unless it names one already."""
+    message = str(e)
+    if not isinstance(e, ModelError) or message.startswith("node "):
+        return e
+    return ModelError(f"{node}: {message}")

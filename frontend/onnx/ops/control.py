@@ -1,0 +1,125 @@
+"""Control flow: branches and loops over subgraphs.  Captured values become operands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from onnx import GraphProto
+
+from ....ir.errors import ModelError
+from ....ir.expr import Var
+from ....ir.graph import Value
+from ....ir.ops.control import If, Loop, Scan
+from ....ir.types import Dim, TensorType
+from ..builder import OnnxBuilder, Subgraph, normal_axis
+from ..table import Outputs, onnx_op
+
+_MOST_UNROLLED = 1024  # iterations of a loop whose values change their shapes
+_FOREVER = 2**63 - 1
+
+
+@onnx_op("If", since=1)
+def if_(b: OnnxBuilder, cond: Value, *, then_branch: GraphProto, else_branch: GraphProto) -> Outputs:
+    """A known condition picks its branch now."""
+    if cond in b.constants:
+        return b.inline(then_branch if b.constants[cond].any() else else_branch, ())
+    then, other = b.subgraph(then_branch, ()), b.subgraph(else_branch, ())
+    for i, (x, y) in enumerate(zip(then.outputs, other.outputs, strict=False)):
+        if x.type != y.type:
+            raise ModelError(
+                f"output {i} is {x.type} in one branch and {y.type} in the other, and the condition {cond} is computed "
+                "from data; make the condition a constant, or bind the dimensions it is computed from (--shape, --dim)"
+            )
+    captured = list(dict.fromkeys([*then.captured, *other.captured]))
+    op = If(then.graph(captured), other.graph(captured))
+    return b.add_multi(op, b.reshape(cond, ()), *captured)
+
+
+@onnx_op("Loop", since=1)
+def loop(b: OnnxBuilder, trips: Value | None = None, cond: Value | None = None, *carried: Value, body: GraphProto) -> Outputs:
+    """A loop whose values change their shapes is unrolled, if it is known how often it runs."""
+    count = _FOREVER if trips is None else _known(b, trips)
+    go = True if cond is None else _known(b, cond)
+    if go is not None and not go:
+        count = 0
+    types = [v.type for v in carried]
+    sub = b.subgraph(body, [TensorType("i64", ()), TensorType("bool", ()), *types])
+    always = go is not None and _always_true(sub)
+    made = [v.type for v in sub.outputs]
+    if len(made) < 1 + len(types):
+        raise ModelError(f"the body gives {len(made)} values, at least {1 + len(types)} are carried")
+    if made[1 : 1 + len(types)] != types:
+        return _unrolled(b, body, carried, count if always else None, types, made[1 : 1 + len(types)])
+    length: Dim = count if always and count is not None else Var.of(b.unique(f"{b.hint}_length"), None)
+    captured = list(sub.captured)
+    go_again = sub.b.reshape(sub.outputs[0], ())
+    op = Loop(sub.graph(captured, (go_again, *sub.outputs[1:])), len(types), len(made) - 1 - len(types), length)
+    first = b.scalar(_FOREVER, "i64") if trips is None else b.reshape(trips, ())
+    start = b.scalar(True, "bool") if cond is None else b.reshape(cond, ())
+    return b.add_multi(op, first, start, *carried, *captured)
+
+
+def _known(b: OnnxBuilder, v: Value) -> int | None:
+    return int(b.constants[v].reshape(())) if v in b.constants else None
+
+
+def _always_true(sub: Subgraph) -> bool:
+    """Whether the body's condition stays what it was at the start, true."""
+    v = sub.outputs[0]
+    return v is sub.b.inputs[1] or (v in sub.b.constants and bool(sub.b.constants[v].all()))
+
+
+def _unrolled(
+    b: OnnxBuilder, body: GraphProto, carried: tuple[Value, ...], count: int | None, before: Any, after: Any
+) -> Outputs:
+    if count is None or count > _MOST_UNROLLED:
+        raise ModelError(
+            f"the body changes carried values from {', '.join(map(str, before))} to {', '.join(map(str, after))}; this "
+            f"needs a constant trip count of at most {_MOST_UNROLLED}, and a condition that is constant"
+        )
+    values: tuple[Any, ...] = carried
+    scanned: list[list[Value]] = []
+    for i in range(count):
+        _, *made = b.inline(body, (b.scalar(i, "i64"), b.scalar(True, "bool"), *values))
+        values, slices = tuple(made[: len(carried)]), made[len(carried) :]
+        scanned = scanned or [[] for _ in slices]
+        for row, v in zip(scanned, slices, strict=True):
+            row.append(b.reshape(v, (1, *v.type.shape)))
+    if not count:
+        raise ModelError("a loop that never runs and changes shapes is not supported")
+    return (*values, *(b.concat(row, 0) for row in scanned))
+
+
+@onnx_op("Scan", since=9)
+def scan(
+    b: OnnxBuilder, *operands: Value, body: GraphProto, num_scan_inputs: int,
+    scan_input_axes: tuple[int, ...] | None = None, scan_input_directions: tuple[int, ...] | None = None,
+    scan_output_axes: tuple[int, ...] | None = None, scan_output_directions: tuple[int, ...] | None = None,
+) -> Outputs:  # fmt: skip
+    states = len(operands) - num_scan_inputs
+    if states < 0 or num_scan_inputs < 1:
+        raise ModelError(f"attribute 'num_scan_inputs' is {num_scan_inputs}, there are {len(operands)} operands")
+    axes = _filled(scan_input_axes, num_scan_inputs, "scan_input_axes")
+    axes = tuple(normal_axis(a, v.type.rank) for a, v in zip(axes, operands[states:], strict=True))
+    slices = [_without(v.type, axis) for v, axis in zip(operands[states:], axes, strict=True)]
+    sub = b.subgraph(body, [*(v.type for v in operands[:states]), *slices])
+    made = [v.type for v in sub.outputs[states:]]
+    out_axes = _filled(scan_output_axes, len(made), "scan_output_axes")
+    captured = list(sub.captured)
+    op = Scan(
+        sub.graph(captured), states, axes,
+        tuple(map(bool, _filled(scan_input_directions, num_scan_inputs, "scan_input_directions"))),
+        tuple(normal_axis(a, t.rank + 1) for a, t in zip(out_axes, made, strict=True)),
+        tuple(map(bool, _filled(scan_output_directions, len(made), "scan_output_directions"))),
+    )  # fmt: skip
+    return b.add_multi(op, *operands, *captured)
+
+
+def _filled(values: tuple[int, ...] | None, count: int, what: str) -> tuple[int, ...]:
+    if values is not None and len(values) != count:
+        raise ModelError(f"attribute {what!r} must have {count} numbers, got {list(values)}")
+    return values or (0,) * count
+
+
+def _without(t: TensorType, axis: int) -> TensorType:
+    return TensorType(t.dtype, t.shape[:axis] + t.shape[axis + 1 :])

@@ -1,0 +1,89 @@
+"""Reading and writing at positions: gathers, scatters, selection."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ....ir.errors import ModelError
+from ....ir.graph import Value
+from ....ir.ops.movement import GatherElements, GatherND, Iota
+from ....ir.ops.scatter import ScatterElements, ScatterND
+from ....ir.ops.sort import TopK
+from ..builder import OnnxBuilder, normal_axis
+from ..symbolic import product
+from ..table import Outputs, onnx_op
+
+
+@onnx_op("Gather", since=1)
+def gather(b: OnnxBuilder, x: Value, indices: Value, *, axis: int = 0) -> Outputs:
+    return b.gather(x, indices, normal_axis(axis, x.type.rank))
+
+
+@onnx_op("GatherElements", since=11)
+def gather_elements(b: OnnxBuilder, x: Value, indices: Value, *, axis: int = 0) -> Outputs:
+    return b.add(GatherElements(normal_axis(axis, x.type.rank)), x, indices)
+
+
+@onnx_op("GatherND", since=11)
+def gather_nd(b: OnnxBuilder, x: Value, indices: Value, *, batch_dims: int = 0) -> Outputs:
+    return b.add(GatherND(batch_dims), x, indices)
+
+
+@onnx_op("Scatter", since=9)
+@onnx_op("ScatterElements", since=11)
+def scatter_elements(
+    b: OnnxBuilder, x: Value, indices: Value, updates: Value, *, axis: int = 0, reduction: str = "none"
+) -> Outputs:
+    return b.add(ScatterElements(normal_axis(axis, x.type.rank), reduction), x, indices, updates)
+
+
+@onnx_op("ScatterND", since=11)
+def scatter_nd(b: OnnxBuilder, x: Value, indices: Value, updates: Value, *, reduction: str = "none") -> Outputs:
+    return b.add(ScatterND(reduction), x, indices, updates)
+
+
+@onnx_op("TopK", since=1)
+def top_k_by_attribute(b: OnnxBuilder, x: Value, *, k: int, axis: int = -1) -> Outputs:
+    return b.add_multi(TopK(normal_axis(axis, x.type.rank), k, True), x)
+
+
+@onnx_op("TopK", since=10)
+def top_k(b: OnnxBuilder, x: Value, k: Value, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> Outputs:
+    """Sorted in any case: without `sorted` the order is free."""
+    (count,) = b.ints(k, "K")
+    return b.add_multi(TopK(normal_axis(axis, x.type.rank), count, bool(largest)), x)
+
+
+@onnx_op("NonZero", since=9)
+def non_zero(b: OnnxBuilder, x: Value) -> Outputs:
+    """Only of constants: how many there are in data is not known before it is read."""
+    return b.constant(np.array(np.nonzero(b.array(x, "X")), np.int64))
+
+
+@onnx_op("Compress", since=9)
+def compress(b: OnnxBuilder, x: Value, condition: Value, *, axis: int | None = None) -> Outputs:
+    """The condition must be constant, it says the size of the result."""
+    (kept,) = np.nonzero(b.array(condition, "condition").reshape(-1))
+    if axis is None:
+        x, axis = b.reshape(x, (product(x.type.shape),)), 0
+    axis = normal_axis(axis, x.type.rank)
+    extent = x.type.shape[axis]
+    if kept.size and isinstance(extent, int) and kept.max() >= extent:
+        raise ModelError(f"the condition is longer than axis {axis} of {x.type}")
+    return b.gather(x, b.constant(kept.astype(np.int64)), axis)
+
+
+@onnx_op("ReverseSequence", since=10)
+def reverse_sequence(
+    b: OnnxBuilder, x: Value, lengths: Value, *, batch_axis: int = 1, time_axis: int = 0
+) -> Outputs:
+    """Of every sequence the first `length` steps are reversed: step t reads length - 1 - t."""
+    if sorted((batch_axis, time_axis)) != [0, 1] or x.type.rank < 2:
+        raise ModelError(f"attributes 'batch_axis' and 'time_axis' must be 0 and 1, got {batch_axis} and {time_axis}")
+    steps, batch = x.type.shape[time_axis], x.type.shape[batch_axis]
+    t = b.reshape(b.add(Iota(steps, "i64")), (steps, 1) if time_axis == 0 else (1, steps))
+    end = b.reshape(b.cast(lengths, "i64"), (1, batch) if time_axis == 0 else (batch, 1))
+    mirrored = b.binary("sub", b.binary("sub", end, 1), t)
+    where = b.select(b.binary("lt", t, end), mirrored, t)
+    where = b.reshape(where, (*where.type.shape, *[1] * (x.type.rank - 2)))
+    return b.add(GatherElements(time_axis), x, b.broadcast(where, x.type.shape))

@@ -1,0 +1,123 @@
+"""What a model uses and what of it can be imported: every operator type, not only the first that is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from onnx import FunctionProto, NodeProto
+
+from ...ir.errors import ModelError
+from .attributes import describe, find_schema
+from .functions import FunctionKey, function_table, has_standard_body
+from .reader import ModelFile, normal_domain, opset_versions
+from .structure import subgraphs
+from .table import find_op, oldest_version
+
+_DEEPEST = 32  # nested function calls
+_SHOWN = 3  # node names per operator
+
+
+@dataclass(frozen=True)
+class OperatorUse:
+    """One operator type of a model.  nodes: the names of the first few; reason: why it cannot be imported, or ""."""
+
+    domain: str
+    operator: str
+    version: int
+    count: int
+    nodes: tuple[str, ...]
+    reason: str
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.domain or 'ai.onnx'}:{self.operator}"
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """inputs, outputs: (name, type) as the model declares them; operators: by number of nodes, most first."""
+
+    name: str
+    opsets: Mapping[str, int]
+    inputs: tuple[tuple[str, str], ...]
+    outputs: tuple[tuple[str, str], ...]
+    operators: tuple[OperatorUse, ...]
+
+    @property
+    def unsupported(self) -> tuple[OperatorUse, ...]:
+        return tuple(u for u in self.operators if u.reason)
+
+
+def operators_used(model: ModelFile) -> tuple[OperatorUse, ...]:
+    """Every operator type of the graph, its subgraphs and the functions that it calls."""
+    functions = function_table(model.proto)
+    uses: dict[tuple[str, str, int], OperatorUse] = {}
+    _count(model.proto.graph.node, model.opsets, functions, uses, ())
+    return tuple(sorted(uses.values(), key=lambda u: (-u.count, u.full_name)))
+
+
+def _count(
+    nodes: Iterable[NodeProto], opsets: Mapping[str, int], functions: Mapping[FunctionKey, FunctionProto],
+    uses: dict[tuple[str, str, int], OperatorUse], calls: tuple[FunctionKey, ...],
+) -> None:  # fmt: skip
+    for node in nodes:
+        domain = normal_domain(node.domain)
+        called = (domain, node.op_type, node.overload)
+        if called in functions:
+            if called in calls or len(calls) >= _DEEPEST:
+                raise ModelError(f"{describe(node)}: the function calls itself, or calls are nested too deep")
+            f = functions[called]
+            versions = {**opsets, **opset_versions(f.opset_import, describe(node))}
+            _count(f.node, versions, functions, uses, (*calls, called))
+        else:
+            _add(node, domain, opsets, uses)
+        for graph in subgraphs(node):
+            _count(graph.node, opsets, functions, uses, calls)
+
+
+def _add(
+    node: NodeProto, domain: str, opsets: Mapping[str, int], uses: dict[tuple[str, str, int], OperatorUse]
+) -> None:
+    opset = opsets.get(domain, 0)
+    schema = find_schema(node, opset)
+    version = schema.since_version if schema else opset
+    name = node.name or next((o for o in node.output if o), "")
+    key = (domain, node.op_type, version)
+    if key in uses:
+        u = uses[key]
+        uses[key] = replace(u, count=u.count + 1, nodes=(*u.nodes, name)[:_SHOWN])
+    else:
+        uses[key] = OperatorUse(domain, node.op_type, version, 1, (name,), _reason(node, domain, opsets))
+
+
+def _reason(node: NodeProto, domain: str, opsets: Mapping[str, int]) -> str:
+    opset = opsets.get(domain)
+    oldest = oldest_version(domain, node.op_type)
+    if opset is None:
+        return "the model imports no version of this domain"
+    if find_op(domain, node.op_type, opset) is not None or has_standard_body(node, opset):
+        return ""
+    if oldest is not None:
+        return f"opset {opset} is too old for it; supported from opset {oldest}: onnx.version_converter"
+    if find_schema(node, opset) is None:
+        known = domain in ("", "ai.onnx.ml", "ai.onnx.preview.training", "ai.onnx.preview")
+        return f"no such operator in opset {opset}" if known else "an operator outside of the ONNX standard"
+    return "not supported yet"
+
+
+def require_supported(model: ModelFile) -> None:
+    """Raises ModelError with a table of all operators that cannot be imported."""
+    missing = [u for u in operators_used(model) if u.reason]
+    if missing:
+        raise ModelError(_table(model, missing))
+
+
+def _table(model: ModelFile, uses: Sequence[OperatorUse]) -> str:
+    nodes = sum(u.count for u in uses)
+    rows = [("operator", "version", "nodes", "first nodes", "reason")]
+    rows += [(u.full_name, str(u.version), str(u.count), ", ".join(u.nodes), u.reason) for u in uses]
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=False)) + "  " + row[4] for row in rows]
+    count = f"{len(uses)} operator{'s' if len(uses) > 1 else ''} ({nodes} node{'s' if nodes > 1 else ''})"
+    return f"{model.name}: {count} cannot be imported:\n" + "\n".join(lines)
