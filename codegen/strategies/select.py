@@ -13,6 +13,7 @@ from ...ir.compute import lower_group
 from ...ir.kernel import Buffer
 from ...ir.ops.base import Op
 from ...ir.ops.norm import Attention
+from ...ir.ops.recurrent import Recurrent
 from ..machine import Machine
 from ..math import legalize_math
 from .attention import schedule_attention
@@ -20,6 +21,7 @@ from .axes import simplify_axes
 from .contract import schedule_product
 from .maps import schedule_map
 from .product import find_product
+from .recurrent import schedule_recurrent
 from .reduce import schedule_reduce
 from .rows import schedule_rows
 from .scheduled import Group, Scheduled
@@ -50,5 +52,7 @@ def schedule_group(group: Group, machine: Machine, accuracy: str = "default") ->
 
 def schedule_irregular(op: Op, outs: tuple[Buffer, ...], ins: tuple[Buffer, ...], machine: Machine) -> Scheduled:
     """The kernel of an operator that writes its own loops."""
+    if isinstance(op, Recurrent):
+        return schedule_recurrent(op, outs, ins, machine)
     kernel = op.kernel(outs, ins)
     return Scheduled(legalize_math(kernel, machine), note="loops of the operator")
