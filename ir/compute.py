@@ -132,7 +132,7 @@ def append(producer: Compute, consumer: Compute) -> Compute:
     that reads the producer's output only at its own axes, with the same extents; the axes become the producer's."""
     if not consumer.is_map:
         raise InternalError("only a map can be appended")
-    rename = dict(zip(consumer.axes, producer.out_index, strict=True))
+    rename: dict[Expr, Expr] = dict(zip(consumer.axes, producer.out_index, strict=True))
     acc = acc_var(producer.acc)
     value = producer.finish if producer.finish is not None else acc
     value = cast(value, producer.out.dtype)

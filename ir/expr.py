@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Union
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, Union
 
 from .errors import InternalError
 from .types import DTYPES
@@ -86,9 +86,12 @@ class Expr:
     __repr__ = __str__
 
 
-def _node(cls: type) -> Any:
+_Class = TypeVar("_Class", bound=type)
+
+
+def _node(cls: _Class) -> _Class:
     """A frozen dataclass with identity equality and an interning constructor `of`."""
-    made = dataclass(frozen=True, eq=False, repr=False, slots=True)(cls)
+    made: Any = dataclass(frozen=True, eq=False, repr=False, slots=True)(cls)
 
     def of(*fields: Any) -> Any:
         key = (made, *fields)

@@ -98,7 +98,8 @@ class Softmax(Op):
 
     def expand(self, b: Builder, *values: Value) -> tuple[Value, ...]:
         a = Arithmetic(b, values[0].type.dtype)
-        return a.result(a.softmax(*a.wide(*values), self.axis))
+        (x,) = a.wide(*values)
+        return a.result(a.softmax(x, self.axis))
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ combiner of a `Compute` does.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..compute import Compute, acc_var, identity
 from ..dims import multiply_dims
-from ..expr import Expr, all_of, as_expr, binary, cast, select
+from ..expr import Expr, Var, all_of, as_expr, binary, cast, select
 from ..kernel import Alloc, Buffer, For, If, Kernel, axis, nest, store, unflatten
 from ..types import Dim, TensorType, dtype_of, is_float
 from .arithmetic import arithmetic_dtype, read, require_kind, widen
@@ -72,7 +73,7 @@ class Pool(Op):
         finish = binary("div", acc_var(value.type.dtype), cast(as_expr(count), value.type.dtype))
         return Compute(out, axes, value, k, "add", finish)
 
-    def _valid(self, spatial: tuple[Dim, ...], o: list[Expr]) -> Dim:
+    def _valid(self, spatial: tuple[Dim, ...], o: Sequence[Expr]) -> Dim:
         """How many elements of window o lie inside the input."""
         window, count = self.window, []
         for d, n in enumerate(spatial):
@@ -88,7 +89,7 @@ class Pool(Op):
         return multiply_dims(count)
 
 
-def _axes(out: Buffer) -> tuple[Expr, ...]:
+def _axes(out: Buffer) -> tuple[Var, ...]:
     names = ["n", *(f"o{d}" for d in range(len(out.shape) - 2)), "c"]
     return tuple(axis(name, size) for name, size in zip(names, out.shape, strict=True))
 
