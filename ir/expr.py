@@ -175,7 +175,7 @@ class Cast(_Interned):
 
 @_node
 class Load(_Interned):
-    """Scalar indices and lanes > 1: contiguous in the last dimension.  A vector among the indices: a gather.
+    """Scalar indices and lanes > 1: contiguous in memory from there on.  A vector among the indices: a gather.
     A type other than the buffer's reads the same bytes reinterpreted."""
 
     buf: Buffer

@@ -61,8 +61,9 @@ def kernel_source(kernel: Kernel) -> tuple[str, dict[str, Any]]:
 
 
 def _out_of_bounds(kernel: str, buf: str, dim: int, low: int, high: int, size: int) -> None:
+    where = f"dimension {dim} of {buf}" if dim >= 0 else f"the elements of {buf}"
     raise InternalError(
-        f"kernel {kernel}: index {low if low < 0 else high} of dimension {dim} of {buf} is outside 0..{size - 1}; "
+        f"kernel {kernel}: index {low if low < 0 else high} of {where} is outside 0..{size - 1}; "
         "both arms of a select are evaluated, so an index under a condition must be clamped"
     )
 
@@ -200,38 +201,37 @@ class _Writer:
         if any(i.type.lanes > 1 for i in idx):
             if type.dtype != buf.dtype:
                 raise self.fail(f"a gather from {buf.name} cannot reinterpret {buf.dtype} as {type.dtype}")
-            self.check(buf, idx, 1)
+            self.check(buf, idx)
             return f"{name}[{self.flat(buf, idx)}]"
         size, have = DTYPES[type.dtype].size, DTYPES[buf.dtype].size
         count = max(type.lanes * size // have, 1)
-        plain = type.dtype == buf.dtype
-        if count > 1 and buf.strides is not None and buf.strides[-1] != 1:
-            raise self.fail(f"{count} contiguous elements of {buf.name} with strides {buf.strides}")
-        self.check(buf, idx, count if plain else 1)
+        self.check(buf, idx)
         start = self.flat(buf, idx)
-        if plain:
+        last = bounds(idx[-1])[1] if idx and buf.strides is None else None
+        if count > 1 and (last is None or not isinstance(buf.shape[-1], int) or last + count > buf.shape[-1]):
+            bad = self.constant("bad", _out_of_bounds)
+            end = f"{start} + {count - 1}"
+            self.line(f"if {end} >= {name}.size: {bad}({self.kernel.name!r}, {buf.name!r}, -1, 0, {end}, {name}.size)")
+        if type.dtype == buf.dtype:
             return f"{name}[{start}]" if type.lanes == 1 else f"{name}[{start}:{start}+{count}]"
         dtype = self.constant(DTYPES[type.dtype].numpy, DTYPES[type.dtype].numpy)
         return f"{name}[{start}:{start}+{count}].view({dtype})[{0 if type.lanes == 1 else f':{type.lanes}'}]"
 
-    def check(self, buf: Buffer, idx: tuple[Expr, ...], count: int) -> None:
-        """Every index inside its dimension; `count` elements are touched from the last one on."""
+    def check(self, buf: Buffer, idx: tuple[Expr, ...]) -> None:
+        """Every index inside its dimension."""
         for dim, (i, n) in enumerate(zip(idx, buf.shape, strict=True)):
-            last = count - 1 if dim == len(idx) - 1 else 0
             size = self.expr(as_expr(n))
             if i.type.lanes > 1:
                 low, high = f"int({self.expr(i)}.min())", f"int({self.expr(i)}.max())"
             else:
                 lo, hi = bounds(i)
-                if lo is not None and lo >= 0 and (
-                    (hi is not None and isinstance(n, int) and hi + last < n)
-                    or (isinstance(i, Var) and i.extent is n and not last)
-                ):
+                proved = (isinstance(i, Var) and i.extent is n) or (hi is not None and isinstance(n, int) and hi < n)
+                if lo is not None and lo >= 0 and proved:
                     continue
                 low = high = self.values[i] = self.named(self.expr(i))
             bad = self.constant("bad", _out_of_bounds)
-            self.line(f"if {low} < 0 or {high} + {last} >= {size}: "
-                      f"{bad}({self.kernel.name!r}, {buf.name!r}, {dim}, {low}, {high} + {last}, {size})")
+            self.line(f"if {low} < 0 or {high} >= {size}: "
+                      f"{bad}({self.kernel.name!r}, {buf.name!r}, {dim}, {low}, {high}, {size})")
 
     def flat(self, buf: Buffer, idx: tuple[Expr, ...]) -> str:
         if buf.strides is not None:

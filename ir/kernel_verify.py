@@ -189,8 +189,6 @@ class _Verifier:
         return max(lanes, default=1)
 
     def contiguous(self, buf: Buffer, type: Type) -> None:
-        dense = buf.strides is None or buf.strides[-1:] in ((), (1,))
-        self.need(type.lanes == 1 or dense, f"{type.lanes} lanes of {buf.name}, whose last stride is not 1")
         self.need(type.lanes == 1 or buf.shape, f"{type.lanes} lanes of {buf.name}, which has one element")
 
     def tile(self, e: Expr) -> None:

@@ -9,21 +9,39 @@ import numpy as np
 from ...ir.expr import Bin, Const, Expr, Load, Type, Un, as_expr, binary, const, is_const, linear, unary
 from ...ir.kernel import Alloc, Block, Buffer, For, If, Kernel, Stmt, Store, map_block, substitute_block, walk_block
 from ...ir.traverse import rewrite
-from .rewrite import Rewritten, accesses, find_buffer, loads_of, need, on_loops, reads
+from .rewrite import Rewritten, accesses, find_buffer, fresh_name, loads_of, need, on_loops, reads, replace_temporary
 
 
 def expand(kernel: Kernel, *names: str) -> Kernel:
-    """for i < 3: A(i)  ->  A(0); A(1); A(2), so that constants fold.  Requires a constant extent."""
+    """for i < 3: A(i)  ->  A(0); A(1); A(2), so that constants fold.  Requires a constant extent.
+
+    Each copy of a temporary declared in the loop has a name of its own.
+    """
     for name in names:
-
-        def rule(s: For, k: Kernel = kernel, name: str = name) -> list[Stmt]:
-            n = s.var.extent
-            need(isinstance(n, int), k, f"expand {name}", f"the extent {n} is not constant")
-            assert isinstance(n, int)
-            return [t for i in range(n) for t in substitute_block(s.body, {s.var: as_expr(i)})]
-
-        kernel = on_loops(kernel, name, rule)
+        kernel = on_loops(kernel, name, _Expand(kernel, name))
     return kernel
+
+
+class _Expand:
+    """The copies of one axis' loops; counts the copies of temporaries."""
+
+    def __init__(self, kernel: Kernel, name: str) -> None:
+        self.kernel, self.name = kernel, name
+        self.copies: dict[str, int] = {}
+
+    def __call__(self, s: For) -> list[Stmt]:
+        n = s.var.extent
+        need(isinstance(n, int), self.kernel, f"expand {self.name}", f"the extent {n} is not constant")
+        assert isinstance(n, int)
+        return [t for i in range(n) for t in self.copy(s, i)]
+
+    def copy(self, s: For, i: int) -> Block:
+        body = substitute_block(s.body, {s.var: as_expr(i)})
+        for buf in [t.buf for t in s.body if isinstance(t, Alloc)]:
+            number = self.copies[buf.name] = self.copies.get(buf.name, -1) + 1
+            new = replace(buf, name=fresh_name(self.kernel, f"{buf.name}_{number}"))
+            body = replace_temporary(body, buf, new, lambda *idx: idx)
+        return body
 
 
 def fold(kernel: Kernel, name: str, values: np.ndarray) -> Kernel:

@@ -86,9 +86,10 @@ def _push(block: Block, nest: list[For]) -> list[Stmt]:
 def merge(kernel: Kernel, name: str) -> Kernel:
     """for i: A; R; for i: B  ->  R; for i: { A; B }, wherever two loops of the axis stand in one block.
 
-    Two loops stay apart unless they have the same extent and role, R touches nothing that A writes and writes nothing
-    that A touches, and every buffer that A and B share, one of them writing, has i itself as index in the same
-    dimension everywhere in A and B.  Requires that at least two loops become one.
+    Two loops stay apart unless they have the same extent, R touches nothing that A writes and writes nothing that A
+    touches, and every buffer that A and B share, one of them writing, has i itself as index in the same dimension
+    everywhere in A and B.  A map merged into a reduction is part of the reduction.  Requires that at least two loops
+    become one.
     """
     merged = 0
 
@@ -101,7 +102,8 @@ def merge(kernel: Kernel, name: str) -> Kernel:
                     a = out[n]
                     if isinstance(a, For) and _mergeable(a, s, tuple(out[n + 1 :])):
                         del out[n]
-                        s = replace(s, body=a.body + s.body)
+                        attrs = tuple(dict.fromkeys((*a.attrs, *s.attrs)))
+                        s = replace(s, body=a.body + s.body, attrs=attrs)
                         merged += 1
                         break
             if isinstance(s, For):
@@ -124,7 +126,7 @@ def _conflicts(a: Block, b: Block) -> set[Buffer]:
 
 
 def _mergeable(a: For, b: For, between: Block) -> bool:
-    if a.var is not b.var or a.kind != b.kind or a.attrs != b.attrs or _conflicts((a,), between):
+    if a.var is not b.var or a.kind != b.kind or _conflicts((a,), between):
         return False
     for buf in _conflicts(a.body, b.body):
         places = [i.idx for i in accesses(a.body + b.body) if i.buf == buf]

@@ -176,8 +176,10 @@ def dot4(kernel: Kernel, lane: str, quad: str, fn: str) -> Kernel:
     Requires that the nest is exactly that: quads of a and of b contiguous in q, b contiguous in (l, q), acc in l.
     """
     what = f"dot4 {lane}, {quad}"
+    made = 0
 
     def rule(s: For) -> Rewritten:
+        nonlocal made
         if len(s.body) != 1 or not (isinstance(s.body[0], For) and s.body[0].var.name == quad):
             return None
         (outer, inner), body = perfect_nest(kernel, what, s, (lane, quad))
@@ -207,11 +209,12 @@ def dot4(kernel: Kernel, lane: str, quad: str, fn: str) -> Kernel:
             Splat.of(Load.of(a.buf, at(a.idx), Type("i32")), wide),
             Load.of(b.buf, at(b.idx), wide),
         )
+        made += 1
         return Store(st.buf, at(st.idx), Call.of(fn, args, wide))
 
-    made = on_loops(kernel, lane, rule)
-    need(made.body != kernel.body, kernel, what, f"no loop {lane} has only a loop {quad} inside")
-    return made
+    after = on_loops(kernel, lane, rule)
+    need(made, kernel, what, f"no loop {lane} has only a loop {quad} inside")
+    return after
 
 
 def _loaded(e: Expr) -> Load | None:
