@@ -53,7 +53,7 @@ def as_input(spec: TensorSpec, value: Any, *, copy: bool = True) -> np.ndarray:
 
     Raises OptionError for another type or shape, and for what is not an array.
     """
-    array = value if type(value) is np.ndarray else _to_numpy(f"input {spec.name!r}", value)
+    array = value if type(value) is np.ndarray else _to_numpy(f"input {spec.name!r}", value, copy)
     _check("input", spec, array)
     if array.flags.c_contiguous and array.flags.aligned:
         return array
@@ -64,7 +64,7 @@ def as_input(spec: TensorSpec, value: Any, *, copy: bool = True) -> np.ndarray:
 
 def as_output(spec: TensorSpec, value: Any) -> np.ndarray:
     """The value as a dense writable array of the spec's type and shape, sharing its memory."""
-    array = value if type(value) is np.ndarray else _to_numpy(f"output {spec.name!r}", value, copy=False)
+    array = value if type(value) is np.ndarray else _to_numpy(f"output {spec.name!r}", value, False)
     _check("output", spec, array)
     if not (array.flags.c_contiguous and array.flags.aligned):
         raise _not_dense("output", spec)
@@ -77,8 +77,8 @@ def empty_output(spec: TensorSpec) -> np.ndarray:
     return np.empty(spec.shape, spec.numpy)
 
 
-def _to_numpy(where: str, value: Any, copy: bool = True) -> np.ndarray:
-    """An array that shares the memory of the value where its protocol can."""
+def _to_numpy(where: str, value: Any, copy: bool) -> np.ndarray:
+    """An array that shares the memory of the value; copy: whether it may be a copy where the protocol promises nothing."""
     try:
         if isinstance(value, np.ndarray):
             return value.view(np.ndarray)

@@ -92,16 +92,11 @@ def link(
     embedded = is_embedded(program, embed_limit)
     owner = tempfile.TemporaryDirectory(prefix="tilewright-link-")
     folder = Path(owner.name)
-    constants = ConstantFile(program.constants, program.constant_bytes)
-    beside = None if embedded else weights_name(prefix)
     try:
-        names = _write_inputs(folder, objects, {
-            f"{prefix}.h": c_header(prefix, program, machine),
-            "descriptor.c": descriptor_source(prefix, program, machine, constants_digest, beside),
-            "data.s": data_assembly(embedded and program.constant_bytes > 0),
-        }, manifest)
-        if embedded and program.constant_bytes:
-            constants.write_to(folder / CONSTANTS_FILE)
+        names = write_sources(folder, program, machine, prefix, manifest, None if embedded else constants_digest)
+        for index, data in enumerate(objects):
+            names.append(f"kernels{index:03d}.o")
+            (folder / names[-1]).write_bytes(data)
         command = [
             *toolchain.command, *_COMPILE, *(_BASELINE.get(machine.arch, ()) if not toolchain.is_zig else ()), *names,
             *_LINK, f"-Wl,-soname,{library_name(prefix)}", "-o", library_name(prefix),
@@ -117,19 +112,27 @@ def link(
     return Linked(folder / library_name(prefix), weights, shlex.join(command), owner)
 
 
-def _write_inputs(folder: Path, objects: Sequence[bytes], texts: dict[str, str], manifest: str) -> list[str]:
-    """Writes what the compiler reads; the names of what it is given."""
-    for name in (*RUNTIME_HEADERS, *RUNTIME_SOURCES):
-        (folder / name).write_text(runtime_file(name), encoding="utf-8")
+def write_sources(
+    folder: Path, program: Program, machine: Machine, prefix: str, manifest: str, weights_id: bytes | None
+) -> list[str]:
+    """Writes everything but the objects into a folder; the names of the files to compile.
+
+    weights_id: what ends the weights file, or None to embed the constants."""
+    embedded = weights_id is None and program.constant_bytes > 0
+    texts = {
+        **{name: runtime_file(name) for name in (*RUNTIME_HEADERS, *RUNTIME_SOURCES)},
+        f"{prefix}.h": c_header(prefix, program, machine),
+        "descriptor.c": descriptor_source(
+            prefix, program, machine, weights_id or b"", None if weights_id is None else weights_name(prefix)
+        ),
+        "data.s": data_assembly(embedded),
+        MANIFEST_FILE: manifest,
+    }
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    (folder / MANIFEST_FILE).write_text(manifest, encoding="utf-8")
-    object_names = []
-    for index, data in enumerate(objects):
-        name = f"kernels{index:03d}.o"
-        (folder / name).write_bytes(data)
-        object_names.append(name)
-    return ["descriptor.c", *RUNTIME_SOURCES, "data.s", *object_names]
+    if embedded:
+        ConstantFile(program.constants, program.constant_bytes).write_to(folder / CONSTANTS_FILE)
+    return ["descriptor.c", *RUNTIME_SOURCES, "data.s"]
 
 
 def _run(command: Sequence[str], folder: Path, toolchain: Toolchain) -> None:
