@@ -16,15 +16,18 @@ from ...ir.graph import Builder, Graph, Node, Result, Value, rewrite_graph
 
 @dataclass(eq=False)
 class Replay:
-    """graph: the old one.  uses: how often each old value is read, by nodes and as an output.  b: the new graph."""
+    """graph: the old one.  users: the nodes that read each old value; uses: how often it is read, by nodes and as an
+    output.  b: the new graph."""
 
     graph: Graph
+    users: dict[Value, list[Node]] = field(init=False)
     uses: Counter[Value] = field(init=False)
     b: Builder = field(init=False)
     _new: dict[Value, Value] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.uses = Counter(v for node in self.graph.nodes for v in node.inputs)
+        self.users = self.graph.users()
+        self.uses = Counter({v: len(nodes) for v, nodes in self.users.items()})
         self.uses.update(self.graph.outputs)
 
     def new(self, *old: Value) -> tuple[Value, ...]:
