@@ -14,10 +14,10 @@ from __future__ import annotations
 from dataclasses import replace
 from math import prod
 
-from ...ir.compute import Compute, lower_group
-from ...ir.expr import Expr, Load, Var, as_expr
-from ...ir.kernel import Buffer, Kernel, axis
-from ...ir.traverse import rewrite, substitute
+from ...ir.compute import Compute, lower_compute
+from ...ir.expr import Call, Expr, Load, Var, as_expr, load
+from ...ir.kernel import Alloc, Block, Buffer, For, Kernel, Store, axis, map_block
+from ...ir.traverse import rewrite, substitute, walk
 from ...ir.types import DTYPES
 from ..machine import Machine
 from ..math import legalize_math
@@ -34,7 +34,7 @@ from ..schedule import (
     vectorize,
 )
 from ..schedule.loops import Tiles
-from ..schedule.rewrite import Environment, extent, has_loop
+from ..schedule.rewrite import Environment, extent, has_loop, on_loops
 from .axes import substitute_axes
 from .join import join_kernels
 from .product import Product
@@ -43,6 +43,7 @@ from .tiles import Tile, choose_tile
 
 CHUNKS = (8, 4, 6, 2, 7, 5, 3)  # into how many chunks rows are cut for the threads, the best first
 SHORT_ROW = 14  # rows of pixels that are shorter than half of this share a tile with the next one
+FINISH = "finish"  # the loop in which the sums of a tile are finished, where that is not done on registers
 UNROLL = (4, 3, 5, 7, 2)  # steps of the reduction per iteration, the best first
 
 
@@ -121,7 +122,8 @@ def _schedule_part(
     packed = Buffer(name, p.right.buf.dtype, packed_shape)
     short = len(p.rows) > 1 and size_of(p.rows[-1]) * 2 <= tile.rows
     c, rows, shared = _arrange(p, packed, panel, short)
-    k = lower_group("product", (*group.params, packed), (c,))
+    in_loop = _is_long(c)
+    k = Kernel("product", (*group.params, packed), _finish_in_loop(c) if in_loop else lower_compute(c))
     tile_axis = rows[-2] if short else rows[-1] if rows else ""
     if tile_axis:
         most = tile.rows // size_of(p.rows[-1]) if short else tile.rows
@@ -136,6 +138,8 @@ def _schedule_part(
     if tiles and packed_shape[len(p.batch)] > 1:
         k = _prefetch_next_panel(k, p, packed, tiles, steps)
     k = unroll(k, *dict.fromkeys(n for names in inner for n in names))
+    if in_loop:
+        k = on_loops(k, FINISH, lambda s: replace(s, body=_serial(s.body, {n for names in inner for n in names})))
     k = legalize_math(parallel(k, "p"), machine)
     k = fma_contract(k) if machine.fma else k
     for v in ("nl", "nt"):
@@ -143,6 +147,31 @@ def _schedule_part(
     vectors = -(-panel // lanes)
     note = f"tile {tile.rows} x {vectors} vectors of {min(lanes, panel)}, panels of {panel}, {steps} steps unrolled, {shared}"
     return k, note
+
+
+def _is_long(c: Compute) -> bool:
+    """The finish calls functions: unrolled over a whole tile it would be thousands of instructions."""
+    return c.finish is not None and any(isinstance(e, Call) for e in walk(c.finish))
+
+
+def _finish_in_loop(c: Compute) -> Block:
+    """The naive loops with the sums stored into scratch memory, and finished in a loop of their own (of one iteration:
+    it keeps the two stores apart when the tile is pushed inward)."""
+    sums = Buffer("sums", c.acc, (), "stack")
+    plain = replace(c, out=sums, index=(), finish=None)
+    (loops,) = lower_compute(plain)
+    once = For(axis(FINISH, 1), (Store(c.out, c.out_index, c.result(load(sums))),))
+
+    def innermost(block: Block) -> Block:
+        if len(block) == 1 and isinstance(block[0], For):
+            return (replace(block[0], body=innermost(block[0].body)),)
+        return (Alloc(sums), *block, once)
+
+    return innermost((loops,))
+
+
+def _serial(block: Block, names: set[str]) -> Block:
+    return map_block(block, lambda s: replace(s, kind="serial") if isinstance(s, For) and s.var.name in names else None)
 
 
 def _arrange(p: Product, packed: Buffer, panel: int, short: bool) -> tuple[Compute, list[str], str]:

@@ -13,6 +13,7 @@ from functools import cache
 from ..machine import Machine
 
 STEP_OVERHEAD = 0.06  # cycles per step: loop control and prefetch, spread over the unrolled steps
+LOAD_PRESSURE = 0.08  # cycles per load: what prefetches and late cache lines cost when the load units are busy
 TILE_OVERHEAD = 10.0  # cycles per tile: clearing and storing the accumulators, loop edges
 
 
@@ -31,9 +32,7 @@ def tile_cycles(rows: int, vectors: int, depth: int, registers: int, resident: b
     multiply = rows * vectors / 2
     loads = (rows + vectors) / 2
     stream = 0.0 if resident else vectors * 1.05
-    step = max(multiply, loads, 4.0, stream) + STEP_OVERHEAD
-    if rows > 12 and not resident:
-        step *= 1.01  # long columns of row addresses: more sets of the first-level cache
+    step = max(multiply, loads, 4.0, stream) + STEP_OVERHEAD + LOAD_PRESSURE * loads
     return step * depth + TILE_OVERHEAD + rows * vectors
 
 
