@@ -21,7 +21,7 @@ from .llvm_expr import evaluate
 from .llvm_main import print_main
 from .llvm_memory import stack_extent
 from .llvm_stmt import TRAILING, print_block
-from .llvm_text import Printer, unsupported
+from .llvm_text import Printer, symbol, unsupported
 from .machine import Machine
 from .program import Program
 
@@ -31,7 +31,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 def emit_kernel(kernel: Kernel, machine: Machine) -> str:
     """A complete LLVM module (without triple) with one function
 
-        void NAME(ptr param..., i64 size..., ptr scratch, ptr runtime, i64 tid, i64 nt)
+        void kernel_NAME(ptr param..., i64 size..., ptr scratch, ptr runtime, i64 tid, i64 nt)
 
     scratch: `scratch_bytes(kernel)` bytes, aligned to 64.  Raises InternalError, with the kernel's text, for what a CPU
     or this machine does not have."""
@@ -91,7 +91,7 @@ def _function(kernel: Kernel, machine: Machine, declares: dict[str, None]) -> st
         raise InternalError(f"kernel {kernel.name}: {error}", str(kernel)) from error
     p.line("ret void")
     width = f'"prefer-vector-width"="{machine.vector_bits}"'
-    head = f"define hidden void @{kernel.name}({parameters}) nounwind {width} {{"
+    head = f"define hidden void @{symbol(kernel.name)}({parameters}) nounwind {width} {{"
     return "\n".join([head, "entry:", *p.scopes[0].lines, "}", ""])
 
 

@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 
 from ..ir.errors import InternalError
 from ..ir.expr import Var
+from .llvm_text import symbol
 from .program import Address, Branch, Call, Program, Repeat, Step
 
 _HEAD = (
@@ -94,7 +95,7 @@ class _Main:
         if len(s.args) != len(kernel.params):
             raise InternalError(f"kernel {s.kernel}: {len(kernel.params)} parameters, called with {len(s.args)}")
         args = [f"ptr {self.pointer(a)}" for a in s.args]
-        self.lines.append(f"  call void @{kernel.name}({', '.join((*args, *_TRAILING))})")
+        self.lines.append(f"  call void @{symbol(kernel.name)}({', '.join((*args, *_TRAILING))})")
         self.barrier()
 
     def branch(self, s: Branch) -> None:
@@ -138,6 +139,6 @@ def print_main(program: Program, defined: Collection[str], declares: dict[str, N
     for kernel in program.kernels.values():
         if kernel.name not in defined:
             types = ["i64" if isinstance(p, Var) else "ptr" for p in kernel.params] + ["ptr", "ptr", "i64", "i64"]
-            declares[f"declare hidden void @{kernel.name}({', '.join(types)})"] = None
+            declares[f"declare hidden void @{symbol(kernel.name)}({', '.join(types)})"] = None
     start = ["entry:", "  %many = icmp sgt i64 %nt, 1", "  %first = icmp eq i64 %tid, 0", *m.entry, "  br label %start"]
     return "\n".join([_HEAD, *start, "start:", *m.lines, "  ret void", "}", ""])

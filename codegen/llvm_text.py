@@ -27,6 +27,11 @@ SCALARS = {
 }
 
 
+def symbol(kernel_name: str) -> str:
+    """The linker's name of a kernel; the prefix keeps it apart from libc's names."""
+    return f"kernel_{kernel_name}"
+
+
 def llvm_type(t: Type) -> str:
     """The type of a value in registers; booleans are i1."""
     scalar = SCALARS[t.dtype]

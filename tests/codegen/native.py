@@ -13,6 +13,7 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 from tilewright.codegen.llvm import emit_kernel, scratch_bytes
+from tilewright.codegen.llvm_text import symbol
 from tilewright.codegen.machine import Machine
 from tilewright.codegen.math import legalize_math
 from tilewright.ir.expr import Var
@@ -72,7 +73,7 @@ def compile_native(kernel: Kernel, machine: Machine | None = None) -> NativeKern
     machine = machine or host_machine()
     legal = legalize_math(kernel, machine)
     engine = link(compile_objects([emit_kernel(legal, machine)], machine, jobs=1))
-    return NativeKernel(legal, engine, engine.get_function_address(kernel.name), scratch_bytes(legal))
+    return NativeKernel(legal, engine, engine.get_function_address(symbol(kernel.name)), scratch_bytes(legal))
 
 
 def aligned(shape: Any, dtype: Any, align: int = 64) -> np.ndarray:

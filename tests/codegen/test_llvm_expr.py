@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-
+from codegen.native import run_native
 from tilewright.codegen.machine import parse_machine
 from tilewright.ir.expr import (
     BOOL,
@@ -32,8 +32,6 @@ from tilewright.ir.expr import (
 from tilewright.ir.kernel import Alloc, Buffer, For, Kernel, Stmt, Store, axis
 from tilewright.ir.kernel_interpreter import run_kernel
 from tilewright.ir.types import DTYPES
-
-from codegen.native import run_native
 
 ARITHMETIC = ("add", "sub", "mul", "min", "max", "lt", "le", "eq", "ne")
 BINARY = {
@@ -274,7 +272,7 @@ def test_register_arrays_need_constant_indices() -> None:
 
     r, i = Buffer("r", "f32", (4,), "register"), axis("i", 4)
     kernel = Kernel("k", (), (Alloc(r), For(i, (Store(r, (i,), const(0.0, "f32")),))))
-    with pytest.raises(InternalError, match="kernel k: .*register array r is indexed by a loop that is not unrolled"):
+    with pytest.raises(InternalError, match=r"kernel k: .*register array r is indexed by a loop that is not unrolled"):
         emit_kernel(kernel, parse_machine("cpu:x86-64-v3"))
 
 
