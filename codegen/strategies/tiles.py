@@ -14,6 +14,7 @@ from ..machine import Machine
 
 STEP_OVERHEAD = 0.06  # cycles per step: loop control and prefetch, spread over the unrolled steps
 LOAD_PRESSURE = 0.08  # cycles per load: what prefetches and late cache lines cost when the load units are busy
+STREAM_PRESSURE = 0.1  # cycles per vector that comes from the second-level cache
 TILE_OVERHEAD = 10.0  # cycles per tile: clearing and storing the accumulators, loop edges
 
 
@@ -23,16 +24,21 @@ class Tile:
     vectors: int
 
 
+def fits(rows: int, vectors: int, registers: int) -> bool:
+    """Accumulators, one step of the right operand, a broadcast, and what LLVM keeps beside them without spilling."""
+    return rows * vectors + vectors + (3 if registers >= 32 else 2) <= registers
+
+
 @cache
 def tile_cycles(rows: int, vectors: int, depth: int, registers: int, resident: bool) -> float:
     """Cycles of one tile over `depth` steps; infinite if the accumulators do not fit in the registers.  resident: the
     panel of the right operand stays in the first-level cache; otherwise its vectors come from the second level."""
-    if rows * vectors + vectors + 2 > registers:
+    if not fits(rows, vectors, registers):
         return float("inf")
     multiply = rows * vectors / 2
     loads = (rows + vectors) / 2
-    stream = 0.0 if resident else vectors * 1.05
-    step = max(multiply, loads, 4.0, stream) + STEP_OVERHEAD + LOAD_PRESSURE * loads
+    stream = 0.0 if resident else float(vectors)
+    step = max(multiply, loads, 4.0, stream * 1.05) + STEP_OVERHEAD + LOAD_PRESSURE * loads + STREAM_PRESSURE * stream
     return step * depth + TILE_OVERHEAD + rows * vectors
 
 
@@ -50,7 +56,7 @@ def choose_tile(rows: int, columns: int, depth: int, lanes: int, machine: Machin
     for vectors in range(1, min(width, 16) + 1):
         panel = vectors * lanes * depth * element
         for most in range(1, 29):
-            if most > rows or most * vectors + vectors + 2 > machine.vector_registers:
+            if most > rows or not fits(most, vectors, machine.vector_registers):
                 break
             resident = panel <= machine.l1 * 0.6
             panels = [(vectors, width // vectors)] + ([(width % vectors, 1)] if width % vectors else [])
