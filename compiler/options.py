@@ -50,6 +50,13 @@ class Options:
         """The options that the artifact depends on."""
         return tuple((f.name, getattr(self, f.name)) for f in fields(self) if f.name not in _WORKING_FIELDS)
 
+    def recorded(self) -> dict[str, Any]:
+        """What the manifest says about the options: those that are not as by default, as JSON values."""
+        shapes = {name: list(shape) for name, shape in self.shapes}
+        values = {"shapes": shapes, "dims": dict(self.dims), "accuracy": self.accuracy, "emit": list(self.emit),
+                  "embed_limit": self.embed_limit}
+        return {name: value for name, value in values.items() if value not in ({}, [], None, "default")}
+
 
 def make_options(
     target: str = "cpu",

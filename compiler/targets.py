@@ -17,8 +17,8 @@ from .progress import Stages
 
 @dataclass(frozen=True)
 class Target:
-    """home: the module that builds for it, imported on first use because its libraries are heavy; it has
-    `resolve_machine(spec) -> Machine` and `build(program, machine, ...) -> Artifact`.
+    """home: the package that builds for it, imported on first use because its libraries are heavy: `host` has
+    `resolve_machine(spec) -> Machine`, `build` has `build(program, machine, ...) -> Artifact`.
     machines: (name, what it is) of everything that may follow the colon; features: what may follow a `+`."""
 
     name: str
@@ -27,21 +27,23 @@ class Target:
     machines: Mapping[str, str]
     features: tuple[str, ...]
 
-    def function(self, name: str) -> Callable[..., Any]:
-        return getattr(import_module(self.home, __package__), name)
+    def _function(self, module: str, name: str) -> Callable[..., Any]:
+        return getattr(import_module(f"{self.home}.{module}", __package__), name)
 
     def build(self, program: Program, machine: Machine, options: Options, digest: str, stages: Stages) -> Artifact:
         """The artifact of a program.  digest: SHA-256 of the model, which the manifest records."""
-        with stages.stage("build"):
-            return self.function("build")(
-                program, machine, name=options.name or None, emit=options.emit, cc=options.cc or None,
-                embed_limit=options.embed_limit, jobs=options.jobs or None, model_sha256=digest,
-                options=dict(options.result_key()), progress=lambda done, total: stages.progress("build", done, total),
-            )
+        stages.progress("machine code", 0, 0)
+        artifact = self._function("build", "build")(
+            program, machine, name=options.name or None, emit=options.emit, cc=options.cc or None,
+            embed_limit=options.embed_limit, jobs=options.jobs or None, model_sha256=digest, options=options.recorded(),
+            progress=lambda done, total: stages.progress("machine code", done, total),
+        )
+        stages.seconds.update(artifact.timings)
+        return artifact
 
     def machine(self, spec: str) -> Machine:
         """Raises OptionError for an unknown machine or feature, TargetError if this one cannot be used."""
-        return self.function("resolve_machine")(spec)
+        return self._function("host", "resolve_machine")(spec)
 
 
 _CPU_MACHINES = {
