@@ -9,48 +9,67 @@ import numpy as np
 import onnx
 from onnx.backend.base import Backend, BackendRep
 
-from ..frontend.onnx import check_supported, import_model
+from ..frontend.onnx import NotConstantError, check_supported, import_model
 from ..ir.errors import OptionError
 from ..ir.interpreter import run_graph
 
 Shapes = dict[str, tuple[int, ...]]
 Runner = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
 
+_LARGEST_FIXED = 1024  # elements of an input that becomes a constant
+
 
 class BoundModel(BackendRep):
-    """A model that is prepared for the shapes of its inputs when they are seen, once for each."""
+    """A model that is prepared when its inputs are seen, once for their shapes.
+
+    Some operators need operands while compiling (axes, sizes, repeats).  Where a model takes these as inputs, as the test
+    suite likes to, they become constants of the prepared model: it is then prepared once for their values too.
+    """
 
     def __init__(self, model: onnx.ModelProto, prepare: Callable[[onnx.ModelProto, Shapes], Runner]) -> None:
         self.model = model
         self.prepare = prepare
-        constants = {t.name for t in model.graph.initializer} | {t.values.name for t in model.graph.sparse_initializer}
-        self.names = [v.name for v in model.graph.input if v.name not in constants]
-        self.runners: dict[tuple[tuple[int, ...], ...], Runner] = {}
+        self.names = input_names(model)
+        self.fixed: set[str] = set()
+        self.runners: dict[tuple[object, ...], Runner] = {}
 
     def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
         """The outputs for arrays in the order of the graph's inputs."""
-        arrays = [np.asarray(x) for x in inputs]
-        if len(arrays) != len(self.names):
-            raise OptionError(f"the model has the inputs {', '.join(self.names)}, got {len(arrays)} arrays")
-        return tuple(self.runner_for([a.shape for a in arrays])(arrays))
+        arrays = dict(zip(self.names, map(np.asarray, inputs), strict=False))
+        if len(inputs) != len(self.names):
+            raise OptionError(f"the model has the inputs {', '.join(self.names)}, got {len(inputs)} arrays")
+        while True:
+            try:
+                return tuple(self._runner(arrays)([a for n, a in arrays.items() if n not in self.fixed]))
+            except NotConstantError as e:
+                new = {n for n in e.inputs if n in arrays and arrays[n].size <= _LARGEST_FIXED} - self.fixed
+                if not new:
+                    raise
+                self.fixed |= new
 
-    def runner_for(self, shapes: Sequence[tuple[int, ...]]) -> Runner:
-        key = tuple(shapes)
+    def _runner(self, arrays: dict[str, np.ndarray]) -> Runner:
+        key = tuple((a.shape, a.tobytes() if n in self.fixed else b"") for n, a in arrays.items())
         if key not in self.runners:
-            self.runners[key] = self.prepare(self.model, dict(zip(self.names, key, strict=True)))
+            free = {n: a.shape for n, a in arrays.items() if n not in self.fixed}
+            model = with_constants(self.model, {n: arrays[n] for n in self.fixed})
+            self.runners[key] = self.prepare(model, free)
         return self.runners[key]
 
 
-def declared_shapes(model: onnx.ModelProto, names: Sequence[str]) -> list[tuple[int, ...]] | None:
-    """The shapes of the inputs as the model declares them; None if one has an open dimension, or is no tensor."""
-    shapes: list[tuple[int, ...]] = []
-    for v in model.graph.input:
-        t = v.type.tensor_type
-        if v.name in names:
-            if not t.HasField("shape") or not all(d.HasField("dim_value") and d.dim_value >= 0 for d in t.shape.dim):
-                return None
-            shapes.append(tuple(d.dim_value for d in t.shape.dim))
-    return shapes
+def input_names(model: onnx.ModelProto) -> list[str]:
+    """The inputs without those that have a default value; these are constants."""
+    constants = {t.name for t in model.graph.initializer} | {t.values.name for t in model.graph.sparse_initializer}
+    return [v.name for v in model.graph.input if v.name not in constants]
+
+
+def with_constants(model: onnx.ModelProto, values: dict[str, np.ndarray]) -> onnx.ModelProto:
+    """The model with inputs replaced by constants."""
+    if not values:
+        return model
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    result.graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in values.items())
+    return result
 
 
 class InterpreterBackend(Backend):
@@ -58,14 +77,9 @@ class InterpreterBackend(Backend):
 
     @classmethod
     def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> BoundModel:
-        """Raises ModelError for operators that are not supported, and, unless dimensions are open until it runs, for
-        everything else that keeps the model from being imported."""
+        """Raises ModelError for operators that are not supported; everything else shows when it runs."""
         check_supported(model)
-        prepared = BoundModel(model, cls.bound)
-        shapes = declared_shapes(model, prepared.names)
-        if shapes is not None:
-            prepared.runner_for(shapes)
-        return prepared
+        return BoundModel(model, cls.bound)
 
     @classmethod
     def supports_device(cls, device: str) -> bool:

@@ -8,13 +8,14 @@ from pathlib import Path
 from onnx import ValueInfoProto
 
 from ...ir.graph import Graph
+from .builder import NotConstantError
 from .importer import import_graph
 from .inputs import Shapes
 from .reader import ModelSource, read_model
 from .support import ModelSummary, OperatorUse, operators_used, require_supported
 from .tensors import DTYPE_OF_ONNX
 
-__all__ = ["ModelSource", "ModelSummary", "OperatorUse", "check_model", "check_supported", "import_model"]
+__all__ = ["ModelSource", "ModelSummary", "NotConstantError", "OperatorUse", "check_model", "check_supported", "import_model"]
 
 
 def import_model(

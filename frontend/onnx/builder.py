@@ -29,6 +29,14 @@ FOLD_LIMIT = 64 * 2**20  # bytes of a result that is computed while importing
 GROWTH_LIMIT = 2**20  # bytes; a larger result must not be larger than its operands, else the artifact grows for nothing
 TENSOR_LIMIT = 2**38  # bytes of one tensor; a model that asks for more is wrong or hostile
 
+class NotConstantError(ModelError):
+    """An operand is needed while compiling, but is computed at run time.  inputs: the model's inputs it depends on."""
+
+    def __init__(self, message: str, inputs: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.inputs = inputs
+
+
 class OnnxBuilder(Builder):
     """node: what is being imported, for messages.  wanted: which outputs of it the model uses.  hint: the name for its
     results.  subgraph: imports a graph attribute as a graph of its own, given the types of its inputs.  inline: imports
@@ -104,10 +112,10 @@ class OnnxBuilder(Builder):
     # ---- knowledge ----
 
     def array(self, v: Value, what: str) -> np.ndarray:
-        """The constant value of an operand.  Raises ModelError if it is computed at run time."""
+        """The constant value of an operand.  Raises NotConstantError if it is computed at run time."""
         if v in self.constants:
             return self.constants[v]
-        raise ModelError(self._not_constant(v, what))
+        raise self._not_constant(v, what)
 
     def ints(self, v: Value, what: str) -> tuple[int, ...]:
         """An operand (rank 0 or 1) as integers."""
@@ -115,19 +123,35 @@ class OnnxBuilder(Builder):
 
     def dims(self, v: Value, what: str) -> tuple[Dim, ...]:
         """An operand (rank 0 or 1) as dimensions, symbolic ones included."""
+        if v in self.constants:
+            return self.ints(v, what)
         found = self.elements(v)
         if found is None:
-            raise ModelError(self._not_constant(v, what))
+            raise self._not_constant(v, what)
         return tuple(x if isinstance(x, Expr) else int(x) for x in found.reshape(-1))
 
-    def _not_constant(self, v: Value, what: str) -> str:
-        source = self.producers.get(v)
-        origin = f"made by {source.where}" if source else "an input of the model"
-        symbols = f" It depends on symbolic dimensions {self.symbolic[v].tolist()}." if v in self.symbolic else ""
-        return (
-            f"operand {what} must be known when the model is compiled, but it is computed from data: {v}, {origin}.{symbols} "
-            "Bind the model's dimensions (--shape, --dim), or make the operand a constant"
-        )
+    def _not_constant(self, v: Value, what: str) -> NotConstantError:
+        if v in self.symbolic:
+            return NotConstantError(
+                f"operand {what} must be known when the model is compiled, but it is {self.symbolic[v].tolist()}; bind these "
+                "dimensions (--shape, --dim)", ()
+            )  # fmt: skip
+        names = tuple(x.name for x in self._origins(v))
+        return NotConstantError(
+            f"operand {what} must be known when the model is compiled, but it is computed from the data of "
+            f"{', '.join(names)}; make it a constant of the model", names
+        )  # fmt: skip
+
+    def _origins(self, v: Value) -> list[Value]:
+        """The inputs that a value is computed from."""
+        found: dict[Value, None] = {}
+        stack = [v]
+        while stack:
+            x = stack.pop()
+            if x not in found:
+                found[x] = None
+                stack += self.producers[x].inputs if x in self.producers else ()
+        return [x for x in self.inputs if x in found]
 
     # ---- the core operators, by short names ----
 

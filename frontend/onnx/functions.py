@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 from onnx import AttributeProto, FunctionProto, NodeProto
+from onnx.defs import OpSchema
 
 from ...ir.errors import ModelError
 from ...ir.graph import Value
@@ -85,7 +86,7 @@ def standard_body(node: NodeProto, opset: int, operands: Sequence[Value | None])
         return None
     if schema.has_function:
         version = _version(schema.function_opset_versions, opset)
-        return None if version is None else _parsed(schema.get_function_with_opset_version(version))
+        return None if version is None else _parsed(schema.get_function_with_opset_version(version), schema)
     if not schema.has_context_dependent_function:
         return None
     version = _version(schema.context_dependent_function_opset_versions, opset)
@@ -94,7 +95,7 @@ def standard_body(node: NodeProto, opset: int, operands: Sequence[Value | None])
     types = [_type_proto(v).SerializeToString() for v in operands]
     data = node.SerializeToString()
     try:
-        return _parsed(schema.get_context_dependent_function_with_opset_version(version, data, types))
+        return _parsed(schema.get_context_dependent_function_with_opset_version(version, data, types), schema)
     except RuntimeError as e:
         raise ModelError(f"{describe(node)}: the standard does not define it for these operands: {e}") from None
 
@@ -103,8 +104,17 @@ def _version(versions: Sequence[int], opset: int) -> int | None:
     return max((v for v in versions if v <= opset), default=min(versions, default=None))
 
 
-def _parsed(data: bytes) -> FunctionProto | None:
-    return FunctionProto.FromString(data) if data else None
+def _parsed(data: bytes, schema: OpSchema) -> FunctionProto | None:
+    """The function, with the defaults of the operator's attributes."""
+    if not data:
+        return None
+    f = FunctionProto.FromString(data)
+    named = {*f.attribute, *(a.name for a in f.attribute_proto)}
+    f.attribute.extend(name for name in schema.attributes if name not in named)
+    for name, facts in schema.attributes.items():
+        if facts.default_value.type and name not in {a.name for a in f.attribute_proto}:
+            f.attribute_proto.append(facts.default_value)
+    return f
 
 
 def _type_proto(v: Value | None) -> onnx.TypeProto:

@@ -12,7 +12,7 @@ from ...ir.errors import InternalError, ModelError, TilewrightError
 from ...ir.graph import Graph, Value
 from ...ir.types import TensorType
 from .attributes import check_counts, describe, find_schema, read_attributes
-from .builder import OnnxBuilder, Subgraph
+from .builder import NotConstantError, OnnxBuilder, Subgraph
 from .functions import Body, FunctionKey, call_body, function_table, standard_body
 from .inputs import Shapes, bind_inputs
 from .reader import ModelFile, normal_domain
@@ -174,7 +174,8 @@ class Scope:
         for name, value in zip(body.inputs, padded, strict=True):
             scope.define(name, value)
         scope.run(body.nodes)
-        return tuple(scope.lookup(name) for name in body.outputs)
+        wanted = zip(body.outputs, self.b.wanted, strict=False)  # a body may leave out what a call does not ask for
+        return tuple(scope.lookup(name) if used else None for name, used in wanted)
 
     # ---- subgraphs ----
 
@@ -211,4 +212,6 @@ def _located(e: TilewrightError, node: str) -> TilewrightError:
     message = str(e)
     if not isinstance(e, ModelError) or message.startswith("node "):
         return e
+    if isinstance(e, NotConstantError):
+        return NotConstantError(f"{node}: {message}", e.inputs)
     return ModelError(f"{node}: {message}")

@@ -98,7 +98,21 @@ def mod(b: OnnxBuilder, x: Value, y: Value, *, fmod: int = 0) -> Outputs:
 def bit_shift(b: OnnxBuilder, x: Value, y: Value, *, direction: str) -> Outputs:
     if direction not in ("LEFT", "RIGHT"):
         raise ModelError(f"attribute 'direction' must be LEFT or RIGHT, got {direction!r}")
-    return b.binary("shl" if direction == "LEFT" else "shr", x, y)
+    if DTYPES[x.type.dtype].kind == "u":
+        return b.binary("shl" if direction == "LEFT" else "shr", x, y)
+    return _signed_shift(b, x, y, direction)
+
+
+def _signed_shift(b: OnnxBuilder, x: Value, y: Value, direction: str) -> Value:
+    """To the right the sign is repeated: a negative x is -1 - x, shifted, and back."""
+    unsigned = "u" + x.type.dtype[1:]
+    count = b.cast(y, unsigned)
+    if direction == "LEFT":
+        return b.cast(b.binary("shl", b.cast(x, unsigned), count), x.type.dtype)
+    negative = b.binary("lt", x, 0)
+    magnitude = b.cast(b.select(negative, b.unary("bitnot", x), x), unsigned)
+    shifted = b.cast(b.binary("shr", magnitude, count), x.type.dtype)
+    return b.select(negative, b.unary("bitnot", shifted), shifted)
 
 
 @onnx_op("IsInf", since=10)
@@ -236,7 +250,7 @@ def dropout_10(b: OnnxBuilder, x: Value, *, ratio: float = 0.5) -> Outputs:
 def dropout_12(
     b: OnnxBuilder, x: Value, ratio: Value | None = None, training: Value | None = None, *, seed: int = 0
 ) -> Outputs:
-    if training is not None and b.array(training, "training_mode").any():
-        if ratio is None or np.any(b.array(ratio, "ratio") != 0):
-            raise ModelError("training mode is not supported; export the model for inference")
+    trains = training is not None and b.array(training, "training_mode").any()
+    if trains and (ratio is None or np.any(b.array(ratio, "ratio") != 0)):
+        raise ModelError("training mode is not supported; export the model for inference")
     return dropout_10(b, x)

@@ -57,7 +57,9 @@ def top_k(b: OnnxBuilder, x: Value, k: Value, *, axis: int = -1, largest: int = 
 @onnx_op("NonZero", since=9)
 def non_zero(b: OnnxBuilder, x: Value) -> Outputs:
     """Only of constants: how many there are in data is not known before it is read."""
-    return b.constant(np.array(np.nonzero(b.array(x, "X")), np.int64))
+    if x not in b.constants:
+        raise ModelError("its result has as many elements as the data has non-zeros; only a constant operand is supported")
+    return b.constant(np.array(np.nonzero(b.constants[x]), np.int64))
 
 
 @onnx_op("Compress", since=9)

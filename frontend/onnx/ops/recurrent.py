@@ -112,7 +112,7 @@ def _collected(b: OnnxBuilder, layer: Layer, made: Sequence[tuple[Value, ...]]) 
     """Y [T, D, B, H] and the last states [D, B, H]; with batches first [B, T, D, H] and [B, D, H]."""
     ys = [b.reshape(y, (y.type.shape[0], 1, *y.type.shape[1:])) for y, *_ in made]
     y = b.concat(ys, 1)
-    lasts = [b.concat([b.reshape(s, (1, *s.type.shape)) for s in each], 0) for each in zip(*(m[1:] for m in made))]
+    lasts = [b.concat([b.reshape(s, (1, *s.type.shape)) for s in each], 0) for each in zip(*(m[1:] for m in made), strict=True)]
     if layer.batch_first:
         y = b.transpose(y, (2, 0, 1, 3))
         lasts = [b.transpose(s, (1, 0, 2)) for s in lasts]

@@ -289,7 +289,7 @@ def eye_like(b: OnnxBuilder, x: Value, *, dtype: int | None = None, k: int = 0) 
 
 
 @onnx_op("Range", since=11)
-def range_(b: OnnxBuilder, start: Value, limit: Value, delta: Value) -> Outputs:
+def range_(b: OnnxBuilder, start: Value, limit: Value, delta: Value, *, stash_type: int = 1) -> Outputs:
     dtype = start.type.dtype
     if is_float(dtype):
         first, last, step = (float(b.array(v, n).reshape(())) for v, n in _named(start, limit, delta))
