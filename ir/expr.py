@@ -232,6 +232,8 @@ def const(value: Any, type: Type | str = I64) -> Expr:
     t = Type(type) if isinstance(type, str) else type
     kind = DTYPES[t.dtype].kind
     v = float(value) if kind == "f" else bool(value) if kind == "b" else int(value)
+    if v != v:
+        v = math.nan  # one object, as NaN is not equal to itself
     return _Const.of(repr(v), v, t)
 
 

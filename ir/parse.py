@@ -35,6 +35,11 @@ class Line:
     indent: int
     text: str
 
+    def reader(self, names: Mapping[str, Named], skip: str = "") -> Reader:
+        """A reader of what follows the text to skip; it counts columns from the start of the line."""
+        start = self.indent + len(skip)
+        return Reader(" " * start + self.text[len(skip) :], self.number, names)
+
 
 class Lines:
     """The lines of a text that are not blank, with a cursor."""
@@ -120,7 +125,7 @@ def parse_kernel(text: str) -> Kernel:
     lines = Lines(text)
     line = lines.next()
     names: dict[str, Named] = {}
-    r = Reader(line.text, line.number, names)
+    r = line.reader(names)
     r.expect("kernel")
     name = r.name()
     read_symbols(r, names)
@@ -175,7 +180,7 @@ def _block(lines: Lines, outer: int, names: Mapping[str, Named]) -> Block:
 def _statement(lines: Lines, names: dict[str, Named]) -> Stmt | None:
     """The next statement with its block; a `let` only defines a name."""
     line = lines.next()
-    r = Reader(line.text, line.number, names)
+    r = line.reader(names)
     keyword = r.token.text if r.token.kind == "name" else ""
     made: Stmt | None
     if keyword in _STATEMENTS:

@@ -68,7 +68,8 @@ class Reader:
         while position < len(text):
             m = _TOKEN.match(text, position)
             if m is None:
-                raise ModelError(f"text, line {self.line}, column {position + 1}: unexpected {text[position:][:10]!r}")
+                column = len(text) - len(text[position:].lstrip()) + 1
+                raise ModelError(f"text, line {self.line}, column {column}: unexpected {text[column - 1 :][:10]!r}")
             kind = str(m.lastgroup)
             word = m.group(kind)
             found.append(Token(kind, json.loads(word) if kind == "string" else word, m.start(kind) + 1))

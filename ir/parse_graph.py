@@ -54,7 +54,7 @@ class _GraphReader:
         """The graph whose first line comes next, after this text."""
         head = self.lines.next()
         self.symbols = dict(symbols)
-        r = Reader(head.text.removeprefix(prefix).lstrip(), head.number, self.symbols)
+        r = head.reader(self.symbols, prefix)
         r.expect("graph")
         name = r.name()
         read_symbols(r, self.symbols)
@@ -70,7 +70,7 @@ class _GraphReader:
         r.end()
         while True:
             line = self.lines.next()
-            r = Reader(line.text, line.number, self.symbols)
+            r = line.reader(self.symbols)
             if r.accept("return"):
                 outputs, names = self.results(r)
                 return Graph(name, tuple(inputs), outputs, tuple(self.nodes), self.constants, names)
