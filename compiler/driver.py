@@ -99,7 +99,7 @@ class _Job:
             imported = import_graph(source, dict(options.shapes), dict(options.dims))
         if wanted(options, "import"):
             self.show("import", str(imported))
-        fused = run_passes(imported, options, stages, self.show)
+        fused = run_passes(imported, options, stages, self.show, native=self.target.native(self.machine))
         with stages.stage("lower"), guarded("lower", fused):
             program = lower(fused, self.machine, source.name, accuracy=options.accuracy)
         if wanted(options, "lower"):

@@ -15,18 +15,32 @@ from .differential import Differential
 from .faults import guarded
 from .options import Options
 from .passes.channels_last import channels_last
+from .passes.expand_composites import Native, expand_composites, nothing_native
+from .passes.explicit_padding import explicit_padding
 from .passes.fold_constants import fold_constants
+from .passes.fold_permutations import fold_permutations
+from .passes.fold_scales import fold_scales
 from .passes.fuse import fuse
+from .passes.merge_products import merge_products
+from .passes.recognise import recognise
 from .passes.simplify import simplify
 from .progress import Stages
 
-PassFunction = Callable[[Graph], Graph]
+PassFunction = Callable[..., Graph]
 Print = Callable[[str, str], None]
 
 GRAPH_PASSES: tuple[tuple[str, PassFunction], ...] = (
     ("fold_constants", fold_constants),
     ("simplify", simplify),
+    ("fold_scales", fold_scales),
     ("channels_last", channels_last),
+    ("fold_permutations", fold_permutations),
+    ("recognise", recognise),
+    ("merge_products", merge_products),
+    ("explicit_padding", explicit_padding),
+    ("expand_composites", expand_composites),
+    ("fold_expanded", fold_constants),
+    ("simplify_expanded", simplify),
     ("fuse", fuse),
 )
 
@@ -34,6 +48,13 @@ GRAPH_PASSES: tuple[tuple[str, PassFunction], ...] = (
 ORDER: tuple[tuple[str, str, str], ...] = (
     ("fold_constants", "simplify", "rules of simplify look for constants, which shape arithmetic only is once folded"),
     ("simplify", "channels_last", "transposes and reshapes are in normal form, which is what sinking matches"),
+    ("fold_scales", "channels_last", "a batch norm that is gone is one operator less to move a transpose through"),
+    ("channels_last", "fold_permutations", "the transposes that are left are those that weights can absorb"),
+    ("recognise", "merge_products", "heads are found as attention before their projections become slices of one product"),
+    ("recognise", "expand_composites", "what is recognised as a composite may stay whole"),
+    ("explicit_padding", "fuse", "a window without padding reads its operand without conditions"),
+    ("expand_composites", "fold_expanded", "definitions compute on weights"),
+    ("expand_composites", "fuse", "only operators with loops can be fused"),
     ("channels_last", "fuse", "a transpose between two nodes would keep them out of one kernel"),
 )
 
@@ -47,8 +68,10 @@ def run_passes(
     stages: Stages,
     show: Print,
     passes: Sequence[tuple[str, PassFunction]] = GRAPH_PASSES,
+    native: Native = nothing_native,
 ) -> Graph:
-    """The graph after all passes.  show(pass, text) receives what `print_after` asks for.
+    """The graph after all passes.  show(pass, text) receives what `print_after` asks for.  native: the composites that
+    the target implements itself.
 
     Raises InternalError that names the pass, with the graph before it in `ir`, when a pass fails, leaves an invalid
     graph, or (with `check_passes`) changes the numbers.  A ModelError that a pass finds is passed on.
@@ -62,7 +85,7 @@ def run_passes(
             differential = Differential(graph)
     for done, (name, function) in enumerate(passes):
         with stages.stage(name, done, len(passes)), guarded(f"pass {name}", graph):
-            after = function(graph)
+            after = function(graph, native=native) if function is expand_composites else function(graph)
         if options.verify:
             with stages.stage("verify", done, len(passes)):
                 _verify(name, after, graph)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -12,13 +13,15 @@ from ..codegen.program import Program
 from ..ir.errors import OptionError
 from ..targets.artifact import Artifact
 from .options import Options, nearest
+from .passes.expand_composites import Native
 from .progress import Stages
 
 
 @dataclass(frozen=True)
 class Target:
     """home: the package that builds for it, imported on first use because its libraries are heavy: `host` has
-    `resolve_machine(spec) -> Machine`, `build` has `build(program, machine, ...) -> Artifact`.
+    `resolve_machine(spec) -> Machine`, `build` has `build(program, machine, ...) -> Artifact`
+    and `is_native(machine, op, operand types) -> bool`.
     machines: (name, what it is) of everything that may follow the colon; features: what may follow a `+`."""
 
     name: str
@@ -40,6 +43,10 @@ class Target:
         )
         stages.seconds.update(artifact.timings)
         return artifact
+
+    def native(self, machine: Machine) -> Native:
+        """Which composite operators the target implements as they are."""
+        return partial(self._function("build", "is_native"), machine)
 
     def machine(self, spec: str) -> Machine:
         """Raises OptionError for an unknown machine or feature, TargetError if this one cannot be used."""

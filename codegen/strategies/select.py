@@ -14,9 +14,10 @@ from ...ir.kernel import Buffer
 from ...ir.ops.base import Op
 from ...ir.ops.norm import Attention
 from ...ir.ops.recurrent import Recurrent
+from ...ir.types import TensorType
 from ..machine import Machine
 from ..math import legalize_math
-from .attention import schedule_attention
+from .attention import schedule_attention, takes_attention
 from .axes import simplify_axes
 from .contract import schedule_product
 from .maps import schedule_map
@@ -48,6 +49,14 @@ def schedule_group(group: Group, machine: Machine, accuracy: str = "default") ->
         return schedule_window(group, c, machine)
     kernel = lower_group("reduce", group.params, (simplify_axes(c),))
     return Scheduled(schedule_reduce(kernel, machine), note="reduction")
+
+
+def is_native(machine: Machine, op: Op, types: tuple[TensorType, ...]) -> bool:
+    """Whether a composite operator has a strategy of its own for operands of these types."""
+    if isinstance(op, Attention) and all(t.is_static for t in types):
+        q, k, v = (t.static_shape for t in types[:3])
+        return takes_attention(op, q, k, v, machine)
+    return False
 
 
 def schedule_irregular(op: Op, outs: tuple[Buffer, ...], ins: tuple[Buffer, ...], machine: Machine) -> Scheduled:

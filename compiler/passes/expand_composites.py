@@ -7,28 +7,24 @@ A target names the operators that it implements as they are; everything else end
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from ...ir.graph import Builder, Graph, Node, Value, rewrite_graph
 from ...ir.ops.base import Op, form_of
-from ...ir.ops.norm import Attention
 from ...ir.types import TensorType
 
 MAX_ROUNDS = 16  # definitions are a few levels deep
 
-
-def _attention_is_static(types: tuple[TensorType, ...]) -> bool:
-    """The depths of keys and values and the number of keys are known."""
-    return all(isinstance(d, int) for t in types[1:3] for d in t.shape[2:])
+Native = Callable[[Op, tuple[TensorType, ...]], bool]
 
 
-# What a target that names an operator native needs of its operands.
-CONDITIONS: Mapping[type[Op], Callable[[tuple[TensorType, ...]], bool]] = {Attention: _attention_is_static}
+def nothing_native(op: Op, types: tuple[TensorType, ...]) -> bool:
+    return False
 
 
-def expand_composites(graph: Graph, *, native: frozenset[type[Op]] = frozenset()) -> Graph:
-    """native: operators that stay, where `CONDITIONS` allow it.  Run `fold_constants` afterwards: definitions compute on
-    weights."""
+def expand_composites(graph: Graph, *, native: Native = nothing_native) -> Graph:
+    """native(op, operand types): whether the target implements this operator as it is.  Run `fold_constants` afterwards:
+    definitions compute on weights."""
     for _ in range(MAX_ROUNDS):
         if not any(_expands(node, native) for node in graph.nodes):
             break
@@ -36,13 +32,9 @@ def expand_composites(graph: Graph, *, native: frozenset[type[Op]] = frozenset()
     return graph
 
 
-def _expands(node: Node, native: frozenset[type[Op]]) -> bool:
-    kind = type(node.op)
-    if form_of(node.op) != "expand":
-        return False
-    condition = CONDITIONS.get(kind)
-    return kind not in native or (condition is not None and not condition(tuple(v.type for v in node.inputs)))
+def _expands(node: Node, native: Native) -> bool:
+    return form_of(node.op) == "expand" and not native(node.op, tuple(v.type for v in node.inputs))
 
 
-def _rule(b: Builder, node: Node, inputs: tuple[Value, ...], native: frozenset[type[Op]]) -> tuple[Value, ...] | None:
+def _rule(b: Builder, node: Node, inputs: tuple[Value, ...], native: Native) -> tuple[Value, ...] | None:
     return node.op.expand(b, *inputs) if _expands(node, native) else None

@@ -1,13 +1,13 @@
-"""What rules ask about the values of a growing graph: which operator made one, which number it is."""
+"""What rules ask about the values of a graph, finished or growing: which operator made one, which number it is."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Union
 
 import numpy as np
 
-from ...ir.graph import Builder, Value
+from ...ir.graph import Builder, Graph, Value
 from ...ir.ops.base import Op
 from ...ir.ops.elementwise import Binary, Cast, Select, Unary
 from ...ir.ops.movement import Broadcast
@@ -17,26 +17,27 @@ ELEMENTWISE = (Unary, Binary, Select, Cast)
 COMMUTATIVE = frozenset({"add", "mul", "max", "min", "and", "or", "xor", "eq", "ne", "bitand", "bitor", "bitxor"})
 
 AnyOp = TypeVar("AnyOp", bound=Op)
+Source = Union[Graph, Builder]
 
 
-def made_by(b: Builder, v: Value, kind: type[AnyOp]) -> tuple[AnyOp, tuple[Value, ...]] | None:
+def made_by(g: Source, v: Value, kind: type[AnyOp]) -> tuple[AnyOp, tuple[Value, ...]] | None:
     """The operator of this kind that made a value and its operands, or None."""
-    node = b.producers.get(v)
+    node = g.producers.get(v)
     return (node.op, node.inputs) if node is not None and isinstance(node.op, kind) else None
 
 
-def function_of(b: Builder, v: Value, kind: type[Unary] | type[Binary], *fns: str) -> tuple[Value, ...] | None:
+def function_of(g: Source, v: Value, kind: type[Unary] | type[Binary], *fns: str) -> tuple[Value, ...] | None:
     """The operands of a Unary or Binary of one of these functions that made a value, or None."""
-    made = made_by(b, v, kind)
+    made = made_by(g, v, kind)
     return made[1] if made is not None and made[0].fn in fns else None
 
 
-def uniform(b: Builder, v: Value) -> Any:
+def uniform(g: Source, v: Value) -> Any:
     """The number that all elements of a constant (or of a repeated one) are, as a NumPy scalar, or None."""
-    repeated = made_by(b, v, Broadcast)
+    repeated = made_by(g, v, Broadcast)
     if repeated is not None:
-        return uniform(b, repeated[1][0])
-    array = b.constants.get(v)
+        return uniform(g, repeated[1][0])
+    array = g.constants.get(v)
     if array is None or array.size == 0:
         return None
     first = array.flat[0]

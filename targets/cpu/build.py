@@ -11,12 +11,15 @@ from typing import Any
 from ...codegen.llvm import emit_main, emit_module
 from ...codegen.machine import Machine
 from ...codegen.program import Program
+from ...codegen.strategies.select import is_native
 from ...ir.kernel import Kernel, walk_block
 from ..artifact import Artifact
 from .link import EMBED_LIMIT
 from .naming import c_prefix
 from .objects import Progress, compile_asm, compile_objects
 from .packaging import package, timed
+
+__all__ = ["build", "is_native"]
 
 # Statements of one module: large enough that LLVM's start does not count, small enough for several processes.
 _MODULE_STATEMENTS = 400
