@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from suites import rows_a, rows_b
 from suites.lowered import expanded, naive_kernel
 from suites.row import Row, type_of
-from suites.rows_a import ROWS
 from tilewright.ir.compute import Compute, lower_group
 from tilewright.ir.errors import ModelError
 from tilewright.ir.expr import (
@@ -161,12 +161,19 @@ def test_shared_parts_keep_the_text_short() -> None:
     assert parse_expr(text, NAMES) is e
 
 
-@pytest.mark.parametrize("row", [pytest.param(r, id=r.id) for r in ROWS])
+@pytest.mark.parametrize("row", [pytest.param(r, id=r.id) for r in (*rows_a.ROWS, *rows_b.ROWS)])
 def test_rows(row: Row) -> None:
+    """Kernels, expansions, and the operator itself with its attributes."""
+    b = Builder(row.op.name)
     types = tuple(map(type_of, row.arrays()))
+    graph = b.graph(b.add_multi(row.op, *(b.input("x", t) for t in types)))
+    again = parse_graph(str(graph))
+    assert str(again) == str(graph)
+    assert again.nodes[0].op == row.op
     if form_of(row.op) == "expand":
-        text = str(expanded(row.op, types))
-        assert str(parse_graph(text)) == text
+        graph = expanded(row.op, types)
+        stored = {content_hash(a): a for a in graph.constants.values()}
+        assert str(parse_graph(str(graph), stored)) == str(graph)
     else:
         text = str(naive_kernel(row.op, types))
         assert str(parse_kernel(text)) == text
