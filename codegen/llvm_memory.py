@@ -9,7 +9,7 @@ Alignment follows from the linear form and the buffer's alignment.
 from __future__ import annotations
 
 from ..ir.expr import I64, Bin, Expr, Load, Splat, Type, Var, as_expr, binary, linear, splat
-from ..ir.kernel import Buffer, Store, flat_index
+from ..ir.kernel import Buffer, Store
 from ..ir.types import DTYPES
 from .llvm_text import Cell, Held, Printer, constant, literal, llvm_type, memory_type, unsupported, zero
 
@@ -36,9 +36,9 @@ def _span(buf: Buffer) -> int:
 # ---- addresses ---------------------------------------------------------------------------------------------------
 
 
-def _offset(p: Printer, flat: Expr) -> tuple[int, list[tuple[str, int]]]:
+def _offset(p: Printer, buf: Buffer, idx: tuple[Expr, ...]) -> tuple[int, list[tuple[str, int]]]:
     """A flat index as a constant and (operand, coefficient) pairs, in elements; outer operands first."""
-    total, atoms = linear(flat)
+    total, atoms = p.flat(buf, idx)
     terms: list[tuple[str, int]] = []
     for atom, k in atoms.items():
         operand = p.env.get(atom) if isinstance(atom, Var) else p.value(atom)
@@ -64,7 +64,7 @@ def _base(p: Printer, buf: Buffer) -> str:
 def address(p: Printer, buf: Buffer, idx: tuple[Expr, ...], inbounds: bool = True) -> tuple[str, int]:
     """(pointer, alignment in bytes) of an element.  inbounds False: the address may lie outside the buffer."""
     size = DTYPES[buf.dtype].size
-    total, terms = _offset(p, flat_index(buf, idx))
+    total, terms = _offset(p, buf, idx)
     gep = "getelementptr inbounds i8" if inbounds else "getelementptr i8"
     pointer = _base(p, buf)
     align = buf.align if buf.space == "global" else min(buf.align, STACK_ALIGN)
@@ -95,7 +95,7 @@ def _access_align(align: int, t: Type) -> int:
 
 def cell_of(p: Printer, buf: Buffer, idx: tuple[Expr, ...]) -> Cell:
     """The register cell of an index, which must be constant where it is printed."""
-    total, terms = _offset(p, flat_index(buf, idx))
+    total, terms = _offset(p, buf, idx)
     if terms:
         raise unsupported(f"register array {buf.name} is indexed by a loop that is not unrolled: {list(idx)}")
     return Cell(buf, total)
@@ -117,12 +117,15 @@ def print_load(p: Printer, e: Load) -> str:
 
 
 def _read_cell(p: Printer, e: Load) -> str:
-    held = p.cells.get(cell_of(p, e.buf, e.idx))
-    where = f"register {e.buf.name}[{', '.join(map(str, e.idx))}]"
+    cell = cell_of(p, e.buf, e.idx)
+    held = p.cells.get(cell)
     if held is None:
-        raise unsupported(f"{where} is read before it is written")
+        raise unsupported(f"register {e.buf.name}[{cell.offset}] is read before it is written")
     if held.type != e.type:
-        raise unsupported(f"{where} holds {held.type.dtype}x{held.type.lanes}, read as {e.type.dtype}x{e.type.lanes}")
+        raise unsupported(
+            f"register {e.buf.name}[{cell.offset}] holds {held.type.dtype}x{held.type.lanes}, "
+            f"read as {e.type.dtype}x{e.type.lanes}"
+        )
     return held.value
 
 

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..ir.errors import InternalError
-from ..ir.expr import Expr, Type, Var
-from ..ir.kernel import Buffer
+from ..ir.expr import Expr, Type, Var, linear
+from ..ir.kernel import Buffer, flat_index
 from ..ir.types import DTYPES
 from .machine import Machine
 
@@ -122,6 +122,7 @@ class Printer:
         self._evaluate = evaluate
         self._depth: dict[str, int] = {}
         self._memo: dict[Expr, str] = {}
+        self._flat: dict[tuple[int, tuple[Expr, ...]], tuple[int, dict[Expr, int]]] = {}
         self._count = 0
 
     def value(self, e: Expr) -> str:
@@ -129,6 +130,14 @@ class Printer:
         found = self._memo.get(e)
         if found is None:
             found = self._memo[e] = self._evaluate(self, e)
+        return found
+
+    def flat(self, buf: Buffer, idx: tuple[Expr, ...]) -> tuple[int, dict[Expr, int]]:
+        """The linear form of a flat index: unrolled loops ask for the same ones many times."""
+        key = (id(buf), idx)
+        found = self._flat.get(key)
+        if found is None:
+            found = self._flat[key] = linear(flat_index(buf, idx))
         return found
 
     def new_statement(self) -> None:
@@ -160,7 +169,9 @@ class Printer:
     def pure(self, text: str, *operands: str, costly: bool = False) -> str:
         """An instruction without side effects, at the level of its deepest operand; the same text gives the same value.
         A costly one does not leave the branch it is in."""
-        depth = max((self._depth.get(o, 0) for o in operands), default=0)
+        depth = 0
+        for o in operands:
+            depth = max(depth, self._depth.get(o, 0))
         if costly:
             depth = max([depth, *(i for i, s in enumerate(self.scopes) if s.branch)])
         for scope in self.scopes[: depth + 1]:
