@@ -31,6 +31,8 @@ from .parse_expr import Named, Reader
 
 @dataclass(frozen=True)
 class Line:
+    """One line: its number from 1, the spaces before it, and the rest."""
+
     number: int
     indent: int
     text: str
