@@ -32,10 +32,10 @@ Print = Callable[[str, str], None]
 GRAPH_PASSES: tuple[tuple[str, PassFunction], ...] = (
     ("fold_constants", fold_constants),
     ("simplify", simplify),
-    ("fold_scales", fold_scales),
     ("channels_last", channels_last),
     ("fold_permutations", fold_permutations),
     ("recognise", recognise),
+    ("fold_scales", fold_scales),
     ("merge_products", merge_products),
     ("explicit_padding", explicit_padding),
     ("expand_composites", expand_composites),
@@ -48,7 +48,8 @@ GRAPH_PASSES: tuple[tuple[str, PassFunction], ...] = (
 ORDER: tuple[tuple[str, str, str], ...] = (
     ("fold_constants", "simplify", "rules of simplify look for constants, which shape arithmetic only is once folded"),
     ("simplify", "channels_last", "transposes and reshapes are in normal form, which is what sinking matches"),
-    ("fold_scales", "channels_last", "a batch norm that is gone is one operator less to move a transpose through"),
+    ("channels_last", "fold_scales", "channels are the last axis, next to the convolution that takes their scales"),
+    ("recognise", "fold_scales", "the scales of a pattern would be gone into weights in front of it"),
     ("channels_last", "fold_permutations", "the transposes that are left are those that weights can absorb"),
     ("recognise", "merge_products", "heads are found as attention before their projections become slices of one product"),
     ("recognise", "expand_composites", "what is recognised as a composite may stay whole"),

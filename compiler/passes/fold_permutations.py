@@ -8,6 +8,8 @@ permuted alike.  This is the flattening between the convolutions and the head of
 
 from __future__ import annotations
 
+import numpy as np
+
 from ...ir.dims import equal_runs
 from ...ir.graph import Builder, Graph, Node, Value, rewrite_graph
 from ...ir.ops.contract import MatMul
@@ -37,11 +39,19 @@ def _rule(b: Builder, node: Node, inputs: tuple[Value, ...]) -> Value | None:
     sizes = [transposed.type.shape[a] for a in merged]
     if not merged or moves(x.type.shape, (*leading, *order)) or not all(isinstance(d, int) for d in sizes):
         return None
-    weights = b.constants[inputs[1]]
-    rows = weights.reshape(*sizes, weights.shape[1])  # type: ignore[arg-type]
     back = [[perm[a] for a in merged].index(a) for a in order]
-    permuted = rows.transpose(*back, len(merged)).reshape(weights.shape)
+    permuted = _with_rows(b.constants[inputs[1]], sizes, back)  # type: ignore[arg-type]
     return b.add(node.op, reshape(b, x, inputs[0].type.shape), b.constant(permuted, inputs[1].name))
+
+
+def _with_rows(weights: np.ndarray, sizes: list[int], perm: list[int]) -> np.ndarray:
+    """The weights with the rows, counted by sizes, permuted.  Weights that are stored by columns stay so: either way
+    whole lines of memory are copied."""
+    rows, columns = weights.shape
+    if weights.flags.c_contiguous:
+        return weights.reshape(*sizes, columns).transpose(*perm, len(sizes)).reshape(rows, columns)
+    stored = weights.T.reshape(columns, *sizes).transpose(0, *(1 + a for a in perm))
+    return stored.reshape(columns, rows).T
 
 
 def _merged_axes(source: tuple[Dim, ...], target: tuple[Dim, ...]) -> list[int]:
