@@ -41,8 +41,11 @@ def run_command(arguments: Arguments) -> int:
 
 
 def _fail_internal(arguments: Arguments, error: Exception) -> int:
-    path = write_fault(error, sys.argv)
-    message = f"this is a bug of tilewright: {error}\nwhat is needed to repeat it: {path}"
+    try:
+        where = f"what is needed to repeat it: {write_fault(error, sys.argv)}"
+    except OSError as full:
+        where = f"what is needed to repeat it cannot be written ({full}); --debug shows where it failed"
+    message = f"this is a bug of tilewright: {error}\n{where}"
     return _fail(arguments, "InternalError", message, INTERNAL, error)
 
 
@@ -101,7 +104,7 @@ def compile_command(a: Arguments) -> int:
     from .summary import summary_json, summary_rows
     from .writing import check_writable
 
-    check_writable(Path(a.output), "-o")
+    check_writable(Path(a.output), "-o", folder=True)
     if a.report:
         check_writable(Path(a.report), "--report")
     with show_progress(a.quiet or a.json) as progress:

@@ -30,8 +30,10 @@ def _umask() -> int:
     return mask
 
 
-def check_writable(path: Path, option: str) -> None:
-    """Raises OptionError if a file or folder could not be made at this path, before any work is done for it."""
+def check_writable(path: Path, option: str, folder: bool = False) -> None:
+    """Raises OptionError if a file (or folder) could not be made at this path, before any work is done for it."""
+    if path.exists() and path.is_dir() != folder:
+        raise OptionError(f"{option} {path}: expected a {'folder' if folder else 'file'}, but it is the other")
     existing = path.absolute()
     while not existing.exists():
         existing = existing.parent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Union
@@ -45,7 +46,28 @@ def read_model(source: ModelSource, base_dir: Path | None = None) -> ModelFile:
     where = str(source) if isinstance(source, (str, Path)) else "the given model"
     if not proto.HasField("graph"):
         raise ModelError(f"{where}: not an ONNX model: it contains no graph")
+    for nodes, values in ((proto.graph.node, proto.graph), *((f.node, f) for f in proto.functions)):
+        _check_text(nodes, values, where)
     return ModelFile(name, proto, TensorReader(base_dir), _opsets(proto, where))
+
+
+def _check_text(nodes: Iterable[onnx.NodeProto], values: onnx.GraphProto | onnx.FunctionProto, where: str) -> None:
+    """Protobuf gives a text that is not UTF-8 as bytes.  Raises ModelError for names that are such."""
+    texts: list[object] = [values.name]
+    if isinstance(values, onnx.GraphProto):
+        texts += [v.name for v in (*values.input, *values.output, *values.initializer)]
+        texts += [d.dim_param for v in values.input for d in v.type.tensor_type.shape.dim]
+    else:
+        texts += [values.domain, *values.input, *values.output]
+    for node in nodes:
+        texts += [node.op_type, node.domain, node.name, *node.input, *node.output]
+        for attribute in node.attribute:
+            texts.append(attribute.name)
+            for graph in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
+                _check_text(graph.node, graph, where)
+    garbled = next((t for t in texts if isinstance(t, bytes)), None)
+    if garbled is not None:
+        raise ModelError(f"{where}: the name {garbled[:40]!r} is not UTF-8 text; the file is damaged")
 
 
 def _read_file(path: Path) -> bytes:
