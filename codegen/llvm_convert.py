@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from ..ir.expr import Bin, Cast, Const, Expr, Splat, Type, Un
-from ..ir.types import DTYPES, is_float
+from ..ir.types import DTYPES, is_float, is_integer
 from .llvm_text import Printer, constant, llvm_type, suffix, zero
 
 HALVES = ("f16", "bf16")
@@ -68,11 +70,10 @@ def convert(p: Printer, a: str, src: Type, dst: Type, bounds: tuple[float, float
 
 def _fits(bounds: tuple[float, float], dtype: str) -> bool:
     """Whether every value in these bounds, truncated, is a value of an integer type."""
-    kind, bits = DTYPES[dtype].kind, 8 * DTYPES[dtype].size
-    if kind not in "iu":
+    if not is_integer(dtype):
         return False
-    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1)) if kind == "i" else (0, 2**bits)
-    return low - 1 < bounds[0] and bounds[1] < high
+    low, high = _integer_range(dtype)
+    return low - 1 < bounds[0] and bounds[1] < high + 1
 
 
 def _instruction(p: Printer, op: str, a: str, src: Type, dst: Type) -> str:
@@ -84,8 +85,49 @@ def _float_to_float(p: Printer, a: str, src: Type, dst: Type) -> str:
 
 
 def _float_to_int(p: Printer, a: str, src: Type, dst: Type) -> str:
+    """Saturating.  LLVM's intrinsic for that is good, except for vectors on x86, which it takes apart."""
     sign = "s" if DTYPES[dst.dtype].kind == "i" else "u"
-    return p.intrinsic(f"llvm.fpto{sign}i.sat.{suffix(dst)}.{suffix(src)}", dst, [(llvm_type(src), a)])
+    if src.lanes == 1 or p.machine.arch != "x86_64":
+        return p.intrinsic(f"llvm.fpto{sign}i.sat.{suffix(dst)}.{suffix(src)}", dst, [(llvm_type(src), a)])
+    low, high = _integer_range(dst.dtype)
+    most = _largest_float(src.dtype, high)
+    inside = _clamp_ordered(p, a, src, low, most)
+    short = DTYPES[dst.dtype].size < 4
+    whole = dst._replace(dtype="i32") if short else dst
+    result = _instruction(p, "fptosi" if short else f"fpto{sign}i", inside, src, whole)
+    result = _int_to_int(p, result, whole, dst)
+    if most == high:
+        return result
+    over = p.pure(f"fcmp oge {llvm_type(src)} {a}, {constant(high + 1, src)}", a)
+    return _select(p, over, dst, constant(high, dst), result)
+
+
+def _integer_range(dtype: str) -> tuple[int, int]:
+    bits = 8 * DTYPES[dtype].size
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if DTYPES[dtype].kind == "i" else (0, 2**bits - 1)
+
+
+def _largest_float(dtype: str, high: int) -> float:
+    """The largest value of a float type that is not above an integer of ones."""
+    made = DTYPES[dtype].numpy.type
+    near = made(high)
+    return float(near if int(near) <= high else np.nextafter(near, made(0)))
+
+
+def _clamp_ordered(p: Printer, a: str, t: Type, low: float, high: float) -> str:
+    """The value within bounds, 0 for NaN."""
+    kind = llvm_type(t)
+    if low:
+        a = _select(p, p.pure(f"fcmp ord {kind} {a}, {a}", a), t, a, zero(t))
+    for predicate, bound in (("ogt", low), ("olt", high)):  # the first of these makes NaN 0 if low is 0
+        edge = constant(bound, t)
+        a = _select(p, p.pure(f"fcmp {predicate} {kind} {a}, {edge}", a), t, a, edge)
+    return a
+
+
+def _select(p: Printer, cond: str, t: Type, a: str, b: str) -> str:
+    bits, kind = llvm_type(t._replace(dtype="bool")), llvm_type(t)
+    return p.pure(f"select {bits} {cond}, {kind} {a}, {kind} {b}", cond, a, b)
 
 
 def _float_to_bool(p: Printer, a: str, src: Type, dst: Type) -> str:
@@ -137,8 +179,7 @@ class _Bits:
         return self.op(f"icmp {predicate}", a, b)
 
     def select(self, cond: str, a: str, b: str) -> str:
-        i1, i32 = llvm_type(self.i32._replace(dtype="bool")), llvm_type(self.i32)
-        return self.p.pure(f"select {i1} {cond}, {i32} {a}, {i32} {b}", cond, a, b)
+        return _select(self.p, cond, self.i32, a, b)
 
     def bits(self, a: str) -> str:
         return _instruction(self.p, "bitcast", a, self.f32, self.i32)

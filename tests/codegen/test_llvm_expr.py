@@ -31,7 +31,7 @@ from tilewright.ir.expr import (
 )
 from tilewright.ir.kernel import Alloc, Buffer, For, Kernel, Stmt, Store, axis
 from tilewright.ir.kernel_interpreter import run_kernel
-from tilewright.ir.types import DTYPES
+from tilewright.ir.types import DTYPES, is_integer
 
 ARITHMETIC = ("add", "sub", "mul", "min", "max", "lt", "le", "eq", "ne")
 BINARY = {
@@ -153,20 +153,24 @@ def test_float_casts_special_values(machine: str) -> None:
 
 
 @pytest.mark.parametrize("lanes", [1, 16])
-def test_float_to_integer_saturates(lanes: int) -> None:
-    values = np.array([np.nan, np.inf, -np.inf, 1e30, -1e30, 255.9, -0.9, -128.5] * 30, np.float32)
-    buf, i = Buffer("a", "f32", (LENGTH,)), axis("i", LENGTH // lanes)
-    a = vector(buf, i, lanes)
-    outs = {to: cast(a, to) for to in ("u8", "i8", "i32", "i64")}
-    bodies = tuple(Store(Buffer(to, to, (LENGTH,)), (i * lanes,), e) for to, e in outs.items())
-    kernel = Kernel("k", (buf, *(s.buf for s in bodies)), (For(i, bodies),))
-    got = {to: np.zeros(LENGTH, to.replace("u", "uint").replace("i", "int", 1) if to[0] == "i" else "uint8") for to in outs}
-    run_native(kernel, {"a": values, **got})
-    for to, result in got.items():
-        limits = np.iinfo(result.dtype)
-        want = [0 if v != v else limits.min if v < limits.min else limits.max if v > limits.max else int(v)
-                for v in values[:8].astype(np.float64)]
-        assert result[:8].tolist() == want, to
+@pytest.mark.parametrize("source", ["f32", "f64"])
+@pytest.mark.parametrize("machine", ["", "x86-64-v3"])
+def test_float_to_integer_saturates(machine: str, source: str, lanes: int) -> None:
+    """Towards zero, to the nearest value of the type; NaN gives 0."""
+    limits = [2.0**n * s for n in (7, 8, 15, 16, 31, 32, 63, 64) for s in (1, -1)]
+    near = [np.nextafter(DTYPES[source].numpy.type(x), 0) for x in limits]
+    values = np.array([np.nan, np.inf, -np.inf, 1e30, -0.9, 255.9, -128.5, *limits, *near, *range(-50, 155)][:LENGTH])
+    values = values.astype(DTYPES[source].numpy)
+    buf, i = Buffer("a", source, (LENGTH,)), axis("i", LENGTH // lanes)
+    integers = [d for d in DTYPES if is_integer(d)]
+    stores = tuple(Store(Buffer(d, d, (LENGTH,)), (i * lanes,), cast(vector(buf, i, lanes), d)) for d in integers)
+    kernel = Kernel("k", (buf, *(s.buf for s in stores)), (For(i, stores),))
+    got = {d: np.zeros(LENGTH, DTYPES[d].numpy) for d in integers}
+    run_native(kernel, {"a": values, **got}, machine=parse_machine("cpu:" + machine) if machine else None)
+    for dtype, result in got.items():
+        low, high = np.iinfo(result.dtype).min, np.iinfo(result.dtype).max
+        want = [0 if v != v else low if v < low else high if v > high else int(v) for v in values.tolist()]
+        assert result.tolist() == want, dtype
 
 
 def test_clamped_float_to_integer_is_one_conversion() -> None:
