@@ -95,6 +95,8 @@ def compile_with(
     **settings: Any,
 ) -> Compilation:
     """What `compile` does, with everything that is known about the result.  settings: arguments of `make_options`."""
+    if not isinstance(model, (str, os.PathLike, bytes)) and not hasattr(model, "SerializeToString"):
+        raise OptionError(f"model: expected a path, bytes or an onnx.ModelProto, got {type(model).__name__}")
     options = make_options(target, known_stages=STAGE_NAMES, **settings)
     done = compile_model(
         model, options, base_dir=None if base_dir is None else Path(base_dir), cache=open_cache() if cache else None,
