@@ -59,9 +59,9 @@ def broadcast_shapes(op: Op, *shapes: tuple[Dim, ...]) -> tuple[Dim, ...]:
         for i, d in enumerate(map(as_dim, shape), rank - len(shape)):
             if out[i] == 1:
                 out[i] = d
-            else:
+            elif d not in (1, out[i]):
                 text = " and ".join(f"[{', '.join(map(str, s))}]" for s in shapes)
-                require(d in (1, out[i]), op, "shapes {} do not broadcast: {} meets {}", text, out[i], d)
+                require(False, op, "shapes {} do not broadcast: {} meets {}", text, out[i], d)
     return tuple(out)
 
 
