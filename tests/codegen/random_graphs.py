@@ -1,0 +1,165 @@
+"""Random graphs: chains of operators that fit, drawn from a table of generators by a seeded generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from tilewright.ir.graph import Builder, Graph, Value
+from tilewright.ir.ops.elementwise import Binary, Unary
+from tilewright.ir.ops.movement import Broadcast, Concat, Pad, Reshape, Slice, Transpose
+from tilewright.ir.types import TensorType
+
+Step = Callable[["Draw"], "Value | None"]
+
+
+class Draw:
+    """A graph that grows by one random node at a time."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.b = Builder("random")
+        self.values: list[Value] = []
+        self.arrays: list[np.ndarray] = []
+
+    def int(self, low: int, high: int) -> int:
+        """low <= n <= high"""
+        return int(self.rng.integers(low, high + 1))
+
+    def pick(self, items: Sequence):  # type: ignore[no-untyped-def]
+        return items[self.int(0, len(items) - 1)]
+
+    def value(self, wanted: Callable[[Value], bool] = lambda v: True) -> Value | None:
+        """One of the values so far, the later ones more often."""
+        found = [v for v in self.values if wanted(v)]
+        return found[max(self.int(0, len(found) - 1), self.int(0, len(found) - 1))] if found else None
+
+    def input(self, array: np.ndarray) -> Value:
+        from tilewright.ir.types import dtype_of
+
+        v = self.b.input(f"x{len(self.arrays)}", TensorType(dtype_of(array), array.shape))
+        self.arrays.append(array)
+        self.values.append(v)
+        return v
+
+    def floats(self, *shape: int) -> np.ndarray:
+        """Multiples of 1/8 of few bits: sums and products are exact, in any order."""
+        return (self.rng.integers(-16, 17, shape) / 8).astype(np.float32)
+
+    def grow(self, steps: Sequence[Step], count: int) -> None:
+        """Adds about `count` nodes; a step that finds no operand adds none."""
+        for _ in range(3 * count):
+            if len(self.b.nodes) >= count:
+                break
+            made = self.pick(steps)(self)
+            if made is not None:
+                self.values.append(made)
+
+    def graph(self) -> tuple[Graph, list[np.ndarray]]:
+        """Outputs: what nothing reads, and sometimes another value; and arrays for the inputs."""
+        read = {v for n in self.b.nodes for v in n.inputs}
+        made = [v for n in self.b.nodes for v in n.outputs]
+        outputs = [v for v in made if v not in read]
+        others = [v for v in made if v in read]
+        if others and self.int(0, 2) == 0:
+            outputs.append(self.pick(others))
+        return self.b.graph(outputs), self.arrays
+
+
+# ---- movement
+
+MAX_SIZE = 20_000  # elements of a value
+
+
+def divisor(d: Draw, n: int) -> int:
+    return d.pick([k for k in range(1, n + 1) if n % k == 0])
+
+
+def reshape(d: Draw) -> Value | None:
+    x = d.value(lambda v: v.type.size > 0)
+    if x is None:
+        return None
+    left, shape = x.type.size, []
+    for _ in range(d.int(0, 3)):
+        shape.append(divisor(d, left))
+        left //= shape[-1]
+    return d.b.add(Reshape((*shape, left)), x)
+
+
+def transpose(d: Draw) -> Value | None:
+    x = d.value(lambda v: v.type.rank > 1)
+    return None if x is None else d.b.add(Transpose(tuple(int(p) for p in d.rng.permutation(x.type.rank))), x)
+
+
+def slice_(d: Draw) -> Value | None:
+    x = d.value(lambda v: v.type.rank > 0 and v.type.size > 0)
+    if x is None:
+        return None
+    starts, sizes, steps = [], [], []
+    for n in x.type.static_shape:
+        start = d.int(0, n - 1) if d.int(0, 1) else 0
+        step = d.pick((1, 1, 1, 2, 3, -1))
+        room = (start // -step if step < 0 else (n - 1 - start) // step) + 1
+        starts.append(start)
+        sizes.append(room if d.int(0, 1) else d.int(1, room))
+        steps.append(step)
+    return d.b.add(Slice(tuple(starts), tuple(sizes), tuple(steps)), x)
+
+
+def broadcast(d: Draw) -> Value | None:
+    x = d.value(lambda v: v.type.size < 2000)
+    if x is None or x.type.rank > 4:
+        return None
+    shape = tuple(d.int(2, 4) if n == 1 and d.int(0, 1) else n for n in x.type.static_shape)
+    return d.b.add(Broadcast((d.int(1, 3),) * d.int(0, 1) + shape), x)
+
+
+def concat(d: Draw) -> Value | None:
+    x = d.value(lambda v: v.type.rank > 0 and v.type.size < MAX_SIZE // 3)
+    if x is None:
+        return None
+    axis, shape = d.int(0, x.type.rank - 1), x.type.shape
+
+    def fits(v: Value) -> bool:
+        same = v.type.dtype == x.type.dtype and v.type.rank == x.type.rank
+        return same and v.type.shape[:axis] == shape[:axis] and v.type.shape[axis + 1 :] == shape[axis + 1 :]
+
+    parts = [x] + [d.value(fits) or x for _ in range(d.int(1, 2))]
+    return d.b.add(Concat(axis), *(parts[int(i)] for i in d.rng.permutation(len(parts))))
+
+
+def pad(d: Draw) -> Value | None:
+    x = d.value(lambda v: v.type.rank > 0 and v.type.size < 2000 and v.type.dtype == "f32")
+    if x is None:
+        return None
+    before = tuple(d.int(0, 2) * d.int(0, 1) for _ in x.type.shape)
+    after = tuple(d.int(0, 2) * d.int(0, 1) for _ in x.type.shape)
+    return d.b.add(Pad(before, after, "constant"), x, d.b.constant(np.float32(d.pick((0.0, 1.0, -2.5)))))
+
+
+def exact_unary(d: Draw) -> Value | None:
+    x = d.value(lambda v: v.type.dtype == "f32")
+    return None if x is None else d.b.add(Unary(d.pick(("neg", "abs", "floor"))), x)
+
+
+def exact_binary(d: Draw) -> Value | None:
+    """Two values of one shape."""
+    x = d.value(lambda v: v.type.dtype == "f32")
+    y = None if x is None else d.value(lambda v: v.type == x.type)
+    return None if x is None or y is None else d.b.add(Binary(d.pick(("max", "min", "add"))), x, y)
+
+
+MOVEMENT: tuple[Step, ...] = (reshape, transpose, slice_, broadcast, concat, pad)
+EXACT: tuple[Step, ...] = (exact_unary, exact_unary, exact_binary)
+
+
+def random_movement_graph(seed: int) -> tuple[Graph, list[np.ndarray]]:
+    """Movement of f32 with a few elementwise nodes, whose results are exact; every Slice goes forward."""
+    d = Draw(seed)
+    shape = tuple(d.int(1, 4) for _ in range(d.int(1, 4)))
+    d.input(d.floats(*shape))
+    d.input(d.floats(*(shape if d.int(0, 1) else shape[::-1])))
+    if d.int(0, 2) == 0:
+        d.values.append(d.b.constant(d.floats(*shape)))
+    d.grow((*MOVEMENT, *MOVEMENT, *EXACT), d.int(3, 12))
+    return d.graph()
