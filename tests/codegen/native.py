@@ -30,6 +30,12 @@ def _wait(runtime: int | None) -> None:
     _barriers[runtime or 0].wait(timeout=20)
 
 
+def set_barrier(threads: int) -> int:
+    """Make ready the meeting point of some threads; returns what they give as `runtime`."""
+    _barriers[threads] = threading.Barrier(threads)
+    return threads
+
+
 @dataclass
 class NativeKernel:
     """A compiled kernel; the engine owns the code."""
@@ -101,13 +107,13 @@ def run_native(
     native = compile_native(kernel, machine)
     inside = {name: aligned_copy(a) for name, a in arrays.items()}
     function, args = native.function(), native.arguments(inside, sizes or {})
-    _barriers[threads] = threading.Barrier(threads)
+    runtime = set_barrier(threads)
     errors: list[BaseException] = []
 
     def one(tid: int) -> None:
         scratch = aligned(max(1, native.scratch), np.uint8)
         try:
-            function(*args, scratch.ctypes.data, threads, tid, threads)
+            function(*args, scratch.ctypes.data, runtime, tid, threads)
         except BaseException as error:
             errors.append(error)
 
