@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import signal
 import sys
 from typing import Any, TypedDict
 
@@ -54,6 +55,7 @@ def compile_module(text: str, settings: Settings) -> bytes:
 
 
 def _serve() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the program that started us decides
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     while line := requests.readline():
         header = json.loads(line)

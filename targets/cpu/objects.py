@@ -6,6 +6,7 @@ of parallel work.  The bytes of an object depend on its text and machine only, n
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -58,7 +59,12 @@ def compile_objects(
                 idle.put(worker)
 
         with ThreadPoolExecutor(count) as pool:
-            return list(pool.map(one, modules))
+            try:
+                return list(pool.map(one, modules))
+            except BaseException:  # Ctrl-C or a rejected module: nobody waits for what is still running
+                for worker in workers:
+                    worker.process.kill()
+                raise
     finally:
         for worker in workers:
             worker.close()
@@ -130,7 +136,8 @@ class _Worker:
 
     def close(self) -> None:
         if self.process.stdin:
-            self.process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # it was killed with a request in the pipe
+                self.process.stdin.close()
         self.process.wait()
         if self.process.stdout:
             self.process.stdout.close()
