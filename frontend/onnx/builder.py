@@ -37,6 +37,13 @@ class NotConstantError(ModelError):
         self.inputs = inputs
 
 
+@dataclass(frozen=True, eq=False)
+class TensorSequence:
+    """A sequence of tensors; it exists while importing only."""
+
+    items: tuple[Value, ...]
+
+
 class OnnxBuilder(Builder):
     """node: what is being imported, for messages.  wanted: which outputs of it the model uses.  hint: the name for its
     results.  subgraph: imports a graph attribute as a graph of its own, given the types of its inputs.  inline: imports

@@ -12,7 +12,9 @@ from onnx.defs import OpSchema
 from ...ir.errors import ModelError
 from ...ir.graph import Value
 from .attributes import describe, find_schema, with_references
+from .builder import TensorSequence
 from .reader import normal_domain, opset_versions
+from .table import Imported
 from .tensors import ONNX_OF_DTYPE
 
 
@@ -79,7 +81,7 @@ def has_standard_body(node: NodeProto, opset: int) -> bool:
     return schema is not None and (schema.has_function or schema.has_context_dependent_function)
 
 
-def standard_body(node: NodeProto, opset: int, operands: Sequence[Value | None]) -> FunctionProto | None:
+def standard_body(node: NodeProto, opset: int, operands: Sequence[Imported]) -> FunctionProto | None:
     """The standard's definition of a node's operator for operands of these types; None if it has none here."""
     schema = find_schema(node, opset)
     if schema is None:
@@ -117,8 +119,10 @@ def _parsed(data: bytes, schema: OpSchema) -> FunctionProto | None:
     return f
 
 
-def _type_proto(v: Value | None) -> onnx.TypeProto:
-    if v is None:
+def _type_proto(v: Imported) -> onnx.TypeProto:
+    if isinstance(v, TensorSequence):
+        return onnx.helper.make_sequence_type_proto(_type_proto(v.items[0] if v.items else None))
+    if not isinstance(v, Value):
         return onnx.TypeProto()
     dims = [d if isinstance(d, int) else str(d) for d in v.type.shape]
     return onnx.helper.make_tensor_type_proto(ONNX_OF_DTYPE[v.type.dtype], dims)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from onnx import FunctionProto, GraphProto, NodeProto
 
@@ -12,20 +11,17 @@ from ...ir.errors import InternalError, ModelError, TilewrightError
 from ...ir.graph import Graph, Value
 from ...ir.types import TensorType
 from .attributes import check_counts, describe, find_schema, read_attributes
-from .builder import NotConstantError, OnnxBuilder, Subgraph
+from .builder import NotConstantError, OnnxBuilder, Subgraph, TensorSequence
 from .functions import Body, FunctionKey, call_body, function_table, standard_body
 from .inputs import Shapes, bind_inputs
 from .reader import ModelFile, normal_domain
 from .structure import outer_names, sorted_nodes
 from .support import require_supported
-from .table import Outputs, find_op
+from .table import STANDARD, Imported, Outputs, find_op
 from .tensors import TensorReader, read_sparse
 
 _DEEPEST = 32  # nested function calls and subgraphs
 _SPARSE_LIMIT = 2**30  # bytes
-
-Imported = Any  # what a name stands for: a Value, None (an absent optional), or a tuple of these (a sequence)
-
 
 @dataclass(frozen=True, eq=False)
 class Context:
@@ -89,8 +85,11 @@ class Scope:
     def _capture(self, outer: Imported) -> Imported:
         if outer is None:
             return None
-        if isinstance(outer, tuple):
-            return tuple(self._capture(v) for v in outer)
+        if isinstance(outer, TensorSequence):
+            return TensorSequence(tuple(self._captured_value(v) for v in outer.items))
+        return self._captured_value(outer)
+
+    def _captured_value(self, outer: Value) -> Value:
         assert self.parent is not None
         if outer in self.parent.b.constants:
             return self.b.constant(self.parent.b.constants[outer], outer.name)
@@ -162,7 +161,9 @@ class Scope:
             if schema is not None:
                 check_counts(node, schema)
             if function is not None and schema is not None:
-                return function(self.b, *operands, **read_attributes(node, schema, self.context.tensors))
+                made = function(self.b, *operands, **read_attributes(node, schema, self.context.tensors))
+                if made is not STANDARD:
+                    return made
             f = standard_body(node, opset, operands)
         if f is None:
             raise ModelError(f"{describe(node)}: not supported in opset {opset}")

@@ -3,7 +3,8 @@
 An operator is a function `f(b, *operands, *, attribute=..., ...)` that adds core operators to the builder and returns its
 outputs.  Operands are `Value`s, None for optional ones that are absent.  Keyword-only parameters are the ONNX attributes,
 of the same names.  An operator whose meaning changed between opsets has one function per meaning; the newest one that is
-not above the model's opset is used.
+not above the model's opset is used.  A function that returns STANDARD leaves this node to the standard's definition of the
+operator by other operators.
 """
 
 from __future__ import annotations
@@ -12,10 +13,19 @@ from collections.abc import Callable
 from typing import TypeVar, Union
 
 from ...ir.graph import Value
+from .builder import TensorSequence
 
-Outputs = Union[Value, tuple[Union[Value, None], ...]]
+Imported = Union[Value, TensorSequence, None]  # what a name of the model stands for; None: an absent optional
+Outputs = Union[Imported, tuple[Imported, ...], "Standard"]
 OpFunction = Callable[..., Outputs]
 F = TypeVar("F", bound=OpFunction)
+
+
+class Standard:
+    """Returned by a function that leaves a node to the standard's definition."""
+
+
+STANDARD = Standard()
 
 _TABLE: dict[tuple[str, str], list[tuple[int, OpFunction]]] = {}
 

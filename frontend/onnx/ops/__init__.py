@@ -1,8 +1,24 @@
 """One function per ONNX operator, grouped by family; importing a module registers its functions (`..table`)."""
 
-from . import contract, control, conv, elementwise, gather, image, norm, pad, pool, recurrent, reduce, shape
+from . import (
+    attention,
+    contract,
+    control,
+    conv,
+    elementwise,
+    gather,
+    image,
+    legacy,
+    norm,
+    pad,
+    pool,
+    recurrent,
+    reduce,
+    sequence,
+    shape,
+)  # fmt: skip
 
 __all__ = [
-    "contract", "control", "conv", "elementwise", "gather", "image", "norm", "pad", "pool", "recurrent", "reduce",
-    "shape",
+    "attention", "contract", "control", "conv", "elementwise", "gather", "image", "legacy", "norm", "pad", "pool",
+    "recurrent", "reduce", "sequence", "shape",
 ]  # fmt: skip

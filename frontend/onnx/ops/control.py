@@ -11,7 +11,7 @@ from ....ir.expr import Var
 from ....ir.graph import Value
 from ....ir.ops.control import If, Loop, Scan
 from ....ir.types import Dim, TensorType
-from ..builder import OnnxBuilder, Subgraph, normal_axis
+from ..builder import NotConstantError, OnnxBuilder, Subgraph, normal_axis
 from ..table import Outputs, onnx_op
 
 _MOST_UNROLLED = 1024  # iterations of a loop whose values change their shapes
@@ -36,20 +36,29 @@ def if_(b: OnnxBuilder, cond: Value, *, then_branch: GraphProto, else_branch: Gr
 
 
 @onnx_op("Loop", since=1)
-def loop(b: OnnxBuilder, trips: Value | None = None, cond: Value | None = None, *carried: Value, body: GraphProto) -> Outputs:
-    """A loop whose values change their shapes is unrolled, if it is known how often it runs."""
+def loop(
+    b: OnnxBuilder, trips: Value | None = None, cond: Value | None = None, *carried: Value, body: GraphProto
+) -> Outputs:
+    """A loop whose values change their shapes, or that needs the iteration's number to be known, is unrolled."""
     count = _FOREVER if trips is None else _known(b, trips)
     go = True if cond is None else _known(b, cond)
     if go is not None and not go:
         count = 0
+    if not all(isinstance(v, Value) for v in carried):
+        known = _need_known(b, NotConstantError("sequences or optionals are carried", ()), count, go, trips, cond)
+        return _unrolled(b, body, carried, known)
     types = [v.type for v in carried]
-    sub = b.subgraph(body, [TensorType("i64", ()), TensorType("bool", ()), *types])
+    try:
+        sub = b.subgraph(body, [TensorType("i64", ()), TensorType("bool", ()), *types])
+    except NotConstantError as e:
+        return _unrolled(b, body, carried, _need_known(b, e, count, go, trips, cond))
     always = go is not None and _always_true(sub)
     made = [v.type for v in sub.outputs]
     if len(made) < 1 + len(types):
         raise ModelError(f"the body gives {len(made)} values, at least {1 + len(types)} are carried")
     if made[1 : 1 + len(types)] != types:
-        return _unrolled(b, body, carried, count if always else None, types, made[1 : 1 + len(types)])
+        changes = f"carried values change from {_listed(types)} to {_listed(made[1 : 1 + len(types)])}"
+        return _unrolled(b, body, carried, _need_known(b, NotConstantError(changes, ()), count, go, trips, cond))
     length: Dim = count if always and count is not None else Var.of(b.unique(f"{b.hint}_length"), None)
     captured = list(sub.captured)
     go_again = sub.b.reshape(sub.outputs[0], ())
@@ -69,22 +78,36 @@ def _always_true(sub: Subgraph) -> bool:
     return v is sub.b.inputs[1] or (v in sub.b.constants and bool(sub.b.constants[v].all()))
 
 
-def _unrolled(
-    b: OnnxBuilder, body: GraphProto, carried: tuple[Value, ...], count: int | None, before: Any, after: Any
-) -> Outputs:
+def _listed(types: list[TensorType]) -> str:
+    return ", ".join(map(str, types)) or "nothing"
+
+
+def _need_known(
+    b: OnnxBuilder, problem: NotConstantError, count: int | None, go: int | None, trips: Value | None, cond: Value | None
+) -> int:
+    """The trip count, for a loop that must be unrolled because of a problem.  Raises NotConstantError if it is not known
+    how often the loop runs."""
+    if count is None and trips is not None:
+        b.array(trips, "M")
+    if go is None and cond is not None:
+        b.array(cond, "cond")
     if count is None or count > _MOST_UNROLLED:
-        raise ModelError(
-            f"the body changes carried values from {', '.join(map(str, before))} to {', '.join(map(str, after))}; this "
-            f"needs a constant trip count of at most {_MOST_UNROLLED}, and a condition that is constant"
-        )
+        raise NotConstantError(f"{problem}; this needs a constant trip count of at most {_MOST_UNROLLED}", problem.inputs)
+    return count
+
+
+def _unrolled(b: OnnxBuilder, body: GraphProto, carried: tuple[Value, ...], count: int) -> Outputs:
+    """Iterations one after the other, until the condition is known to be false."""
     values: tuple[Any, ...] = carried
     scanned: list[list[Value]] = []
     for i in range(count):
-        _, *made = b.inline(body, (b.scalar(i, "i64"), b.scalar(True, "bool"), *values))
+        cond, *made = b.inline(body, (b.scalar(i, "i64"), b.scalar(True, "bool"), *values))
         values, slices = tuple(made[: len(carried)]), made[len(carried) :]
         scanned = scanned or [[] for _ in slices]
         for row, v in zip(scanned, slices, strict=True):
             row.append(b.reshape(v, (1, *v.type.shape)))
+        if not b.array(cond, "the condition that the body gives").any():
+            break
     if not count:
         raise ModelError("a loop that never runs and changes shapes is not supported")
     return (*values, *(b.concat(row, 0) for row in scanned))
