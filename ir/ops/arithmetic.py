@@ -47,8 +47,8 @@ def require_kind(op: Op, what: str, t: TensorType, kinds: str) -> None:
 
 
 def require_same_dtype(op: Op, types: Sequence[TensorType]) -> None:
-    same = all(t.dtype == types[0].dtype for t in types)
-    require(same, op, "operands must have one element type, got {}; cast one", ", ".join(map(str, types)))
+    if any(t.dtype != types[0].dtype for t in types):
+        require(False, op, "operands must have one element type, got {}; cast one", ", ".join(map(str, types)))
 
 
 def broadcast_shapes(op: Op, *shapes: tuple[Dim, ...]) -> tuple[Dim, ...]:
