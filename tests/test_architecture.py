@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from suites import rows_a, rows_b
 from tilewright.compiler.pipeline import GRAPH_PASSES, ORDER
 from tilewright.ir.ops.base import Op
 
@@ -158,6 +159,22 @@ def test_every_operator_has_types_a_meaning_and_one_lowering(op: type[Op]) -> No
     forms = [f for f in ("expand", "compute", "kernel") if getattr(op, f) is not getattr(Op, f)]
     assert len(forms) <= 1, f"{op.__name__} has {forms}; expected exactly one lowering"
     assert inspect.getdoc(op)
+
+
+# Operators that a row (one operator on arrays) cannot say, and where they are tested instead.
+WITHOUT_ROWS = {
+    "Recurrent": "the base of the three cells",
+    "DimTensor": "its value is a symbolic size: tests/passes/test_fold_constants.py",
+    "Fused": "holds a graph: tests/passes and tests/codegen",
+    "If": "holds graphs: tests/ir/test_interpreter.py",
+    "Loop": "holds a graph: tests/ir/test_interpreter.py",
+    "Scan": "holds a graph: tests/ir/test_interpreter.py",
+}
+
+
+def test_every_operator_has_a_row_in_the_suites() -> None:
+    tested = {type(row.op).__name__ for row in (*rows_a.ROWS, *rows_b.ROWS)}
+    assert sorted({op.__name__ for op in operators()} - tested) == sorted(WITHOUT_ROWS)
 
 
 def test_the_order_of_the_passes_holds() -> None:
