@@ -53,4 +53,4 @@ def _key(group: Group) -> tuple[object, ...]:
     shapes = tuple((b.name, b.dtype, b.shape, b.strides, b.align) for b in buffers)
     if group.op is not None:
         return group.kind, group.op, shapes
-    return group.kind, shapes, str(lower_group("key", group.params, group.computes))
+    return group.kind, group.constants, shapes, str(lower_group("key", group.params, group.computes))

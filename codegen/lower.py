@@ -100,12 +100,12 @@ class Lowering:
     ) -> None:
         """Add the call of a scheduled kernel.  places: parameter name -> memory; arrays: those that are constants."""
         packs = dict(made.packs)
-        args: list[Address] = []
-        for p in made.kernel.buffers:
-            place = places.get(p.name)
-            if place is None:
-                place = self._pack(scope, packs[p.name], p, places, (arrays or {}).get(packs[p.name].source), node)
-            args.append(self.use(place))
+        places = {**places, **{name: Place(self.new_root(name, size), 0, ()) for name, size in made.temporaries}}
+        for p in made.kernel.buffers:  # first: packing at run time is a step of its own
+            if p.name not in places:
+                array = (arrays or {}).get(packs[p.name].source)
+                places[p.name] = self._pack(scope, packs[p.name], p, places, array, node)
+        args = [self.use(places[p.name]) for p in made.kernel.buffers]
         name = self.kernels.add(made.kernel)
         ops = tuple(n.op.name for n in node.op.body.nodes) if isinstance(node.op, Fused) else (node.op.name,)
         scope.steps.append(Call(name, tuple(args), node.where, ops, replace(cost, schedule=made.note)))
@@ -195,7 +195,7 @@ class Lowering:
             group = Group("attention", (), tuple(outer.values()), body.nodes[0].op, tuple(buffers[v] for v in body.nodes[0].inputs))
         else:
             computes = compose(body, buffers, node.op.kind)
-            group = Group(node.op.kind, computes, tuple(outer.values()))
+            group = Group(node.op.kind, computes, tuple(outer.values()), constants=frozenset(arrays))
         made = self.schedule(group)
         self._place_constants(made, places, arrays)
         self.emit(scope, made, places, node, cost_of(node), arrays)

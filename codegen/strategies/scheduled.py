@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,24 +15,27 @@ from ...ir.ops.base import Op
 @dataclass(frozen=True)
 class Group:
     """A fused group.  params: the buffers in memory that it may read or write.  For an operator with a strategy of its own
-    (attention, recurrences): op and its operands instead of computations."""
+    (attention, recurrences): op and its operands instead of computations.  constants: names of the params that are weights."""
 
     kind: str
     computes: tuple[Compute, ...]
     params: tuple[Buffer, ...]
     op: Op | None = None
     operands: tuple[Buffer, ...] = ()
+    constants: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Pack:
     """A parameter that is another parameter's data in another layout: packed[p] = source[origin + sum(p[j] * steps[j])],
-    where origin and each steps[j] are indices of the source."""
+    where origin and each steps[j] are indices of the source.
+    transform: what is done to the source first; only for constants."""
 
     source: str
     shape: tuple[int, ...]
     origin: tuple[int, ...]
     steps: tuple[tuple[int, ...], ...]
+    transform: Callable[[np.ndarray], np.ndarray] | None = None
 
     def strides_over(self, strides: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
         """(offset, strides) of the packed elements in a source with these element strides."""
@@ -40,6 +44,8 @@ class Pack:
 
     def apply(self, array: np.ndarray) -> np.ndarray:
         """The packed constant."""
+        if self.transform is not None:
+            return replace(self, transform=None).apply(self.transform(array))
         item = array.itemsize
         strides = tuple(s // item for s in array.strides)
         offset, packed = self.strides_over(strides)
@@ -53,8 +59,10 @@ class Pack:
 @dataclass(frozen=True)
 class Scheduled:
     """kernel: its parameters are the group's buffers by name, and the packed ones.  packs: packed parameter -> where it
-    comes from.  note: the schedule in words, for people."""
+    comes from.  note: the schedule in words, for people.  temporaries: (parameter, bytes) of memory that the kernel needs only while it
+    runs, shared by the threads."""
 
     kernel: Kernel
     packs: tuple[tuple[str, Pack], ...] = ()
     note: str = ""
+    temporaries: tuple[tuple[str, int], ...] = ()

@@ -1,6 +1,7 @@
 """Which strategy schedules a group: by the form of its computations, never by the operator's name.
 
-    a sum of products of two operands that the output walks alone ...   contract
+    a 3 x 3 convolution of stride 1 with constant weights               winograd, where the cost model expects a gain
+    a sum of products of two operands that the output walks alone       contract
     a reduction of a window or of both operands along the vector axis   window
     any other single reduction                                          reduce
     one map                                                             maps
@@ -21,12 +22,13 @@ from .attention import schedule_attention, takes_attention
 from .axes import simplify_axes
 from .contract import schedule_product
 from .maps import schedule_map
-from .product import find_product
+from .product import find_product, operands
 from .recurrent import schedule_recurrent
 from .reduce import schedule_reduce
 from .rows import schedule_rows
 from .scheduled import Group, Scheduled
 from .window import is_window, schedule_window
+from .winograd import schedule_winograd, winograd_tile
 
 SKINNY = 4  # products with fewer columns are reductions along the contiguous axis
 
@@ -42,6 +44,11 @@ def schedule_group(group: Group, machine: Machine, accuracy: str = "default") ->
     if c.is_map:
         kernel = lower_group("map", group.params, (simplify_axes(c),))
         return Scheduled(schedule_map(kernel, machine), note="vectors along the contiguous axis")
+    pair = operands(c)
+    if pair is not None and pair[1].buf.name in group.constants and accuracy != "strict":
+        tile = winograd_tile(c, machine)
+        if tile:
+            return schedule_winograd(group, c, tile, machine)
     p = find_product(c)
     if p is not None and isinstance(p.columns.extent, int) and p.columns.extent >= SKINNY:
         return schedule_product(group, p, machine)
