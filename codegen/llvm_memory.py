@@ -106,7 +106,6 @@ def print_load(p: Printer, e: Load) -> str:
         return _read_cell(p, e)
     if any(i.type.lanes > 1 for i in e.idx):
         return _gather(p, e)
-    _check_contiguous(e.buf, e.type)
     pointer, align = address(p, e.buf, e.idx)
     text = f"load {memory_type(e.type)}, ptr {pointer}, align {_access_align(align, e.type)}"
     key = (e.buf, text)
@@ -127,11 +126,6 @@ def _read_cell(p: Printer, e: Load) -> str:
             f"read as {e.type.dtype}x{e.type.lanes}"
         )
     return held.value
-
-
-def _check_contiguous(buf: Buffer, t: Type) -> None:
-    if t.lanes > 1 and buf.strides and buf.strides[-1] != 1:
-        raise unsupported(f"{t.lanes} lanes of {buf.name} are not contiguous: its last stride is {buf.strides[-1]}")
 
 
 def _from_memory(p: Printer, value: str, t: Type) -> str:
@@ -208,7 +202,6 @@ def print_store(p: Printer, s: Store) -> None:
     if any(i.type.lanes > 1 for i in s.idx):
         _scatter(p, s, value)
         return
-    _check_contiguous(s.buf, t)
     pointer, align = address(p, s.buf, s.idx)
     align = _access_align(align, t)
     forget(p, s.buf)

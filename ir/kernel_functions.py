@@ -35,7 +35,7 @@ _FLOAT: dict[str, Callable[..., Lanes]] = {
     "erf": _erf, "tanh": np.tanh, "sigmoid": _sigmoid, "sin": np.sin, "cos": np.cos, "tan": np.tan, "asin": np.arcsin,
     "acos": np.arccos, "atan": np.arctan, "sinh": np.sinh, "cosh": np.cosh, "asinh": np.arcsinh, "acosh": np.arccosh,
     "atanh": np.arctanh, "atan2": np.arctan2, "pow": np.power, "fmod": np.fmod, "sqrt": np.sqrt,
-    "scalef": _scalef,
+    "copysign": np.copysign, "scalef": _scalef,
 }
 
 
@@ -46,19 +46,48 @@ def _power(a: Lanes, b: Lanes) -> Lanes:
     return np.where(b < 0, negative, np.power(a, np.where(b < 0, np.zeros_like(b), b)))
 
 
-def _dot_u8s8(acc: Lanes, a: Lanes, b: Lanes) -> Lanes:
-    """vpdpbusd: each i32 lane of acc plus the four products of the u8 in a and the i8 in b."""
-    x = np.atleast_1d(np.ascontiguousarray(a)).view(np.uint8).astype(np.int32)
-    y = np.atleast_1d(np.ascontiguousarray(b)).view(np.int8).astype(np.int32)
-    return acc + (x * y).reshape(*np.shape(np.atleast_1d(a)), 4).sum(-1, dtype=np.int32).reshape(np.shape(a))
+_INTEGER: dict[str, Callable[..., Lanes]] = {"pow": _power}
+
+# Products of short numbers packed in i32 lanes: their types in a and b, the type of the sum, whether there is a first
+# operand that the sum is added to.
+_PACKED: dict[str, tuple[str, str, str, bool]] = {
+    "vpdpbusd": ("u8", "i8", "i32", True), "usdot": ("u8", "i8", "i32", True), "sdot": ("i8", "i8", "i32", True),
+    "udot": ("u8", "u8", "i32", True), "pmaddwd": ("i16", "i16", "i32", False), "vdpbf16ps": ("bf16", "bf16", "f32", True),
+}
 
 
-_INTEGER: dict[str, Callable[..., Lanes]] = {"pow": _power, "vpdpbusd": _dot_u8s8}
+def _packed(fn: str, result: str, lanes: int) -> Callable[..., Lanes]:
+    left, right, total, accumulates = _PACKED[fn]
+    sums = DTYPES[total].numpy
+
+    def run(*args: Lanes) -> Lanes:
+        *acc, a, b = (np.atleast_1d(np.ascontiguousarray(x)) for x in args)
+        x = a.view(DTYPES[left].numpy).reshape(len(a), -1).astype(sums)
+        y = b.view(DTYPES[right].numpy).reshape(len(b), -1).astype(sums)
+        value = (x * y).sum(1, dtype=sums)
+        value = (acc[0].view(sums) + value if accumulates else value).view(DTYPES[result].numpy)
+        return value if lanes > 1 else value[0]
+
+    return run
+
+
+def _bitcast(result: str, lanes: int) -> Callable[..., Lanes]:
+    numpy_type = DTYPES[result].numpy
+
+    def run(a: Lanes) -> Lanes:
+        value = np.atleast_1d(np.ascontiguousarray(a)).view(numpy_type)
+        return value if lanes > 1 else int(value[0]) if result == "i64" else value[0]
+
+    return run
 
 
 def function(fn: str, operand: str, result: str, lanes: int) -> Callable[..., Lanes] | None:
     """The pure function `fn` on `operand` elements giving `result` elements; None if there is none of that name."""
     made = DTYPES[result].numpy.type
+    if fn in _PACKED:
+        return _packed(fn, result, lanes)
+    if fn == "bitcast":
+        return _bitcast(result, lanes)
     if DTYPES[operand].kind == "f":
         known = _FLOAT.get(fn)
         if known is None:

@@ -128,14 +128,16 @@ def _conflicts(a: Block, b: Block) -> set[Buffer]:
 def _mergeable(a: For, b: For, between: Block) -> bool:
     if a.var is not b.var or a.kind != b.kind or _conflicts((a,), between):
         return False
-    for buf in _conflicts(a.body, b.body):
-        places = [i.idx for i in accesses(a.body + b.body) if i.buf == buf]
-        common = set(range(len(buf.shape)))
-        for idx in places:
-            common &= {d for d, i in enumerate(idx) if i is a.var}
-        if not common:
-            return False
-    return True
+    return all(_same_place(buf, a.body + b.body, a.var) for buf in _conflicts(a.body, b.body))
+
+
+def _same_place(buf: Buffer, block: Block, var: Var) -> bool:
+    """Whether every access to the buffer has the variable itself as index in the same dimension."""
+    common = set(range(len(buf.shape)))
+    for x in accesses(block):
+        if x.buf == buf:
+            common &= {d for d, i in enumerate(x.idx) if i is var}
+    return bool(common)
 
 
 def rfactor(kernel: Kernel, outer: str, lane: str) -> Kernel:

@@ -24,10 +24,10 @@ def sample(buf: Buffer, sizes: Mapping[str, int], seed: int = 0) -> np.ndarray:
     if buf.strides is not None:
         shape = [1 + sum((n - 1) * s for n, s in zip(shape, buf.strides, strict=True))]
     if info.kind == "b":
-        return rng.integers(0, 2, shape).astype(bool)
+        return np.asarray(rng.integers(0, 2, shape)).astype(bool)
     if info.kind == "f":
-        return (rng.integers(-16, 17, shape) / 8).astype(info.numpy)
-    return rng.integers(0 if info.kind == "u" else -9, 10, shape).astype(info.numpy)
+        return np.asarray(rng.integers(-16, 17, shape) / 8).astype(info.numpy, copy=True).reshape(shape)
+    return np.asarray(rng.integers(0 if info.kind == "u" else -9, 10, shape)).astype(info.numpy)
 
 
 class Stepwise:
