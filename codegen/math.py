@@ -1,10 +1,10 @@
 """Vector mathematics as expressions, and the rewriting of what a machine lacks.
 
-exp, log, erf, tanh and sigmoid of f32 are polynomials on any number of lanes.  Their coefficients are minimax fits of
+exp, log, erf, tanh, sigmoid and pow of f32 are polynomials on any number of lanes.  Their coefficients are minimax fits of
 relative error over the reduced range, made in f64 and rounded once.  Largest errors over all f32, in units in the last
 place, with and without a fused multiply-add:
 
-    exp 1.1, log 1.1, erf 1.4, tanh 1.9, sigmoid 2.4          (infinities, NaN, subnormal arguments and results included)
+    exp 1.1, log 1.1, erf 1.4, tanh 1.9, sigmoid 2.4, pow 0.6     (infinities, NaN, subnormal arguments and results included)
 
 Every other function, and f64, is a call of libm per lane.  f16 and bf16 are computed in f32.
 """
@@ -33,6 +33,7 @@ from ..ir.expr import (
 from ..ir.kernel import Kernel, map_block
 from ..ir.traverse import children, rebuild, rewrite
 from .machine import Machine
+from .math_power import power
 
 Scale = Callable[[Expr, Expr], Expr]
 
@@ -190,6 +191,8 @@ def _expand_call(e: Expr, scale: Scale) -> Expr | None:
         return None
     if e.type.dtype == "f32" and e.fn in POLYNOMIALS:
         return POLYNOMIALS[e.fn](e.args[0], scale)
+    if e.type.dtype == "f32" and e.fn == "pow":
+        return power(*e.args)
     if e.type.dtype == "f64" and e.fn == "sigmoid":
         return _sigmoid64(e.args[0])
     if e.fn == "scalef" and e.type.dtype == "f32" and scale is scale_by_bits:

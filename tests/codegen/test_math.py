@@ -9,7 +9,7 @@ import pytest
 from codegen.native import run_native
 from tilewright.codegen.machine import parse_machine
 from tilewright.codegen.math import legalize_math
-from tilewright.ir.expr import Call, Fma, Load, Type, call
+from tilewright.ir.expr import Call, Fma, Load, Type, call, const
 from tilewright.ir.kernel import Buffer, For, Kernel, Store, axis, walk_block
 from tilewright.ir.traverse import walk
 from tilewright.targets.cpu.host import host_machine
@@ -107,6 +107,41 @@ def test_legal_kernels_have_only_what_the_machine_has(name: str) -> None:
         nodes = [e for s in stores for e in walk(s.value)]
         assert {e.fn for e in nodes if isinstance(e, Call)} <= {"bitcast", "copysign"} | machine.calls
         assert machine.fma or not any(isinstance(e, Fma) for e in nodes)
+
+
+@pytest.mark.parametrize("machine", ["host", "x86-64-v3", "x86-64-v2"])
+def test_power(machine: str) -> None:
+    """All pairs of special values, and ordinary ones whose power is neither 0 nor infinite."""
+    special = np.array([*EDGES[:7], 1, -1, 2, -2, 3, -3, 0.5, -0.5, 1e9, -1e9, 2.0**24, 2.0**25 + 4, 1e-40], np.float32)
+    pairs = np.array([(a, b) for a in special for b in special], np.float32)
+    rng = np.random.default_rng(0)
+    base = np.exp(rng.uniform(-20, 20, COUNT)).astype(np.float32)
+    exponent = (rng.uniform(-88, 88, COUNT) / np.log(base.astype(np.float64))).astype(np.float32)
+    base[: len(pairs)], exponent[: len(pairs)] = pairs.T
+    x, p, y = (Buffer(name, "f32", (COUNT,)) for name in "XPY")
+    i = axis("i", COUNT // 16)
+    value = call("pow", *(Load.of(buf, (i * 16,), Type("f32", 16)) for buf in (x, p)))
+    kernel = Kernel("power", (x, p, y), (For(i, (Store(y, (i * 16,), value),)),))
+    arrays = {"X": base, "P": exponent, "Y": np.zeros_like(base)}
+    run_native(kernel, arrays, machine=None if machine == "host" else parse_machine("cpu:" + machine))
+    with np.errstate(all="ignore"):
+        want = np.power(base.astype(np.float64), exponent.astype(np.float64))
+        error = ulps(arrays["Y"], want)
+    worst = int(np.argmax(np.nan_to_num(error, nan=np.inf)))
+    assert error[worst] <= 0.6, f"pow({base[worst]!r}, {exponent[worst]!r}) = {arrays['Y'][worst]!r}: {error[worst]} ulp"
+    zeros = want.astype(np.float32) == 0
+    np.testing.assert_array_equal(np.signbit(arrays["Y"][zeros]), np.signbit(want[zeros]))
+
+
+@pytest.mark.parametrize("exponent", [1.0, 2.0, 3.0, 4.0, -1.0])
+def test_power_of_a_constant_is_a_product(exponent: float) -> None:
+    x, y, i = Buffer("X", "f32", (64,)), Buffer("Y", "f32", (64,)), axis("i", 8)
+    value = call("pow", Load.of(x, (i * 8,), Type("f32", 8)), const(exponent, "f32"))
+    kernel = Kernel("power", (x, y), (For(i, (Store(y, (i * 8,), value),)),))
+    arrays = {"X": np.linspace(-3, 3, 64).astype(np.float32), "Y": np.zeros(64, np.float32)}
+    run_native(kernel, arrays)
+    np.testing.assert_allclose(arrays["Y"], arrays["X"].astype(np.float64) ** exponent, rtol=2e-7)
+    assert "f64" not in str(legalize_math(kernel, host_machine()))
 
 
 def test_scalef_without_the_instruction() -> None:
