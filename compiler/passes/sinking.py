@@ -24,7 +24,7 @@ from ...ir.ops.movement import Broadcast, Concat, Gather, Pad, Reshape, Slice, T
 from ...ir.ops.norm import BatchNorm, Gelu, LayerNorm, LogSoftmax, RmsNorm, Softmax
 from ...ir.ops.reduce import ArgReduce, CumSum, Reduce
 from ...ir.types import TensorType
-from .layout import Perm, compose, elements, identity, inverse, moves, permuted, reshape, transpose
+from .layout import Perm, broadcast, compose, elements, identity, inverse, moves, permuted, reshape, transpose
 from .matching import leading_ones, made_by
 from .reshape_layout import plan_reshape
 
@@ -131,6 +131,14 @@ def sink_concat(s: Sinking, op: Concat, node: Node, inputs: tuple[Value, ...]) -
     return transpose(s.b, s.b.add(Concat(perm[op.axis]), *parts), perm)
 
 
+def sink_broadcast(s: Sinking, op: Broadcast, node: Node, inputs: tuple[Value, ...]) -> Value | None:
+    perm = _best_layout(s, node, inputs)
+    if perm == identity(len(perm)):
+        return None
+    repeated = broadcast(s.b, s.place(inputs[0], perm, trim=False), permuted(op.shape, inverse(perm)))
+    return transpose(s.b, repeated, perm)
+
+
 # ---- one operand that is transposed ------------------------------------------------------------------------------
 
 # (op, perm of the first operand, all operand types) -> (op over the base, perm of the result), or None
@@ -170,12 +178,6 @@ def _pad(op: Pad, perm: Perm, types: tuple[TensorType, ...]) -> tuple[Op, Perm]:
     return Pad(permuted(op.before, back), permuted(op.after, back), op.mode), perm
 
 
-def _broadcast(op: Broadcast, perm: Perm, types: tuple[TensorType, ...]) -> tuple[Op, Perm]:
-    missing = len(op.shape) - len(perm)
-    wide = (*range(missing), *(missing + a for a in perm))
-    return Broadcast(permuted(op.shape, inverse(wide))), wide
-
-
 def _gather(op: Gather, perm: Perm, types: tuple[TensorType, ...]) -> tuple[Op, Perm]:
     axis, new = perm[op.axis], types[1].rank
 
@@ -208,7 +210,7 @@ def _matmul(op: MatMul, perm: Perm, types: tuple[TensorType, ...]) -> tuple[Op, 
 
 MOVES: Mapping[type[Op], Move] = {
     Softmax: _along_axis, LogSoftmax: _along_axis, CumSum: _along_axis, Gelu: _same, Reduce: _reduce,
-    ArgReduce: _arg_reduce, Slice: _slice, Pad: _pad, Broadcast: _broadcast, Gather: _gather, LayerNorm: _trailing,
+    ArgReduce: _arg_reduce, Slice: _slice, Pad: _pad, Gather: _gather, LayerNorm: _trailing,
     RmsNorm: _trailing, BatchNorm: _last_axis, MatMul: _matmul, Resize: _resize,
 }
 
@@ -252,6 +254,7 @@ SINKS: Mapping[type[Op], Sink] = {
     **dict.fromkeys((Unary, Binary, Select, Cast), sink_elementwise),
     **dict.fromkeys(MOVES, sink_single),
     Concat: sink_concat,
+    Broadcast: sink_broadcast,
     Transpose: sink_transpose,
     Reshape: sink_reshape,
 }
