@@ -69,7 +69,7 @@ def find_product(c: Compute) -> Product | None:
     rows = [v for v in c.axes[:-1] if v not in batch]
     names = {v: f"b{i}" for i, v in enumerate(batch)} | {v: f"m{i}" for i, v in enumerate(rows)} | {last: "n"}
     names |= {v: f"k{i}" for i, v in enumerate(c.reduce)}
-    c = replace(c, axes=(*batch, *rows, last))
+    c = replace(c, axes=(*batch, *rows, last), index=c.out_index)
     c = rename_axes(c, names)
     pair = operands(c)
     assert pair is not None

@@ -15,7 +15,7 @@ def check(intervals: list[Interval]) -> int:
     assert len(offsets) == len(intervals)
     for i, at in zip(intervals, offsets, strict=True):
         assert at % ALIGNMENT == 0
-        assert 0 <= at
+        assert at >= 0
         assert at + i.size <= total
     for (a, x), (b, y) in itertools.combinations(zip(intervals, offsets, strict=True), 2):
         if a.first <= b.last and b.first <= a.last:
