@@ -10,7 +10,7 @@ import onnx
 from onnx.backend.base import Backend, BackendRep
 
 from ..frontend.onnx import NotConstantError, check_supported, import_model
-from ..ir.errors import OptionError
+from ..ir.errors import ModelError, OptionError
 from ..ir.interpreter import run_graph
 
 Shapes = dict[str, tuple[int, ...]]
@@ -79,6 +79,9 @@ class InterpreterBackend(Backend):
     def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> BoundModel:
         """Raises ModelError for operators that are not supported; everything else shows when it runs."""
         check_supported(model)
+        for v in model.graph.input:
+            if not v.type.HasField("tensor_type"):
+                raise ModelError(f"input {v.name!r}: only tensors are supported, got {v.type.WhichOneof('value')}")
         return BoundModel(model, cls.bound)
 
     @classmethod

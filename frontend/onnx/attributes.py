@@ -50,7 +50,7 @@ def read_attributes(node: NodeProto, schema: OpSchema, tensors: TensorReader) ->
             raise ModelError(f"{where}: unknown attribute {name!r}; {schema.name} since {schema.since_version} has: {known}")
         if name in values:
             raise ModelError(f"{where}: attribute {name!r} is given twice")
-        expected = schema.attributes[name].type.name
+        expected = _type_name(schema.attributes[name])
         got = AttributeProto.AttributeType.Name(attribute.type) if attribute.type else "no type"
         if got != expected:
             raise ModelError(f"{where}: attribute {name!r} must be {expected}, got {got}")
@@ -59,10 +59,14 @@ def read_attributes(node: NodeProto, schema: OpSchema, tensors: TensorReader) ->
         if name in values:
             continue
         if facts.required:
-            raise ModelError(f"{where}: attribute {name!r} ({facts.type.name}) is required and missing")
+            raise ModelError(f"{where}: attribute {name!r} ({_type_name(facts)}) is required and missing")
         if facts.default_value.type:
             values[name] = attribute_value(facts.default_value, tensors, where)
     return values
+
+
+def _type_name(facts: Any) -> str:
+    return facts.type.name
 
 
 def attribute_value(attribute: AttributeProto, tensors: TensorReader, where: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 from onnx import AttributeProto, FunctionProto, NodeProto
@@ -77,13 +78,13 @@ def _needs(f: FunctionProto, name: str) -> bool:
 
 def has_standard_body(node: NodeProto, opset: int) -> bool:
     """Whether the ONNX standard defines the operator by others."""
-    schema = find_schema(node, opset)
+    schema: Any = find_schema(node, opset)  # the package's stubs do not know its functions
     return schema is not None and (schema.has_function or schema.has_context_dependent_function)
 
 
 def standard_body(node: NodeProto, opset: int, operands: Sequence[Imported]) -> FunctionProto | None:
     """The standard's definition of a node's operator for operands of these types; None if it has none here."""
-    schema = find_schema(node, opset)
+    schema: Any = find_schema(node, opset)
     if schema is None:
         return None
     if schema.has_function:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnx import FunctionProto, GraphProto, NodeProto
+from onnx.defs import OpSchema
 
 from ...ir.errors import InternalError, ModelError, TilewrightError
 from ...ir.graph import Graph, Value
@@ -17,7 +18,7 @@ from .inputs import Shapes, bind_inputs
 from .reader import ModelFile, normal_domain
 from .structure import outer_names, sorted_nodes
 from .support import require_supported
-from .table import STANDARD, Imported, Outputs, find_op
+from .table import Imported, Outputs, Standard, find_op
 from .tensors import TensorReader, read_sparse
 
 _DEEPEST = 32  # nested function calls and subgraphs
@@ -160,9 +161,10 @@ class Scope:
             function = find_op(domain, node.op_type, opset)
             if schema is not None:
                 check_counts(node, schema)
+                _check_kinds(schema, operands)
             if function is not None and schema is not None:
                 made = function(self.b, *operands, **read_attributes(node, schema, self.context.tensors))
-                if made is not STANDARD:
+                if not isinstance(made, Standard):
                     return made
             f = standard_body(node, opset, operands)
         if f is None:
@@ -200,12 +202,21 @@ class Scope:
         scope = Scope(b, self.context, self.opsets, self.b.node, self, self.depth + 1)
         initialized = {t.name for t in graph.initializer}
         names = [v.name for v in graph.input if v.name not in initialized]
-        operands = [b.input(n, t) for n, t in zip(names, types, strict=False)]
-        outputs = scope._fill(graph, operands)
-        for v, declared in zip(outputs, graph.output, strict=True):
-            if not isinstance(v, Value):
-                raise ModelError(f"{self.b.node}: output {declared.name!r} of its subgraph is not a tensor")
+        names += ["extra"] * (len(types) - len(names))  # `_fill` says that there are too many
+        scope._fill(graph, [b.input(n, t) for n, t in zip(names, types, strict=False)])
+        outputs = (scope.tensor(v.name, f"output {v.name!r} of the subgraph") for v in graph.output)
         return Subgraph(b, tuple(outputs), scope.captured)
+
+
+def _check_kinds(schema: OpSchema, operands: Sequence[Imported]) -> None:
+    """Raises ModelError for a sequence where a tensor is expected, and for an absent value where one is required."""
+    for n, value in enumerate(operands):
+        formal = schema.inputs[min(n, len(schema.inputs) - 1)]
+        if isinstance(value, TensorSequence) and not any("seq(" in t for t in formal.types):
+            raise ModelError(f"input {n} ({formal.name}) must be a tensor, got a sequence")
+        optional = any("optional(" in t for t in formal.types)
+        if value is None and formal.option != OpSchema.FormalParameterOption.Optional and not optional:
+            raise ModelError(f"input {n} ({formal.name}) is absent")
 
 
 def _located(e: TilewrightError, node: str) -> TilewrightError:

@@ -50,7 +50,7 @@ def at_least(d: Dim, n: int) -> bool:
 
 
 def _bounds(e: Expr) -> tuple[int | None, int | None]:
-    one_more = {v: v + 1 for v in symbols([e])}  # variables start at 0, dimensions at 1
+    one_more: dict[Expr, Expr] = {v: v + 1 for v in symbols([e])}  # variables start at 0, dimensions at 1
     return bounds(substitute(e, one_more))
 
 

@@ -16,9 +16,7 @@ from ...ir.graph import Value
 from .builder import TensorSequence
 
 Imported = Union[Value, TensorSequence, None]  # what a name of the model stands for; None: an absent optional
-Outputs = Union[Imported, tuple[Imported, ...], "Standard"]
-OpFunction = Callable[..., Outputs]
-F = TypeVar("F", bound=OpFunction)
+Outputs = Union[Imported, tuple[Imported, ...]]
 
 
 class Standard:
@@ -26,6 +24,8 @@ class Standard:
 
 
 STANDARD = Standard()
+OpFunction = Callable[..., Union[Outputs, Standard]]
+F = TypeVar("F", bound=OpFunction)
 
 _TABLE: dict[tuple[str, str], list[tuple[int, OpFunction]]] = {}
 

@@ -13,7 +13,7 @@ from ....ir.ops.norm import Attention
 from ....ir.ops.reduce import Reduce
 from ..builder import OnnxBuilder
 from ..symbolic import quotient
-from ..table import STANDARD, Outputs, onnx_op
+from ..table import STANDARD, Outputs, Standard, onnx_op
 
 
 @onnx_op("Attention", since=23)
@@ -22,7 +22,7 @@ def attention(
     past_value: Value | None = None, valid: Value | None = None, *, is_causal: int = 0, kv_num_heads: int | None = None,
     left_window_size: int = -1, q_num_heads: int | None = None, qk_matmul_output_mode: int = 0,
     right_window_size: int = -1, scale: float | None = None, softcap: float = 0.0, softmax_precision: int | None = None,
-) -> Outputs:  # fmt: skip
+) -> Outputs | Standard:  # fmt: skip
     """softmax_precision: half-precision is computed in f32, the rest in its own type."""
     windowed = left_window_size >= 0 or right_window_size >= 0
     if softcap or windowed or valid is not None or any(b.wanted[3:]) or softmax_precision == 11:
@@ -58,9 +58,7 @@ def _heads(b: OnnxBuilder, x: Value, heads: int | None) -> Value:
     return b.transpose(b.reshape(x, (*x.type.shape[:2], heads, size)), (0, 2, 1, 3))
 
 
-def _attend(
-    b: OnnxBuilder, q: Value, k: Value, v: Value, mask: Value | None, scale: float, causal: bool
-) -> Value:  # fmt: skip
+def _attend(b: OnnxBuilder, q: Value, k: Value, v: Value, mask: Value | None, scale: float, causal: bool) -> Value:
     """A query that sees no key gives zeros, not NaN: only with a mask can that be."""
     if mask is None:
         return b.add(Attention(scale, causal), q, k, v)

@@ -14,7 +14,7 @@ from ....ir.types import Dim, TensorType
 from ..builder import NotConstantError, OnnxBuilder, Subgraph, normal_axis
 from ..table import Outputs, onnx_op
 
-_MOST_UNROLLED = 1024  # iterations of a loop whose values change their shapes
+_MOST_UNROLLED = 1024  # iterations
 _FOREVER = 2**63 - 1
 
 
@@ -91,8 +91,8 @@ def _need_known(
         b.array(trips, "M")
     if go is None and cond is not None:
         b.array(cond, "cond")
-    if count is None or count > _MOST_UNROLLED:
-        raise NotConstantError(f"{problem}; this needs a constant trip count of at most {_MOST_UNROLLED}", problem.inputs)
+    if count is None:
+        raise NotConstantError(f"{problem}; this needs a constant trip count", problem.inputs)
     return count
 
 
@@ -101,6 +101,8 @@ def _unrolled(b: OnnxBuilder, body: GraphProto, carried: tuple[Value, ...], coun
     values: tuple[Any, ...] = carried
     scanned: list[list[Value]] = []
     for i in range(count):
+        if i == _MOST_UNROLLED:
+            raise ModelError(f"the loop must be unrolled, but runs more than {_MOST_UNROLLED} times")
         cond, *made = b.inline(body, (b.scalar(i, "i64"), b.scalar(True, "bool"), *values))
         values, slices = tuple(made[: len(carried)]), made[len(carried) :]
         scanned = scanned or [[] for _ in slices]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+
+import numpy as np
 
 from ....ir.errors import ModelError
 from ....ir.graph import Value
 from ....ir.ops.contract import Conv, ConvTranspose
-from ....ir.types import Dim
+from ....ir.types import DTYPES, Dim
 from ..builder import OnnxBuilder
 from ..table import Outputs, onnx_op
 from .layout import AUTO_PADS, each, spatial_rank, to_channels_first, to_channels_last, window_pads
@@ -74,3 +77,29 @@ def _excess(n: Dim, stride: int, span: int, longer: int, wanted: int | None) -> 
     if not isinstance(n, int):
         raise ModelError(f"attribute 'output_shape' needs the size {n} to be known; bind it (--shape, --dim)")
     return (n - 1) * stride + span + longer - wanted
+
+
+@onnx_op("Col2Im", since=18)
+def col2im(
+    b: OnnxBuilder, x: Value, image_shape: Value, block_shape: Value, *, dilations: tuple[int, ...] | None = None,
+    pads: tuple[int, ...] | None = None, strides: tuple[int, ...] | None = None,
+) -> Outputs:  # fmt: skip
+    """Columns x[N, C * block, L] are added up where they overlap: a transposed convolution, one group per channel, whose
+    weights put element k of a column at position k of the block."""
+    image, block = b.ints(image_shape, "image_shape"), b.ints(block_shape, "block_shape")
+    rank, taps = len(image), math.prod(block)
+    steps, spread = each(strides, rank, 1, "strides"), each(dilations, rank, 1, "dilations")
+    around = each(pads, 2 * rank, 0, "pads")
+    if x.type.rank != 3 or len(block) != rank or not isinstance(x.type.shape[1], int) or x.type.shape[1] % max(taps, 1):
+        raise ModelError(f"columns {x.type} do not fit blocks of {list(block)} in an image of {list(image)}")
+    groups = x.type.shape[1] // taps
+    spans = [(k - 1) * d + 1 for k, d in zip(block, spread, strict=True)]
+    rooms = [n + around[i] + around[rank + i] - s for i, (n, s) in enumerate(zip(image, spans, strict=True))]
+    windows = [room // step + 1 for room, step in zip(rooms, steps, strict=True)]
+    longer = tuple(room % step for room, step in zip(rooms, steps, strict=True))
+    columns = b.reshape(x, (x.type.shape[0], x.type.shape[1], *windows))
+    place = np.eye(taps).reshape(taps, 1, *block)
+    weights = b.constant(np.tile(place, (groups, *[1] * (rank + 1))).astype(DTYPES[x.type.dtype].numpy))
+    last = b.transpose(weights, (*range(2, rank + 2), 1, 0))
+    y = b.add(ConvTranspose(steps, around, spread, groups, longer), to_channels_last(b, columns), last)
+    return to_channels_first(b, y)
