@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from ..ir.compute import lower_group
-from ..ir.kernel import Alloc, Kernel, walk_block
+from ..ir.kernel import Alloc, Buffer, Kernel, Prefetch, walk_block
 from ..ir.types import DTYPES
 from .arena import ALIGNMENT
 from .machine import Machine
+from .schedule.rewrite import accesses
 from .strategies.scheduled import Group, Scheduled
 
 
@@ -19,20 +21,21 @@ class KernelTable:
         self.machine = machine
         self.kernels: dict[str, Kernel] = {}
         self._scheduled: dict[tuple[object, ...], Scheduled] = {}
-        self._names: dict[int, str] = {}
+        self._names: dict[Kernel, str] = {}
 
     def scheduled(self, group: Group, make: Callable[[], Scheduled]) -> Scheduled:
         key = _key(group)
         found = self._scheduled.get(key)
         if found is None:
-            found = self._scheduled[key] = make()
+            made = make()
+            found = self._scheduled[key] = replace(made, kernel=drop_unused_params(made.kernel))
         return found
 
     def add(self, kernel: Kernel) -> str:
         """The name under which the kernel is emitted."""
-        name = self._names.get(id(kernel))
+        name = self._names.get(kernel)
         if name is None:
-            name = self._names[id(kernel)] = f"k{len(self.kernels)}_{kernel.name}"
+            name = self._names[kernel] = f"k{len(self.kernels)}_{kernel.name}"
             self.kernels[name] = Kernel(name, kernel.params, kernel.body)
         return name
 
@@ -46,6 +49,13 @@ class KernelTable:
                     size += -(-s.buf.size * DTYPES[s.buf.dtype].size // ALIGNMENT) * ALIGNMENT
             most = max(most, size)
         return most
+
+
+def drop_unused_params(kernel: Kernel) -> Kernel:
+    """Without the buffers that nothing reads or writes: operands of which the kernel reads a packed copy."""
+    used = {a.buf for a in accesses(kernel.body)} | {s.buf for s in walk_block(kernel.body) if isinstance(s, Prefetch)}
+    params = tuple(p for p in kernel.params if not isinstance(p, Buffer) or p in used)
+    return Kernel(kernel.name, params, kernel.body)
 
 
 def _key(group: Group) -> tuple[object, ...]:
