@@ -184,31 +184,58 @@ def several_vectors(stores: Iterable[Store]) -> int:
     return 4 if operations <= 24 else 2 if operations <= 80 else 1
 
 
-def vector_loops(kernel: Kernel, name: str, lanes: int, several: int, reduction: bool = False) -> Kernel:
+def vector_loops(kernel: Kernel, name: str, lanes: int, several: int) -> Kernel:
     """Make vectors of the loops of an axis: `several` at once, then single ones, then one short vector.
 
-    reduction: partial results stay in vectors until the end of the axis.  A symbolic extent ends in a scalar loop.
+    A symbolic extent ends in a scalar loop.
     """
     n = _named(kernel, name)[0].var.extent
     if isinstance(n, int) and n <= lanes:
         return vectorize(kernel, name)
-    whole = n // lanes * lanes  # type: ignore[operator]
-    main, tail = name, ""
-    if not isinstance(n, int) or whole < n:
-        main, tail = name + "w", name + "t"
-        kernel = cut(kernel, name, whole, main, tail)
+    kernel, main, tail = _whole_vectors(kernel, name, lanes)
     vectors, lane = name + "o", name + "l"
     kernel = split(kernel, main, lanes, vectors, lane)
-    count = whole // lanes if isinstance(n, int) else None
-    if reduction and count != 1:
-        kernel = rfactor(kernel, vectors, lane)
-    if count is not None:
-        kernel = _several(kernel, vectors, count, several, reduction)
+    if isinstance(n, int):
+        kernel = _several(kernel, vectors, n // lanes, several, False)
     kernel = vectorize(kernel, lane)
     return vectorize(kernel, tail) if tail and isinstance(n, int) else kernel
 
 
+def reduce_loops(kernel: Kernel, name: str, lanes: int, several: int, around: str = "") -> Kernel:
+    """`vector_loops` of the axis of a reduction: partial results stay in vectors until its end.
+
+    Every result is made of partial ones that start with the neutral element, so that max and min skip NaN.  around: the
+    outermost loop of the reduction, if it has several.
+    """
+    n = _named(kernel, name)[0].var.extent
+    if not isinstance(n, int):
+        kernel, main, _ = _whole_vectors(kernel, name, lanes)
+        kernel = rfactor(split(kernel, main, lanes, name + "o", name + "l"), name + "o", name + "l")
+        return vectorize(kernel, name + "l")
+    parts = [(name, n, name)]
+    if n > lanes and n % lanes:
+        kernel = cut(kernel, name, n // lanes * lanes, name + "w", name + "t")
+        parts = [(name + "w", n // lanes * lanes, name), (name + "t", n % lanes, name + "t")]
+    for loop, size, prefix in parts:
+        vectors, lane = prefix + "o", prefix + "l"
+        kernel = split(kernel, loop, min(size, lanes), vectors, lane)
+        kernel = rfactor(kernel, around or vectors, lane)
+        kernel = _several(kernel, vectors, -(-size // lanes), several, True)
+        kernel = vectorize(kernel, lane)
+    return kernel
+
+
+def _whole_vectors(kernel: Kernel, name: str, lanes: int) -> tuple[Kernel, str, str]:
+    """An axis cut at a multiple of the lanes: the kernel, the loop of whole vectors and that of the rest, "" if none."""
+    n = _named(kernel, name)[0].var.extent
+    if isinstance(n, int) and n % lanes == 0:
+        return kernel, name, ""
+    whole = n // lanes * lanes  # type: ignore[operator]
+    return cut(kernel, name, whole, name + "w", name + "t"), name + "w", name + "t"
+
+
 def _several(kernel: Kernel, name: str, count: int, several: int, reduction: bool) -> Kernel:
+    """Unroll a loop over `count` vectors.  A reduction gets as many partial results."""
     if count <= several:
         return unroll(kernel, name)
     if several == 1:
