@@ -103,7 +103,7 @@ class Transpose(Op):
         return (TensorType(x.dtype, tuple(x.shape[p] for p in self.perm)),)
 
     def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-        return (np.ascontiguousarray(np.transpose(arrays[0], self.perm)),)
+        return (np.asarray(np.transpose(arrays[0], self.perm), order="C"),)
 
     def compute(self, out: Buffer, *ins: Buffer) -> Compute:
         axes = output_axes(out)
@@ -261,7 +261,7 @@ class Broadcast(Op):
         return (TensorType(x.dtype, self.shape),)
 
     def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-        return (np.ascontiguousarray(np.broadcast_to(arrays[0], static(self, self.shape))),)
+        return (np.asarray(np.broadcast_to(arrays[0], static(self, self.shape)), order="C"),)
 
     def compute(self, out: Buffer, *ins: Buffer) -> Compute:
         (x,) = ins
@@ -352,7 +352,7 @@ class GatherND(Op):
         at = [np.reshape(i, i.shape + (1,) * (rows - b)) for i in batch]
         at += [wrap_indices(indices[..., j], x.shape[b + j]) for j in range(k)]
         if not at:
-            return (np.ascontiguousarray(np.broadcast_to(x, (*indices.shape[:-1], *x.shape))),)
+            return (np.asarray(np.broadcast_to(x, (*indices.shape[:-1], *x.shape)), order="C"),)
         return (x[tuple(np.broadcast_arrays(*at))],)
 
     def compute(self, out: Buffer, *ins: Buffer) -> Compute:
