@@ -175,15 +175,19 @@ def cast_chain(b: Builder, op: Cast, inputs: Operands, out: TensorType) -> Value
 # ---- shapes ------------------------------------------------------------------------------------------------------
 
 
-def scalar_operands(b: Builder, op: Op, inputs: Operands, out: TensorType) -> Value | None:
-    """A constant that repeats one number becomes a scalar, where the other operands give the shape."""
+def small_constants(b: Builder, op: Op, inputs: Operands, out: TensorType) -> Value | None:
+    """Where the other operands give the shape, a constant that repeats one number becomes a scalar, and others lose
+    their leading axes of size 1."""
     small = list(inputs)
     for i, v in enumerate(inputs if len(inputs) > 1 else ()):
-        number = uniform(b, v) if v in b.constants and v.type.rank else None
-        if number is not None:
-            candidate = scalar(b, number, v.type.dtype)
-            if _gives(op, [*small[:i], candidate, *small[i + 1 :]], out):
-                small[i] = candidate
+        array = b.constants.get(v)
+        if array is None or array.ndim == 0:
+            continue
+        number = uniform(b, v)
+        trimmed = array.shape[leading_ones(array.shape) :]
+        candidate = b.constant(array.reshape(trimmed)) if number is None else scalar(b, number, v.type.dtype)
+        if candidate.type != v.type and _gives(op, [*small[:i], candidate, *small[i + 1 :]], out):
+            small[i] = candidate
     return b.add(op, *small) if small != list(inputs) else None
 
 
@@ -221,7 +225,7 @@ def sink_reshape(b: Builder, op: Op, inputs: Operands, out: TensorType) -> Value
     return reshape(b, b.add(op, *operands), out.shape)
 
 
-_SHAPES = (scalar_operands, sink_broadcast, sink_reshape)
+_SHAPES = (small_constants, sink_broadcast, sink_reshape)
 
 ARITHMETIC_RULES = {
     Unary: (function_of_function, *_SHAPES),

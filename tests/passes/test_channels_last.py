@@ -145,7 +145,11 @@ def test_random_graphs_keep_their_meaning_and_do_not_move_more(seed: int) -> Non
 def test_random_graphs_are_simplified_without_a_change(seed: int) -> None:
     graph = random_model(1000 + seed)
     after = preserved(graph, simplify, 1e-4, seed)
-    assert len(after.nodes) <= len(graph.nodes) + 2
+    assert _without_views(after) <= _without_views(graph)
+
+
+def _without_views(graph: Graph) -> int:
+    return sum(not isinstance(node.op, (Reshape, Broadcast)) for node in graph.nodes)
 
 
 def test_permutations() -> None:
