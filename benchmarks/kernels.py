@@ -26,6 +26,7 @@ from tilewright.codegen.strategies.select import schedule_group
 from tilewright.ir.compute import Compute, acc_var
 from tilewright.ir.expr import Load, Type, binary, call, const, fma, splat
 from tilewright.ir.kernel import Alloc, Buffer, For, Kernel, Store, axis
+from tilewright.ir.ops.norm import Attention
 from tilewright.targets.cpu.host import host_machine
 
 ACCUMULATORS, PEAK_STEPS, PEAK_ITERATIONS = 16, 4, 10_000
@@ -44,7 +45,7 @@ class Case:
 
 
 def matmul(m: int, k: int, n: int) -> Case:
-    a, b, c = Buffer("A", "f32", (m, k)), Buffer("B", "f32", (k, n)), Buffer("C", "f32", (m, n))
+    a, b, c = Buffer("A", "f32", (m, k)), Buffer("B", "f32", (k, n)), Buffer("y", "f32", (m, n))
     i, j, r = axis("m", m), axis("n", n), axis("k", k)
     compute = Compute(c, (i, j), a[i, r] * b[r, j], (r,), "add")
     return Case(f"matmul {m}x{k}x{n}", Group("product", (compute,), (a, b, c)), np.matmul, 2 * m * k * n)
@@ -54,7 +55,7 @@ def conv(size: int, channels: int, outputs: int, window: int = 3, stride: int = 
     """size: of the output; the input is physically padded."""
     side = (size - 1) * stride + window
     x, w = Buffer("A", "f32", (side, side, channels)), Buffer("B", "f32", (window, window, channels, outputs))
-    y, bias = Buffer("C", "f32", (size, size, outputs)), Buffer("bias", "f32", (outputs,))
+    y, bias = Buffer("y", "f32", (size, size, outputs)), Buffer("bias", "f32", (outputs,))
     oh, ow, n = axis("oh", size), axis("ow", size), axis("n", outputs)
     kh, kw, ic = axis("kh", window), axis("kw", window), axis("ic", channels)
     body = x[oh * stride + kh, ow * stride + kw, ic] * w[kh, kw, ic, n]
@@ -71,7 +72,7 @@ def conv(size: int, channels: int, outputs: int, window: int = 3, stride: int = 
 
 
 def softmax(rows: int, columns: int) -> Case:
-    x, y, e = (Buffer(name, "f32", (rows, columns)) for name in ("A", "C", "e"))
+    x, y, e = (Buffer(name, "f32", (rows, columns)) for name in ("A", "y", "e"))
     most, total = Buffer("most", "f32", (rows,)), Buffer("total", "f32", (rows,))
     i, j = axis("i", rows), axis("j", columns)
     computes = (
@@ -88,8 +89,19 @@ def softmax(rows: int, columns: int) -> Case:
     return Case(f"softmax {rows}x{columns}", Group("rows", computes, (x, y)), reference, 0)
 
 
+def attention(heads: int, rows: int, depth: int) -> Case:
+    q, k, v, y = (Buffer(name, "f32", (1, heads, rows, depth)) for name in ("q", "k", "v", "y"))
+    op = Attention(depth**-0.5, False)
+
+    def reference(*operands: np.ndarray) -> np.ndarray:
+        return op.evaluate(*operands)[0]
+
+    group = Group("attention", (), (y, q, k, v), op, (q, k, v))
+    return Case(f"attention {heads} heads {rows}x{depth}", group, reference, 4 * heads * rows * rows * depth)
+
+
 def unary(fn: str, reference: Callable[..., np.ndarray], count: int = 4096) -> Case:
-    x, y, i = Buffer("A", "f32", (count,)), Buffer("C", "f32", (count,)), axis("i", count)
+    x, y, i = Buffer("A", "f32", (count,)), Buffer("y", "f32", (count,)), axis("i", count)
     return Case(fn, Group("map", (Compute(y, (i,), call(fn, x[i])),), (x, y)), reference, 0)
 
 
@@ -97,7 +109,7 @@ CASES = (
     matmul(128, 768, 768), matmul(128, 3072, 768), matmul(128, 768, 3072), matmul(112, 256, 256), matmul(1, 768, 768),
     conv(56, 64, 64), conv(28, 128, 128), conv(14, 256, 256), conv(7, 512, 512), conv(28, 128, 128, stride=2),
     conv(112, 3, 64, window=7, stride=2), conv(56, 64, 256, window=1),
-    softmax(128, 128), softmax(64, 1000),
+    softmax(128, 128), softmax(64, 1000), attention(12, 128, 64), attention(12, 128, 32),
     unary("exp", np.exp), unary("tanh", np.tanh), unary("sigmoid", lambda x: 1 / (1 + np.exp(-x))),
 )
 
@@ -135,7 +147,7 @@ def arrays_of(group: Group, scheduled: Scheduled) -> tuple[dict[str, np.ndarray]
     """Random arrays for the parameters, packed ones made from their source, and the inputs in order."""
     rng = np.random.default_rng(0)
     arrays = {b.name: aligned_copy(rng.standard_normal(b.shape).astype(np.float32)) for b in group.params}
-    inputs = [a.astype(np.float64) for name, a in arrays.items() if name != "C"]
+    inputs = [a.astype(np.float64) for name, a in arrays.items() if name != "y"]
     for name, pack in scheduled.packs:
         arrays[name] = aligned_copy(pack.apply(arrays[pack.source]))
     return arrays, inputs
@@ -155,7 +167,7 @@ def measure(case: Case, machine: Machine, peak: Callable[[], None], peak_flops: 
     keep.append(alive)
     run()
     want = case.reference(*inputs)
-    error = float(np.abs(arrays["C"] - want).max() / np.abs(want).max())
+    error = float(np.abs(arrays["y"] - want).max() / np.abs(want).max())
     if not error < 1e-5:
         raise SystemExit(f"{case.name}: wrong result, relative error {error:.2g}")
     times = max(1, int(0.002 / max(seconds(run), 1e-6)))

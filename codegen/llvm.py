@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from ..ir.errors import InternalError
 from ..ir.expr import Var
-from ..ir.kernel import Alloc, Barrier, Block, Buffer, For, If, Kernel, walk_block
+from ..ir.kernel import Alloc, Barrier, Block, Buffer, For, If, Kernel, Store, walk_block
 from .llvm_expr import evaluate
 from .llvm_main import print_main
 from .llvm_memory import stack_extent
@@ -79,7 +79,8 @@ def _function(kernel: Kernel, machine: Machine, declares: dict[str, None]) -> st
         raise InternalError(f"kernel name {kernel.name!r} is not an identifier")
     p = Printer(machine, evaluate)
     p.declares = declares
-    parameters = ", ".join([_parameter(p, n, param) for n, param in enumerate(kernel.params)] + [TRAILING])
+    shared = _shared_buffers(kernel)
+    parameters = ", ".join([_parameter(p, n, param, shared) for n, param in enumerate(kernel.params)] + [TRAILING])
     try:
         if not _is_shared(kernel):
             p.line("br i1 %others, label %leave, label %body")
@@ -95,7 +96,15 @@ def _function(kernel: Kernel, machine: Machine, declares: dict[str, None]) -> st
     return "\n".join([head, "entry:", *p.scopes[0].lines, "}", ""])
 
 
-def _parameter(p: Printer, n: int, param: Buffer | Var) -> str:
+def _shared_buffers(kernel: Kernel) -> set[Buffer]:
+    """What other threads may change during the call: everything that is written, if there is a barrier."""
+    statements = list(walk_block(kernel.body))
+    if not any(isinstance(s, Barrier) for s in statements):
+        return set()
+    return {s.buf for s in statements if isinstance(s, Store)}
+
+
+def _parameter(p: Printer, n: int, param: Buffer | Var, shared: set[Buffer]) -> str:
     """Names carry the number of the parameter, so that no model can make two of them equal."""
     label = re.sub(r"\W", "_", param.name, flags=re.ASCII)
     name = f"%p{n}.{label}"
@@ -103,7 +112,7 @@ def _parameter(p: Printer, n: int, param: Buffer | Var) -> str:
         p.env[param] = name
         return f"i64 {name}"
     p.pointers[param] = name
-    return f"ptr {name}" if "may_alias" in param.attrs else f"ptr noalias {name}"
+    return f"ptr {name}" if "may_alias" in param.attrs or param in shared else f"ptr noalias {name}"
 
 
 def _is_shared(kernel: Kernel) -> bool:

@@ -207,6 +207,15 @@ def test_barrier_separates_parallel_loops() -> None:
     check(Kernel("k", (x, t, y), (For(r, step),)), arrays, threads=3)
 
 
+def test_what_threads_exchange_is_not_noalias() -> None:
+    """LLVM must not keep a value of another thread's array across a barrier."""
+    x, t = Buffer("X", "f32", (16,)), Buffer("T", "f32", (16,))
+    i = axis("i", 16)
+    body = (For(i, (store(t, (i,), x[i]),), "parallel"), Barrier("pool"), For(i, (store(t, (i,), t[i] * 2.0),), "parallel"))
+    text = emit_kernel(Kernel("k", (x, t), body), V3)
+    assert "ptr noalias %p0.X, ptr %p1.T" in text
+
+
 def test_kernel_without_parallel_loop_runs_once() -> None:
     y = Buffer("Y", "f32", (1,))
     check(Kernel("k", (y,), (store(y, (0,), y[0] + 1.0),)), {"Y": np.zeros(1, np.float32)}, threads=4)
