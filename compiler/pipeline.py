@@ -78,7 +78,7 @@ def run_passes(
     graph, or (with `check_passes`) changes the numbers.  A ModelError that a pass finds is passed on.
     """
     if options.verify:
-        with stages.stage("verify"):
+        with stages.timed("verify"):
             verify_graph(graph, after="import")
     differential = None
     if options.check_passes:
@@ -88,7 +88,7 @@ def run_passes(
         with stages.stage(name, done, len(passes)), guarded(f"pass {name}", graph):
             after = function(graph, native=native) if function is expand_composites else function(graph)
         if options.verify:
-            with stages.stage("verify", done, len(passes)):
+            with stages.timed("verify"):
                 _verify(name, after, graph)
         if differential is not None:
             with stages.stage("check-passes", done, len(passes)):

@@ -28,8 +28,14 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str, done: int = 0, total: int = 0) -> Iterator[None]:
-        """Time what runs inside; a stage that is entered again adds up."""
+        """Announce and time what runs inside; a stage that is entered again adds up."""
         self.progress(name, done, total)
+        with self.timed(name):
+            yield
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Time what runs inside without announcing it."""
         start = time.perf_counter()
         try:
             yield
