@@ -24,7 +24,7 @@ setup(
     packages=["tilewright", *(f"tilewright.{f}" for f in FOLDERS)],
     package_data={"tilewright.targets.cpu.runtime": ["*.c", "*.h", "*.hpp"], "tilewright.compiler": ["*.html", "*.j2"]},
     install_requires=[
-        "numpy>=1.24", "ml_dtypes>=0.4", "onnx>=1.17", "llvmlite>=0.44", "jinja2>=3.1", "rich>=13", "platformdirs>=4",
+        "numpy>=1.24", "ml_dtypes>=0.4", "onnx>=1.17", "llvmlite>=0.45", "jinja2>=3.1", "rich>=13", "platformdirs>=4",
         "filelock>=3.12", "shtab>=1.6",
     ],
     extras_require={

@@ -109,8 +109,10 @@ class _Worker:
     """A process that compiles one module after the other."""
 
     def __init__(self) -> None:
+        # Modules beside the script must not hide those that LLVM's binding imports.
+        environment = {**os.environ, "PYTHONSAFEPATH": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, object_worker.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, object_worker.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
         )
 
     def compile(self, text: str, settings: Settings) -> bytes:
