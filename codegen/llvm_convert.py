@@ -30,10 +30,14 @@ def range_of(e: Expr) -> tuple[float, float] | None:
             return _SHORT_RANGES[e.a.type.dtype]
         case Un() if e.op in _ROUNDINGS:
             inner = range_of(e.a)
-            return inner and (_ROUNDINGS[e.op](inner[0]), _ROUNDINGS[e.op](inner[1]))
+            return inner and (_rounded(e.op, inner[0]), _rounded(e.op, inner[1]))
         case Bin() if e.op in ("min", "max") and is_float(e.type.dtype):
             return _clamped(e)
     return None
+
+
+def _rounded(op: str, bound: float) -> float:
+    return bound if math.isinf(bound) else float(_ROUNDINGS[op](bound))
 
 
 def _clamped(e: Bin) -> tuple[float, float] | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ...ir.compute import Compute
-from ...ir.expr import Expr, Load, Var, as_expr
+from ...ir.compute import Compute, identity
+from ...ir.expr import Expr, Load, Var, as_expr, const
 from ...ir.kernel import Buffer, axis, flat_index
 from ...ir.traverse import substitute
 from ..views import is_dense
@@ -27,6 +27,14 @@ def drop_unit_axes(c: Compute) -> Compute:
     if not gone:
         return c
     return substitute_axes(c, gone, [v for v in c.axes if v not in gone], [v for v in c.reduce if v not in gone])
+
+
+def without_empty_sum(c: Compute) -> Compute:
+    """A reduction over no elements as the map that it is: its initial value, finished."""
+    if c.is_map or all(v.extent != 0 for v in c.reduce):
+        return c
+    init = identity(c.combine, c.acc) if c.init is None else c.init
+    return replace(c, body=c.result(const(init, c.acc)), reduce=(), combine="", finish=None, init=None)
 
 
 def accesses(c: Compute) -> list[tuple[Buffer, tuple[Expr, ...]]]:

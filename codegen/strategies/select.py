@@ -19,7 +19,7 @@ from ...ir.types import TensorType
 from ..machine import Machine
 from ..math import legalize_math
 from .attention import schedule_attention, takes_attention
-from .axes import simplify_axes
+from .axes import simplify_axes, without_empty_sum
 from .contract import schedule_product
 from .maps import schedule_map
 from .product import find_product, operands
@@ -40,7 +40,7 @@ def schedule_group(group: Group, machine: Machine, accuracy: str = "default") ->
     if len(group.computes) > 1:
         kernel = lower_group("rows", group.params, group.computes)
         return Scheduled(schedule_rows(kernel, machine), note="rows in parallel")
-    (c,) = group.computes
+    c = without_empty_sum(group.computes[0])
     if c.is_map:
         kernel = lower_group("map", group.params, (simplify_axes(c),))
         return Scheduled(schedule_map(kernel, machine), note="vectors along the contiguous axis")
