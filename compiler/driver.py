@@ -15,6 +15,7 @@ from ..codegen.program import Program
 from ..frontend.onnx.fingerprint import model_content, model_sha256
 from ..frontend.onnx.importer import import_graph
 from ..frontend.onnx.reader import ModelFile, read_model
+from ..frontend.onnx.support import operators_used
 from ..ir.graph import Graph
 from ..targets.artifact import Artifact
 from .cache import Cache
@@ -106,7 +107,7 @@ class _Job:
             self.show("lower", "\n\n".join(map(str, program.kernels.values())))
         with guarded("build", fused):
             artifact = self.target.build(program, self.machine, options, digest, stages)
-        summary = summarize(imported, program, artifact)
+        summary = summarize(operators_used(source), program, artifact)
         return Compilation(
             artifact, summary, options, self.machine, stages.seconds, imported=imported, fused=fused, program=program
         )

@@ -7,21 +7,19 @@ beside it in `Compilation.seconds`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..codegen.program import Program, all_calls
-from ..ir.graph import Graph
-from ..ir.ops.base import Op
-from ..ir.verify import subgraphs
+from ..frontend.onnx import OperatorUse
 from ..targets.artifact import Artifact
 
 
 @dataclass(frozen=True)
 class Summary:
-    """operators: nodes of the imported graph, bodies of control flow included; operator_counts: (name, how many), the
-    most frequent first.  kernels: distinct ones; calls: how often the program runs one (loop bodies count once).
+    """operators: nodes of the model, those of subgraphs and called functions included; operator_counts: (name, how
+    many), the most frequent first.  kernels: distinct ones; calls: how often the program runs one (loop bodies count once).
     macs: multiply-accumulates of one run without what loops repeat.  Sizes in bytes: weights as packed, arena (all
     intermediate tensors), scratch (per thread), code (machine code of the model)."""
 
@@ -37,12 +35,14 @@ class Summary:
     linker: str = ""
 
 
-def summarize(graph: Graph, program: Program, artifact: Artifact) -> Summary:
-    counts = Counter(op.name for op in all_operators(graph))
+def summarize(uses: Sequence[OperatorUse], program: Program, artifact: Artifact) -> Summary:
     calls = list(all_calls(program.steps))
+    counts: Counter[str] = Counter()
+    for use in uses:  # one row per version and domain: some names occur twice
+        counts[use.operator] += use.count
     return Summary(
         operators=sum(counts.values()),
-        operator_counts=tuple(sorted(counts.items(), key=lambda c: (-c[1], c[0]))),
+        operator_counts=tuple(counts.most_common()),
         kernels=len(program.kernels),
         calls=len(calls),
         macs=sum(c.cost.macs for c in calls),
@@ -52,14 +52,6 @@ def summarize(graph: Graph, program: Program, artifact: Artifact) -> Summary:
         code_bytes=int(artifact.manifest["sizes"]["code"]),
         linker=str(artifact.manifest["versions"].get("linker", "")),
     )
-
-
-def all_operators(graph: Graph) -> Iterator[Op]:
-    """The operators of a graph and of the graphs inside them."""
-    for node in graph.nodes:
-        yield node.op
-        for body in subgraphs(node.op):
-            yield from all_operators(body)
 
 
 def bytes_text(size: float) -> str:
