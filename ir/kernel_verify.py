@@ -152,7 +152,8 @@ class _Verifier:
         self.need(s.var.type == I64 and s.var.extent is not None, f"loop {name} needs an i64 variable with an extent")
         self.need(name not in self.variables, f"loop {name} stands where the name {name} is in use")
         if s.kind == "parallel":
-            self.need(not self.loops, f"parallel loop {name} is not at the top of the kernel")
+            shared = all(loop.kind == "serial" for loop in self.loops)
+            self.need(shared, f"parallel loop {name} stands inside a loop that not every thread runs as a whole")
         if s.kind == "unroll":
             self.need(isinstance(s.var.extent, int), f"unrolled loop {name} has no constant extent")
         if isinstance(s.var.extent, Expr):

@@ -13,6 +13,7 @@ from ..machine import Machine
 from ..math import legalize_math
 from ..schedule import cut, extent, fma_contract, has_loop, loops, relayout, sink, split, unroll, vectorize
 from ..schedule.rewrite import replace_buffer
+from .recurrent_shared import schedule_shared, shares_units
 from .scheduled import Pack, Scheduled
 
 PANEL_VECTORS = 8
@@ -20,6 +21,8 @@ STEPS = 2  # at most sixteen vector loads per iteration
 
 
 def schedule_recurrent(op: Recurrent, outs: tuple[Buffer, ...], ins: tuple[Buffer, ...], machine: Machine) -> Scheduled:
+    if shares_units(op, ins, machine):
+        return schedule_shared(op, outs, ins, machine)
     kernel = op.kernel(outs, ins)
     weights = ins[1]
     units, columns = (int(d) for d in weights.shape)  # type: ignore[arg-type]
