@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from google.protobuf.message import Message
 from onnx import ModelProto, TensorProto
 
@@ -21,7 +22,7 @@ def model_content(model: ModelFile) -> Iterator[bytes | memoryview]:
     for tensor in _external_tensors(model.proto):
         array = model.tensors.read(tensor, f"{model.name}: tensor {tensor.name!r}")
         if array.size:
-            yield memoryview(array.reshape(-1).view("u1"))
+            yield array.reshape(-1).view(np.uint8).data
 
 
 def model_sha256(source: ModelSource, model: ModelFile) -> str:
