@@ -76,24 +76,22 @@ def _needs(f: FunctionProto, name: str) -> bool:
     return False
 
 
-def has_standard_body(node: NodeProto, opset: int) -> bool:
-    """Whether the ONNX standard defines the operator by others."""
+def depends_on_operands(node: NodeProto, opset: int) -> bool:
+    """Whether the ONNX standard defines the operator by others in a way that depends on the operands' types."""
     schema: Any = find_schema(node, opset)  # the package's stubs do not know its functions
-    return schema is not None and (schema.has_function or schema.has_context_dependent_function)
+    return schema is not None and schema.has_context_dependent_function and not schema.has_function
 
 
-def standard_body(node: NodeProto, opset: int, operands: Sequence[Imported]) -> FunctionProto | None:
-    """The standard's definition of a node's operator for operands of these types; None if it has none here."""
+def standard_body(node: NodeProto, opset: int, operands: Sequence[Imported] | None) -> FunctionProto | None:
+    """The standard's definition of a node's operator, for these operands if it depends on them; None if it has none."""
     schema: Any = find_schema(node, opset)
     if schema is None:
         return None
     if schema.has_function:
         version = _version(schema.function_opset_versions, opset)
         return None if version is None else _parsed(schema.get_function_with_opset_version(version), schema)
-    if not schema.has_context_dependent_function:
-        return None
     version = _version(schema.context_dependent_function_opset_versions, opset)
-    if version is None:
+    if not schema.has_context_dependent_function or version is None or operands is None:
         return None
     types = [_type_proto(v).SerializeToString() for v in operands]
     data = node.SerializeToString()

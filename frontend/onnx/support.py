@@ -9,13 +9,14 @@ from onnx import FunctionProto, NodeProto
 
 from ...ir.errors import ModelError
 from .attributes import describe, find_schema
-from .functions import FunctionKey, function_table, has_standard_body
+from .functions import FunctionKey, depends_on_operands, function_table, standard_body
 from .reader import ModelFile, normal_domain, opset_versions
 from .structure import subgraphs
 from .table import find_op, oldest_version
 
 _DEEPEST = 32  # nested function calls
 _SHOWN = 3  # node names per operator
+_RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,15 @@ def _reason(node: NodeProto, domain: str, opsets: Mapping[str, int]) -> str:
     oldest = oldest_version(domain, node.op_type)
     if opset is None:
         return "the model imports no version of this domain"
-    if find_op(domain, node.op_type, opset) is not None or has_standard_body(node, opset):
+    if not domain and node.op_type in _RANDOM:
+        return "its results are random"
+    if find_op(domain, node.op_type, opset) is not None or depends_on_operands(node, opset):
         return ""
+    body = standard_body(node, opset, None)
+    if body is not None:
+        versions = opset_versions(body.opset_import, describe(node))
+        needed = {n.op_type: _reason(n, normal_domain(n.domain), versions) for n in body.node}
+        return next((f"it needs {name}: {reason}" for name, reason in needed.items() if reason), "")
     if oldest is not None:
         return f"opset {opset} is too old for it; supported from opset {oldest}: onnx.version_converter"
     if find_schema(node, opset) is None:

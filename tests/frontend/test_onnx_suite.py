@@ -1,0 +1,118 @@
+"""The node tests of the ONNX standard through the interpreter, all of them: each one passes, or is refused for a reason
+that this file states.  A stated reason that no longer holds is an error too."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx.backend.test.case.test_case import TestCase
+from onnx.backend.test.loader import load_model_tests
+from onnx.backend.test.runner import Runner
+from tilewright.compiler.onnx_backend import InterpreterBackend
+from tilewright.frontend.onnx import check_model
+from tilewright.frontend.onnx.tensors import DTYPE_OF_ONNX
+from tilewright.ir.errors import ModelError, OptionError
+
+CHUNKS = 8
+
+REFUSED_OPERATORS = {
+    **dict.fromkeys(
+        ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
+         "MatMulInteger"),
+        "quantized operators are not imported yet",
+    ),
+    **dict.fromkeys(
+        ("StringConcat", "StringNormalizer", "StringSplit", "RegexFullMatch", "TfIdfVectorizer"), "there are no strings"
+    ),
+    **dict.fromkeys(("Bernoulli", "RandomUniformLike"), "results are random"),
+    **dict.fromkeys(("Unique", "NonMaxSuppression"), "the size of the result depends on data"),
+    **dict.fromkeys(("Adagrad", "Adam", "Momentum", "Gradient"), "training"),
+    **dict.fromkeys(
+        ("ArrayFeatureExtractor", "Binarizer", "LabelEncoder", "TreeEnsemble"), "ai.onnx.ml is not imported yet"
+    ),
+    **dict.fromkeys(
+        ("BitCast", "CumProd", "DFT", "DeformConv", "Det", "ImageDecoder", "MaxRoiPool", "MaxUnpool", "MelWeightMatrix",
+         "RoiAlign", "STFT", "TensorScatter", "Scan"),
+        "not imported yet",
+    ),
+}  # fmt: skip
+
+REFUSED_NAMES = {
+    r"test_batchnorm_.*training_mode": "training",
+    r"test_training_dropout_(default|mask|default_mask)|test_training_dropout": "training",
+    r"test_nonzero_example": "the size of the result depends on data",
+    r"test_split_to_sequence_.*": "an output is a sequence",
+    r"test_(if_seq|if_opt|loop13_seq|loop16_seq_none)": "sequences cross a branch or loop, or are inputs",
+}
+
+DIFFERENT = {
+    r"test_attention_4d_causal_fp16(_expanded)?": "the reference rounds to f16 after each step; two elements differ by 2 ulp",
+}
+
+
+def tensor_types(model: onnx.ModelProto) -> set[int]:
+    """The element types of inputs, outputs and constants; 0 for what is no tensor."""
+    values = [v.type for v in (*model.graph.input, *model.graph.output)]
+    found = {t.tensor_type.elem_type if t.HasField("tensor_type") else 0 for t in values}
+    for node in model.graph.node:
+        found |= {a.t.data_type for a in node.attribute if a.type == onnx.AttributeProto.TENSOR}
+        found |= {a.i for a in node.attribute if node.op_type == "Cast" and a.name == "to"}
+    return found
+
+
+def refusal(case: TestCase) -> str:
+    """Why a test is expected to be refused, or ""."""
+    model: Any = case.model
+    for name, reason in REFUSED_NAMES.items():
+        if re.fullmatch(name, case.name):
+            return reason
+    operators = {u.operator for u in check_model(model).unsupported}
+    unstated = operators - set(REFUSED_OPERATORS)
+    assert not unstated, f"{case.name} uses {unstated}, which is neither imported nor refused for a stated reason"
+    if operators:
+        return REFUSED_OPERATORS[min(operators)]
+    return "" if tensor_types(model) <= set(DTYPE_OF_ONNX) else "an element type, a sequence or an optional"
+
+
+def as_array(x: Any) -> Any:
+    return onnx.numpy_helper.to_array(x) if isinstance(x, onnx.TensorProto) else x
+
+
+def run(case: TestCase) -> None:
+    prepared = InterpreterBackend.prepare(case.model)
+    for inputs, expected in case.data_sets or ():
+        outputs = prepared.run([as_array(x) for x in inputs])
+        Runner.assert_similar_outputs([as_array(x) for x in expected], outputs, case.rtol, case.atol)
+
+
+def problem(case: TestCase) -> str:
+    """What is wrong with the result of a test, or ""."""
+    reason = refusal(case)
+    different = any(re.fullmatch(name, case.name) for name in DIFFERENT)
+    try:
+        run(case)
+    except (ModelError, OptionError) as e:
+        return "" if reason else f"{case.name}: refused: {e}"
+    except AssertionError as e:
+        return "" if different else f"{case.name}: {' '.join(str(e).split())[:300]}"
+    return f"{case.name}: passes, but is said to be impossible" if reason or different else ""
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[TestCase]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # casts that overflow while the suite computes its expectations
+        return load_model_tests(kind="node")
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_node_tests_of_the_standard(cases: list[TestCase], chunk: int) -> None:
+    assert len(cases) > 1000
+    with np.errstate(all="ignore"):
+        problems = [p for p in map(problem, cases[chunk::CHUNKS]) if p]
+    assert not problems, "\n".join(problems)
