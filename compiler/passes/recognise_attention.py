@@ -22,7 +22,7 @@ from ...ir.ops.elementwise import Binary, Select, Unary
 from ...ir.ops.movement import Broadcast, Reshape, Transpose
 from ...ir.ops.norm import Attention, Softmax
 from ...ir.ops.reduce import Reduce
-from ...ir.types import DTYPES, Dim, is_float
+from ...ir.types import Dim, is_float
 from .layout import identity, reshape, transpose
 from .matching import function_of, made_by, scalar, uniform
 from .replay import Replay
@@ -129,10 +129,11 @@ def _write(r: Replay, node: Node, scores: _Scores, guarded: bool) -> Value | Non
     shared_k, shared_v = _without_repeats(r, k), _without_repeats(r, v)
     if shared_k.type.shape[1] == shared_v.type.shape[1]:
         k, v = shared_k, shared_v
-    mask = [] if scores.mask is None else [_as_heads(r, m) for m in r.new(scores.mask)]
-    y = b.add(Attention(scores.scale * q_scale * k_scale, False), _as_heads(r, q), k, v, *mask)
-    if guarded and mask:
-        y = _guard(r, y, mask[0])
+    mask = () if scores.mask is None else r.new(scores.mask)
+    wide = [_as_heads(r, m) for m in mask]
+    y = b.add(Attention(scores.scale * q_scale * k_scale, False), _as_heads(r, q), k, v, *wide)
+    if guarded and not all(_spares_every_row(r, m) for m in mask):
+        y = _guard(r, y, *wide)
     return reshape(b, y, node.outputs[0].type.shape)
 
 
@@ -182,14 +183,15 @@ def _joins(wide: tuple[Dim, ...], merged: tuple[Dim, ...], axis: int) -> bool:
     return merged[:axis] == wide[:axis] and merged[axis + 1 :] == wide[axis + 2 :]
 
 
+def _spares_every_row(r: Replay, mask: Value) -> bool:
+    """Whether the mask is a constant without a row that is -inf throughout."""
+    constant = r.b.constants.get(mask)
+    return constant is not None and not np.any(np.max(constant, axis=-1, initial=-np.inf) == -np.inf)
+
+
 def _guard(r: Replay, y: Value, mask: Value) -> Value:
     """y with zeros in the rows whose mask is -inf throughout."""
-    lowest = float("-inf")
-    constant = r.b.constants.get(mask)
-    if constant is not None and not np.any(np.max(constant, axis=-1) == lowest):
-        return y
     dtype = y.type.dtype
-    top = r.b.add(Reduce("max", (mask.type.rank - 1,), True), mask)
-    dead = r.b.add(Binary("eq"), top, scalar(r.b, lowest, dtype))
-    zero = r.b.constant(np.zeros((), DTYPES[dtype].numpy))
-    return r.b.add(Select(), dead, zero, y)
+    top = r.b.add(Reduce("max", (3,), True), mask)
+    dead = r.b.add(Binary("eq"), top, scalar(r.b, -np.inf, dtype))
+    return r.b.add(Select(), dead, scalar(r.b, 0, dtype), y)

@@ -21,12 +21,24 @@ from ...ir.ops.reduce import Reduce
 from ...ir.types import Dim, TensorType
 from .layout import broadcast, moves, reshape, transpose
 from .matching import kept_axes, made_by
+from .reshape_layout import plan_unmerged
 from .simplify_arithmetic import Operands
 
 
 def normal_reshape(b: Builder, op: Reshape, inputs: Operands, out: TensorType) -> Value | None:
     (x,) = inputs
     return reshape(b, x, op.shape) if x.type.shape == op.shape or made_by(b, x, Reshape) else None
+
+
+def unmerge(b: Builder, op: Reshape, inputs: Operands, out: TensorType) -> Value | None:
+    """Reshape(Transpose(Reshape(x))) where axes are merged, moved together, and split again."""
+    moved = made_by(b, inputs[0], Transpose)
+    merged = made_by(b, moved[1][0], Reshape) if moved else None
+    if moved is None or merged is None:
+        return None
+    (x,) = merged[1]
+    perm = plan_unmerged(x.type.shape, merged[0].shape, moved[0].perm, op.shape)
+    return None if perm is None else reshape(b, transpose(b, x, perm), op.shape)
 
 
 def normal_transpose(b: Builder, op: Transpose, inputs: Operands, out: TensorType) -> Value | None:
@@ -188,7 +200,7 @@ def sink_reshape_below_product(b: Builder, op: MatMul, inputs: Operands, out: Te
 
 
 VIEW_RULES = {
-    Reshape: (normal_reshape,),
+    Reshape: (normal_reshape, unmerge),
     Transpose: (normal_transpose,),
     Broadcast: (normal_broadcast,),
     Slice: (whole_slice, slice_of_slice, slice_of_concat),
