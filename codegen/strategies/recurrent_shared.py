@@ -61,16 +61,29 @@ class _Cell:
         self.vector = rest.pop(0) if op.vector else None
         self.first = rest[: op.states]
         self.steps, self.batch, self.units = (int(d) for d in self.y.shape)  # type: ignore[arg-type]
-        self.owner = axis("block", self.units // block)
+        blocks = self.units // block
+        self.group = 2 if blocks % 2 == 0 and blocks >= 4 else 1
+        self.share, self.turn = axis("share", blocks // self.group), axis("turn", self.group)
         self.sequence = axis("sequence", self.batch)
+
+    def owner(self, number: Expr) -> Expr:
+        """The block of units at a place of the loops.  The blocks of a share are walked forwards on even steps and
+        backwards on odd ones: what was read last is still in the cache when the weights do not all fit."""
+        if self.group == 1:
+            return self.share
+        odd = number % 2
+        return self.share * self.group + self.turn + odd * (self.group - 1) - odd * self.turn * 2
+
+    def over_blocks(self, body: Block) -> For:
+        return For(self.share, (For(self.turn, (For(self.sequence, body),)),), "parallel")
 
     def body(self) -> Block:
         unit = axis("unit", self.block)
-        at = self.owner * self.block + unit
+        at = self.owner(as_expr(0)) * self.block + unit
         copies = tuple(
             Store(s, (self.sequence, at), load(f, self.sequence, at)) for s, f in zip(self.states, self.first, strict=True)
         )
-        start = For(self.owner, (For(self.sequence, (For(unit, copies),)),), "parallel")
+        start = self.over_blocks((For(unit, copies),))
         first = self.step(as_expr(0), lambda k: load(self.first[0], self.sequence, k))
         if self.steps == 1:
             return (start, *first)
@@ -84,27 +97,27 @@ class _Cell:
 
     def step(self, number: Expr, state: Callable[[Expr], Expr]) -> Block:
         """One step of all units, and the barrier after it."""
-        op, block, t = self.op, self.block, self.time(number)
+        op, block, t, owner = self.op, self.block, self.time(number), self.owner(number)
         gates = Buffer("gates", "f32", (op.gates, block), "stack")
         g, ui, k = axis("gate", op.gates), axis("ui", block), axis("k", self.units)
-        column = g * self.units + self.owner * block + ui
+        column = g * self.units + owner * block + ui
         start: Expr = load(self.xw, t, self.sequence, column)
         if isinstance(op, Gru):  # the candidate's product is scaled by the reset gate before its input is added
             assert self.vector is not None
-            start = select(binary("lt", g, 2), start, load(self.vector, self.owner * block + ui))
+            start = select(binary("lt", g, 2), start, load(self.vector, owner * block + ui))
         product = Compute(
-            gates, (g, ui), state(k) * load(self.packed, self.owner, k, g, ui), (k,), "add", acc_var("f32") + start
+            gates, (g, ui), state(k) * load(self.packed, owner, k, g, ui), (k,), "add", acc_var("f32") + start
         )
-        inner = (Alloc(gates), *lower_compute(product), self.update(t, gates))
-        return (For(self.owner, (For(self.sequence, inner),), "parallel"), Barrier())
+        inner = (Alloc(gates), *lower_compute(product), self.update(t, owner, gates))
+        return (self.over_blocks(inner), Barrier())
 
-    def update(self, t: Expr, gates: Buffer) -> For:
+    def update(self, t: Expr, owner: Expr, gates: Buffer) -> For:
         """The operator's loop over the units, for one block of them, reading the gates of the block."""
         s = Step(self.xw, self.weights, self.vector, self.y, tuple(self.states), self.sequence, t)
         *_, loop = self.op.step(s)
         assert isinstance(loop, For)
         unit = axis("unit", self.block)
-        offset = self.owner * self.block
+        offset = owner * self.block
         body = substitute_block(loop.body, {loop.var: offset + unit})
 
         def read(e: Expr) -> Expr | None:
