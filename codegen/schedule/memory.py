@@ -60,24 +60,33 @@ def localize(kernel: Kernel, name: str, loop: str, space: str = "register", drop
 
 
 def alias(kernel: Kernel, temporary: str, parameter: str) -> Kernel:
-    """Let a temporary live in an output parameter of the same shape.
-
-    Requires the same shape and element type, that the parameter is not read, and that no cell of the temporary is read
-    once that cell of the parameter is written: reads stand before the stores to the parameter, and the variable of
-    every loop around both is an index of both in the same dimension.
-    """
+    """Let a temporary live in an output parameter.  Requires that `alias_obstacle` finds none."""
     what = f"alias {temporary}"
     old, new = find_buffer(kernel, what, temporary), find_buffer(kernel, what, parameter)
-    need(old not in kernel.params and new in kernel.params, kernel, what, f"{parameter} must be a parameter")
-    same = (old.shape, old.dtype) == (new.shape, new.dtype)
-    need(same, kernel, what, f"{old.dtype}{list(old.shape)} cannot live in {new.dtype}{list(new.shape)}")
-    need(all(a.writes or a.buf != new for a in accesses(kernel.body)), kernel, what, f"{parameter} is read")
-    _check_alias(kernel, what, old, new)
+    obstacle = alias_obstacle(kernel, old, new)
+    need(not obstacle, kernel, what, obstacle)
     return replace(kernel, body=replace_accesses(without_alloc(kernel.body, old), old, new, lambda *idx: idx))
 
 
-def _check_alias(kernel: Kernel, what: str, old: Buffer, new: Buffer) -> None:
-    """Every read of `old` stands before every store to `new`, also in later iterations of common loops."""
+def alias_obstacle(kernel: Kernel, old: Buffer, new: Buffer) -> str:
+    """Why a temporary cannot live in a parameter, or "".
+
+    It can if shape and element type are the same, the parameter is written but not read and shares no memory, and no cell
+    of the temporary is read once that cell of the parameter is written: reads stand before the stores to the parameter,
+    and the variable of every loop around both is an index of both in the same dimension.
+    """
+    if old in kernel.params or new not in kernel.params:
+        return f"{new.name} must be a parameter, {old.name} must not"
+    if (old.shape, old.dtype) != (new.shape, new.dtype):
+        return f"{old.dtype}{list(old.shape)} cannot live in {new.dtype}{list(new.shape)}"
+    found = [a for a in accesses(kernel.body) if a.buf == new]
+    if not found or not all(a.writes for a in found):
+        return f"{new.name} is read, or not written"
+    return f"{new.name} shares memory" if "may_alias" in new.attrs else _read_too_late(kernel, old, new)
+
+
+def _read_too_late(kernel: Kernel, old: Buffer, new: Buffer) -> str:
+    """Every read of `old` stands before every store to `new`, also in later iterations of common loops; or why not."""
     Use = tuple[int, tuple[For, ...], tuple[Expr, ...]]  # position, loops around since the allocation, index
     reads: list[Use] = []
     stores: list[Use] = []
@@ -100,10 +109,12 @@ def _check_alias(kernel: Kernel, what: str, old: Buffer, new: Buffer) -> None:
     visit(kernel.body, ())
     for at, around, idx in reads:
         for store_at, store_around, store_idx in stores:
-            need(at <= store_at, kernel, what, f"it is read after {new.name} is written")
+            if at > store_at:
+                return f"it is read after {new.name} is written"
             for f in around:
-                ok = f not in store_around or _separates(f, idx, store_idx)
-                need(ok, kernel, what, f"it is read in the next iteration of {f.var.name}, after {new.name} is written")
+                if f in store_around and not _separates(f, idx, store_idx):
+                    return f"it is read in the next iteration of {f.var.name}, after {new.name} is written"
+    return ""
 
 
 def _separates(loop: For, x: tuple[Expr, ...], y: tuple[Expr, ...]) -> bool:

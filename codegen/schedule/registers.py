@@ -83,13 +83,13 @@ def _push(block: Block, nest: list[For]) -> list[Stmt]:
     return out
 
 
-def merge(kernel: Kernel, name: str) -> Kernel:
+def merge(kernel: Kernel, name: str, at_least: int = 1) -> Kernel:
     """for i: A; R; for i: B  ->  R; for i: { A; B }, wherever two loops of the axis stand in one block.
 
     Two loops stay apart unless they have the same extent, R touches nothing that A writes and writes nothing that A
     touches, and every buffer that A and B share, one of them writing, has i itself as index in the same dimension
-    everywhere in A and B.  A map merged into a reduction is part of the reduction.  Requires that at least two loops
-    become one.
+    everywhere in A and B.  A map merged into a reduction is part of the reduction.  Requires that this happens at least
+    `at_least` times.
     """
     merged = 0
 
@@ -114,7 +114,7 @@ def merge(kernel: Kernel, name: str) -> Kernel:
         return tuple(out)
 
     body = go(kernel.body)
-    need(merged, kernel, f"merge {name}", "no two loops of that name can become one")
+    need(merged >= at_least, kernel, f"merge {name}", f"loops of that name became one {merged} times, not {at_least}")
     return replace(kernel, body=body)
 
 

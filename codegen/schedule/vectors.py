@@ -28,8 +28,8 @@ from ...ir.expr import (
     splat,
     unary,
 )
-from ...ir.kernel import For, Kernel, Prefetch, Stmt, Store, coefficient, map_block
-from ...ir.traverse import children, rebuild, rewrite, substitute, uses
+from ...ir.kernel import For, Kernel, Prefetch, Stmt, Store, coefficient, map_block, walk_block
+from ...ir.traverse import children, rebuild, rewrite, substitute, uses, walk
 from ...ir.types import DTYPES
 from .rewrite import Rewritten, describe, need, on_loops, perfect_nest, reads, reduction_of
 
@@ -261,3 +261,29 @@ def fma_contract(kernel: Kernel, dtypes: tuple[str, ...] = ("f32", "f64")) -> Ke
         return None
 
     return map_expressions(kernel, rule)
+
+
+def invert_divisors(kernel: Kernel, name: str) -> Kernel:
+    """Divisions by what does not change in a loop become products.
+
+        for j: Y[j] = X[j] / s  ->  for j: Y[j] = X[j] * (1 / s)
+
+    Rounds twice: this accepts an error of one and a half units in the last place for f32 and f64.
+    """
+
+    def rule(s: For) -> For:
+        changing = {f.var for f in walk_block((s,)) if isinstance(f, For)}
+        written = {t.buf for t in walk_block(s.body) if isinstance(t, Store)}
+
+        def fixed(e: Expr) -> bool:
+            return not any(x in changing or (isinstance(x, Load) and x.buf in written) for x in walk(e))
+
+        def invert(e: Expr) -> Expr | None:
+            if isinstance(e, Bin) and e.op == "div" and e.type.dtype in ("f32", "f64") and fixed(e.b) and not fixed(e.a):
+                return binary("mul", e.a, binary("div", 1.0, e.b))
+            return None
+
+        memo: dict[Expr, Expr] = {}
+        return replace(s, body=map_block(s.body, None, lambda e: rewrite(e, invert, memo)))
+
+    return on_loops(kernel, name, rule)

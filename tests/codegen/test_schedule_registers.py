@@ -65,7 +65,7 @@ def test_merge_and_localize() -> None:
         "acc0": ("register", ()), "acc2": ("register", ()), "e": ("stack", (5,)), "most": ("register", ()),
         "total": ("register", ()),
     }
-    with pytest.raises(ScheduleError, match="merge j: no two loops of that name can become one"):
+    with pytest.raises(ScheduleError, match="merge j: loops of that name became one 0 times, not 1"):
         merge(affine(3, 3), "j")
 
 
@@ -79,7 +79,7 @@ def chain(index_of_second_read: int) -> Kernel:
 
 def test_merge_needs_equal_places() -> None:
     assert len(loops(merge(chain(0), "i"), "i")) == 1
-    with pytest.raises(ScheduleError, match="no two loops"):
+    with pytest.raises(ScheduleError, match="became one 0 times"):
         merge(chain(1), "i")
 
 
@@ -104,9 +104,9 @@ def test_alias() -> None:
     assert "e" not in temporaries(k)
     with pytest.raises(ScheduleError, match=r"alias most: f32\[3\] cannot live in f32\[3, 5\]"):
         alias(softmax(3, 5), "most", "Y")
-    with pytest.raises(ScheduleError, match="alias e: X is read"):
+    with pytest.raises(ScheduleError, match="alias e: X is read, or not written"):
         alias(softmax(3, 5), "e", "X")
-    with pytest.raises(ScheduleError, match="alias e: most must be a parameter"):
+    with pytest.raises(ScheduleError, match="alias e: most must be a parameter, e must not"):
         alias(softmax(3, 5), "e", "most")
     with pytest.raises(ScheduleError, match="alias t: it is read in the next iteration of i, after Y is written"):
         alias(chain(1), "t", "Y")
