@@ -7,6 +7,7 @@ must keep it and why, and a test holds the table to it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from ..ir.errors import InternalError
 from ..ir.graph import Graph
@@ -14,6 +15,7 @@ from ..ir.verify import verify_graph
 from .differential import Differential
 from .faults import guarded
 from .options import Options
+from .passes.bodies import in_bodies
 from .passes.channels_last import channels_last
 from .passes.expand_composites import Native, expand_composites, nothing_native
 from .passes.explicit_padding import explicit_padding
@@ -86,7 +88,8 @@ def run_passes(
             differential = Differential(graph)
     for done, (name, function) in enumerate(passes):
         with stages.stage(name, done, len(passes)), guarded(f"pass {name}", graph):
-            after = function(graph, native=native) if function is expand_composites else function(graph)
+            apply = partial(function, native=native) if function is expand_composites else function
+            after = apply(in_bodies(graph, apply))
         if options.verify:
             with stages.timed("verify"):
                 _verify(name, after, graph)
