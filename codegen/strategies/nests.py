@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from ...ir.expr import Expr, Load, Var
-from ...ir.kernel import Block, For, Kernel, Stmt, Store, axis, coefficient, substitute_block, walk_block
+from ...ir.expr import Expr, Load, Var, as_expr
+from ...ir.kernel import Block, For, Kernel, Stmt, Store, axis, coefficient, map_block, substitute_block, walk_block
 from ...ir.traverse import children, walk
 from ...ir.types import DTYPES
 from ..machine import Machine
-from ..schedule import cut, expand, fuse, rfactor, split, unroll, vectorize
+from ..schedule import cut, fuse, rfactor, split, unroll, vectorize
 from ..schedule.rewrite import Access, accesses, is_reduction, on_loops
 
 BROADCAST, GATHER, SCATTER = 0.3, 1.0, 1.5  # a scalar splat once per vector; per lane of a gather or scatter
@@ -32,10 +32,12 @@ def is_empty(kernel: Kernel) -> bool:
 
 
 def drop_unit_loops(kernel: Kernel) -> Kernel:
-    """Loops of one iteration become their body."""
-    names = {s.var.name for s in walk_block(kernel.body) if isinstance(s, For)}
-    units = [n for n in names if all(s.var.extent == 1 for s in _named(kernel, n))]
-    return expand(kernel, *sorted(units))
+    """Loops of one iteration become their body.  Requires that temporaries have distinct names."""
+
+    def rule(s: Stmt) -> Block | None:
+        return substitute_block(s.body, {s.var: as_expr(0)}) if isinstance(s, For) and s.var.extent == 1 else None
+
+    return replace(kernel, body=map_block(kernel.body, rule))
 
 
 def _named(kernel: Kernel, name: str) -> list[For]:
