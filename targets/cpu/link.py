@@ -41,7 +41,7 @@ _COMPILE = (
 )
 _LINK = (
     "-shared", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,defs",
-    "-Wl,--as-needed", "-Wl,--gc-sections", "-lm", "-ldl",
+    "-Wl,--as-needed", "-Wl,--gc-sections", "-Wl,--strip-debug", "-lm", "-ldl",
 )
 _BASELINE = {"x86_64": ("-march=x86-64",)}  # the library must reach its own check of the processor
 
