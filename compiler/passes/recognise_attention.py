@@ -152,8 +152,8 @@ def _unscaled(r: Replay, old: Value) -> tuple[Value, float]:
     if node is not None and isinstance(node.op, (Reshape, Transpose)) and r.uses[old] == 1:
         inner, scale = _unscaled(r, node.inputs[0])
         if scale != 1:
-            move = isinstance(node.op, Transpose)
-            return (transpose(r.b, inner, node.op.perm) if move else reshape(r.b, inner, old.type.shape)), scale
+            op = node.op
+            return (transpose(r.b, inner, op.perm) if isinstance(op, Transpose) else reshape(r.b, inner, op.shape)), scale
     return r.new(old)[0], 1.0
 
 
