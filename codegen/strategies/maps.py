@@ -144,8 +144,8 @@ def _whole_tiles(kernel: Kernel, names: list[str], i: str, j: str, size: int) ->
     kernel = split(kernel, i, size, f"{i}b", f"{i}i")
     kernel = split(kernel, j, size, f"{j}b", f"{j}i")
     nest = [m for n in names for m in ([f"{n}b", f"{n}i"] if n in (i, j) else [n])]
-    around = [f"{i}b", *outer] if rows < FEW_ROWS else [*outer, f"{i}b"]
-    kernel = reorder(kernel, nest, [*around, f"{j}b", f"{i}i", f"{j}i"])
+    around = [f"{j}b", *outer] if rows < FEW_ROWS else [*outer, f"{j}b"]
+    kernel = reorder(kernel, nest, [*around, f"{i}b", f"{i}i", f"{j}i"])  # along i rows are written one after the other
     return transpose_tile(kernel, f"{i}i", f"{j}i")
 
 

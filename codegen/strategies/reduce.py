@@ -65,7 +65,7 @@ def schedule_reduce(kernel: Kernel, machine: Machine) -> Kernel:
         kernel = _schedule(kernel, _find(kernel), machine)
     if machine.fma:
         kernel = fma_contract(kernel)
-    return parallel_top(kernel) if heavy else kernel
+    return parallel_top(kernel) if heavy and r.kept else kernel
 
 
 def _find(kernel: Kernel) -> _Reduction:
