@@ -15,6 +15,7 @@ from ..machine import Machine
 STEP_OVERHEAD = 0.06  # cycles per step: loop control and prefetch, spread over the unrolled steps
 LOAD_PRESSURE = 0.08  # cycles per load: what prefetches and late cache lines cost when the load units are busy
 STREAM_PRESSURE = 0.1  # cycles per vector that comes from the second-level cache
+TALL_PRESSURE = 0.15  # cycles per row beyond eight while a panel streams: tall tiles fell back 10 % on cold weights
 TILE_OVERHEAD = 10.0  # cycles per tile: clearing and storing the accumulators, loop edges
 
 
@@ -39,6 +40,8 @@ def tile_cycles(rows: int, vectors: int, depth: int, registers: int, resident: b
     loads = (rows + vectors) / 2
     stream = 0.0 if resident else float(vectors)
     step = max(multiply, loads, 4.0, stream * 1.05) + STEP_OVERHEAD + LOAD_PRESSURE * loads + STREAM_PRESSURE * stream
+    if not resident:
+        step += TALL_PRESSURE * max(0, rows - 8)
     return step * depth + TILE_OVERHEAD + rows * vectors
 
 
