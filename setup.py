@@ -7,10 +7,10 @@ from setuptools import setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "__init__.py").read_text()).group(1)
-FOLDERS = [
-    "compiler", "compiler.passes", "frontend", "frontend.onnx", "frontend.onnx.ops", "ir", "ir.ops", "codegen",
-    "codegen.schedule", "codegen.strategies", "targets", "targets.cpu", "targets.cpu.runtime",
-]
+ROOTS = ("compiler", "frontend", "ir", "codegen", "targets")  # tests, docs and the like stay out of the wheel
+FOLDERS = sorted(
+    ".".join(found.parent.relative_to(HERE).parts) for root in ROOTS for found in (HERE / root).rglob("__init__.py")
+)
 
 setup(
     name="tilewright",
