@@ -1,11 +1,13 @@
 """Linking: generated objects, run-time support, descriptor and constants become one shared library.
 
-One call of the C compiler in a folder of its own, with relative names only, so that the same input gives the same bytes
-wherever it runs.  The constants reach the library by `.incbin` from a file that is written once.
+The C compiler runs in a folder of its own, with relative names only, so that the same input gives the same bytes
+wherever it runs.  The constants reach the library by `.incbin` from a file that is written once.  The run-time support is
+the same for every model: a process compiles it once.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 import subprocess
@@ -93,13 +95,15 @@ def link(
     owner = tempfile.TemporaryDirectory(prefix="tilewright-link-")
     folder = Path(owner.name)
     try:
-        names = write_sources(folder, program, machine, prefix, manifest, None if embedded else constants_digest)
-        for index, data in enumerate(objects):
-            names.append(f"kernels{index:03d}.o")
+        runtime = _runtime_objects(toolchain, machine.arch)
+        names = write_model_sources(folder, program, machine, prefix, manifest, None if embedded else constants_digest)
+        named = [*zip(RUNTIME_SOURCES, runtime, strict=True), *((f"kernels{i:03d}.c", o) for i, o in enumerate(objects))]
+        for source, data in named:
+            names.append(source.removesuffix(".c") + ".o")
             (folder / names[-1]).write_bytes(data)
         command = [
-            *toolchain.command, *_COMPILE, *(_BASELINE.get(machine.arch, ()) if not toolchain.is_zig else ()), *names,
-            *_LINK, f"-Wl,-soname,{library_name(prefix)}", "-o", library_name(prefix),
+            *_compiler(toolchain, machine.arch), *names, *_LINK, f"-Wl,-soname,{library_name(prefix)}", "-o",
+            library_name(prefix),
         ]
         _run(command, folder, toolchain)
         for entry in folder.iterdir():
@@ -112,15 +116,22 @@ def link(
     return Linked(folder / library_name(prefix), weights, shlex.join(command), owner)
 
 
-def write_sources(
+def write_runtime_sources(folder: Path) -> list[str]:
+    """Writes the run-time support into a folder; the names of the files to compile."""
+    for name in (*RUNTIME_HEADERS, *RUNTIME_SOURCES):
+        (folder / name).write_text(runtime_file(name), encoding="utf-8")
+    return list(RUNTIME_SOURCES)
+
+
+def write_model_sources(
     folder: Path, program: Program, machine: Machine, prefix: str, manifest: str, weights_id: bytes | None
 ) -> list[str]:
-    """Writes everything but the objects into a folder; the names of the files to compile.
+    """Writes what describes one model, beside the headers of the run-time support; the names of the files to compile.
 
     weights_id: what ends the weights file, or None to embed the constants."""
     embedded = weights_id is None and program.constant_bytes > 0
     texts = {
-        **{name: runtime_file(name) for name in (*RUNTIME_HEADERS, *RUNTIME_SOURCES)},
+        **{name: runtime_file(name) for name in RUNTIME_HEADERS},
         f"{prefix}.h": c_header(prefix, program, machine),
         "descriptor.c": descriptor_source(
             prefix, program, machine, weights_id or b"", None if weights_id is None else weights_name(prefix)
@@ -132,7 +143,21 @@ def write_sources(
         (folder / name).write_text(text, encoding="utf-8")
     if embedded:
         ConstantFile(program.constants, program.constant_bytes).write_to(folder / CONSTANTS_FILE)
-    return ["descriptor.c", *RUNTIME_SOURCES, "data.s"]
+    return ["descriptor.c", "data.s"]
+
+
+def _compiler(toolchain: Toolchain, arch: str) -> list[str]:
+    """The command up to the files.  zig is told the baseline processor by its target."""
+    return [*toolchain.command, *_COMPILE, *(() if toolchain.is_zig else _BASELINE.get(arch, ()))]
+
+
+@functools.cache
+def _runtime_objects(toolchain: Toolchain, arch: str) -> tuple[bytes, ...]:
+    """The object files of the run-time support, in the order of RUNTIME_SOURCES."""
+    with tempfile.TemporaryDirectory(prefix="tilewright-link-") as name:
+        folder = Path(name)
+        _run([*_compiler(toolchain, arch), "-c", *write_runtime_sources(folder)], folder, toolchain)
+        return tuple((folder / source).with_suffix(".o").read_bytes() for source in RUNTIME_SOURCES)
 
 
 def _run(command: Sequence[str], folder: Path, toolchain: Toolchain) -> None:

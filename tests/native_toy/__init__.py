@@ -14,6 +14,7 @@ from tilewright.codegen.program import Program
 from tilewright.ir.types import TensorType
 from tilewright.targets.artifact import Artifact
 from tilewright.targets.cpu import host_machine
+from tilewright.targets.cpu.link import write_model_sources, write_runtime_sources
 from tilewright.targets.cpu.packaging import package
 
 HERE = Path(__file__).parent
@@ -61,3 +62,10 @@ def toy_inputs(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def toy_outputs(x: np.ndarray, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What the program means."""
     return 2 * x[::-1] + WEIGHTS, k + x.sum().astype(np.int64)
+
+
+def write_sources(folder: Path, machine: Machine | None = None) -> list[str]:
+    """Everything but the entry point as sources; the names of the files to compile."""
+    manifest = '{"format":"tilewright"}'
+    model = write_model_sources(folder, toy_program(), machine or toy_machine(), "toy", manifest, None)
+    return model + write_runtime_sources(folder)

@@ -7,10 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from native_toy import HERE, toy_artifact, toy_machine, toy_object, toy_program
+from native_toy import HERE, toy_artifact, toy_machine, toy_object, toy_program, write_sources
 from tilewright.codegen.program import Program
 from tilewright.ir.types import TensorType
-from tilewright.targets.cpu.link import write_sources
 from tilewright.targets.cpu.packaging import package
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
@@ -38,12 +37,12 @@ def test_whole_interface_without_allocation_after_create(saved: Path, tmp_path: 
 
 @pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
 def test_sanitizers(sanitizer: str, tmp_path: Path) -> None:
-    names = write_sources(tmp_path, toy_program(), toy_machine(), "toy", "{}\"format\":\"tilewright\"", None)
+    names = write_sources(tmp_path)
     flags = ["-std=c11", "-g", "-O1", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-pthread"]
     if sanitizer == "thread":
         flags.append("-DNO_FORK")  # its run-time does not survive threads after fork
     else:
-        flags += ["-fno-omit-frame-pointer", "-static-libasan"]
+        flags += ["-fno-omit-frame-pointer"]
     run("cc", *flags, "-I.", *names, HERE / "toy.c", HERE / "abi_test.c", "-lm", "-ldl", "-o", "abi", cwd=tmp_path)
     # without address randomisation: older sanitizers find no room for their shadow memory with it
     plain = ["setarch", "-R"] if shutil.which("setarch") else []
@@ -51,13 +50,13 @@ def test_sanitizers(sanitizer: str, tmp_path: Path) -> None:
 
 
 def test_runtime_compiles_without_warnings(tmp_path: Path) -> None:
-    names = write_sources(tmp_path, toy_program(), toy_machine(), "toy", "{}", None)
+    names = write_sources(tmp_path)
     run("cc", "-std=c11", "-O2", "-fPIC", *STRICT, "-c", *names, cwd=tmp_path)
 
 
 def test_cgroup_quota(tmp_path: Path) -> None:
     """Both versions of cgroups, nested groups, and a group that is not mounted at its own path."""
-    write_sources(tmp_path, toy_program(), toy_machine(), "toy", "{}", None)
+    write_sources(tmp_path)
     (tmp_path / "main.c").write_text(
         '#include "tw_runtime.h"\n#include <stdio.h>\n'
         'int main(int c, char **v) { (void)c; printf("%d\\n", tw_cgroup_cpus(v[1], v[2])); return 0; }\n'

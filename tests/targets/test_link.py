@@ -13,13 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tilewright
-from native_toy import HERE, WEIGHTS, toy_artifact, toy_inputs, toy_machine, toy_object, toy_outputs, toy_program
+from native_toy import HERE, WEIGHTS, toy_artifact, toy_inputs, toy_machine, toy_object, toy_outputs, toy_program, write_sources
 from tilewright.codegen.machine import LEVELS, PROCESSORS, make_machine, parse_machine
 from tilewright.ir.errors import OptionError, TargetError
 from tilewright.ir.types import TensorType
 from tilewright.targets.artifact import Artifact
 from tilewright.targets.cpu import features, host_machine, toolchain
-from tilewright.targets.cpu.link import write_sources
 from tilewright.targets.cpu.naming import c_prefix, c_string, comment_text, distinct_identifiers
 from tilewright.targets.cpu.packaging import package
 
@@ -232,7 +231,7 @@ def test_interface_under_emulation(level: str, tmp_path: Path) -> None:
     emulator = shutil.which(f"qemu-{machine.arch}") or shutil.which(f"qemu-{machine.arch}-static")
     if emulator is None:
         pytest.skip(f"no qemu-{machine.arch}")
-    names = write_sources(tmp_path, toy_program(), machine, "toy", '{}"format":"tilewright"', None)
+    names = write_sources(tmp_path, machine)
     command = [sys.executable, "-m", "ziglang", "cc", "-target", f"{machine.arch}-linux-musl", "-static", "-std=c11", "-O1"]
     command += ["-DNO_FORK"]  # the emulator does not wipe memory on fork
     subprocess.run([*command, "-I.", *names, HERE / "toy.c", HERE / "abi_test.c", "-o", "abi"], cwd=tmp_path, check=True)
