@@ -10,6 +10,8 @@ from ..ir.errors import ModelError
 from .options import Shapes
 from .summary import table
 
+_NAME_LETTERS = 60  # of the nodes of one operator
+
 
 def check(model: str, shapes: Shapes, dims: Mapping[str, int], as_json: bool) -> int:
     """Print the table; exit code 0 if the model can be compiled, 1 if not.
@@ -33,7 +35,7 @@ def _as_text(summary: ModelSummary, problem: str) -> str:
     lines += [f"  input   {name}: {type}" for name, type in summary.inputs]
     lines += [f"  output  {name}: {type}" for name, type in summary.outputs]
     rows = [_row(use) for use in summary.operators]
-    lines += ["", table(rows, ("operator", "since", "nodes", "first nodes", "compiles"))]
+    lines += ["", table(rows, ("operator", "since", "nodes", "compiles", "first nodes"))]
     bad = summary.unsupported
     count = sum(u.count for u in bad)
     if bad:
@@ -44,8 +46,10 @@ def _as_text(summary: ModelSummary, problem: str) -> str:
 
 
 def _row(use: OperatorUse) -> tuple[str, ...]:
-    names = ", ".join(use.nodes) + (", ..." if use.count > len(use.nodes) else "")
-    return use.full_name, str(use.version), str(use.count), names, f"no: {use.reason}" if use.reason else "yes"
+    names = ", ".join(use.nodes)
+    if use.count > len(use.nodes) or len(names) > _NAME_LETTERS:
+        names = names[:_NAME_LETTERS].rstrip(", ") + " ..."
+    return use.full_name, str(use.version), str(use.count), f"no: {use.reason}" if use.reason else "yes", names
 
 
 def _as_json(summary: ModelSummary, problem: str) -> dict[str, object]:
