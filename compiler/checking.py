@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from ..frontend.onnx import ModelSummary, OperatorUse, check_model, import_model
 from ..ir.errors import ModelError
 from .options import Shapes
-from .summary import table
+from .summary import printable, table
 
 _NAME_LETTERS = 60  # of the nodes of one operator
 
@@ -31,9 +31,9 @@ def check(model: str, shapes: Shapes, dims: Mapping[str, int], as_json: bool) ->
 
 
 def _as_text(summary: ModelSummary, problem: str) -> str:
-    lines = [f"{summary.name}: " + ", ".join(f"{d or 'ai.onnx'} opset {v}" for d, v in summary.opsets.items())]
-    lines += [f"  input   {name}: {type}" for name, type in summary.inputs]
-    lines += [f"  output  {name}: {type}" for name, type in summary.outputs]
+    lines = [f"{printable(summary.name)}: " + ", ".join(f"{d or 'ai.onnx'} opset {v}" for d, v in summary.opsets.items())]
+    lines += [f"  input   {printable(name)}: {printable(type)}" for name, type in summary.inputs]
+    lines += [f"  output  {printable(name)}: {printable(type)}" for name, type in summary.outputs]
     rows = [_row(use) for use in summary.operators]
     lines += ["", table(rows, ("operator", "since", "nodes", "compiles", "first nodes"))]
     bad = summary.unsupported
@@ -41,7 +41,7 @@ def _as_text(summary: ModelSummary, problem: str) -> str:
     if bad:
         lines += ["", f"{len(bad)} operators ({count} nodes) cannot be compiled."]
     else:
-        lines += ["", f"This model cannot be compiled: {problem}" if problem else "This model can be compiled."]
+        lines += ["", f"This model cannot be compiled: {printable(problem)}" if problem else "This model can be compiled."]
     return "\n".join(lines)
 
 

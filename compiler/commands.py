@@ -15,7 +15,7 @@ from typing import Any
 from ..ir.errors import InternalError, OptionError, TilewrightError
 from .cli import INTERNAL, OK, USER_ERROR, make_parser
 from .faults import write_fault
-from .summary import bytes_text, table
+from .summary import bytes_text, printable, table
 
 Arguments = argparse.Namespace
 
@@ -54,12 +54,12 @@ def _fail(arguments: Arguments, kind: str, message: str, code: int, error: Excep
         traceback.print_exception(error)
     if getattr(arguments, "json", False):
         print(json.dumps({"error": {"kind": kind, "message": message, "exit_code": code}}))
-    print(f"tilewright {arguments.command}: {message}", file=sys.stderr)
+    print(f"tilewright {arguments.command}: {printable(message)}", file=sys.stderr)
     return code
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {printable(str(message))}", file=sys.stderr)
 
 
 def parse_bindings(option: str, texts: list[str]) -> dict[str, str]:

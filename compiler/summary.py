@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..codegen.program import Program, all_calls
-from ..frontend.onnx import OperatorUse
 from ..targets.artifact import Artifact
+
+if TYPE_CHECKING:  # `run` and `inspect` need these tables, and no onnx
+    from ..frontend.onnx import OperatorUse
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,14 @@ def seconds_text(seconds: float) -> str:
     return f"{seconds * 1e9:.0f} ns"
 
 
+def printable(text: str) -> str:
+    """Text of any origin for a terminal: control characters, which could move the cursor or hide text, are escaped."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 def table(rows: Sequence[Sequence[str]], heading: Sequence[str] = ()) -> str:
     """Left-aligned columns, two spaces apart, with an underlined heading if there is one."""
-    lines = [list(heading), *map(list, rows)] if heading else [list(r) for r in rows]
+    lines = [[printable(cell) for cell in line] for line in ((heading, *rows) if heading else rows)]
     if not lines:
         return ""
     widths = [max(len(line[c]) for line in lines) for c in range(len(lines[0]))]

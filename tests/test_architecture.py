@@ -107,6 +107,12 @@ def test_loading_an_artifact_needs_numpy_only() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_running_an_artifact_needs_neither_onnx_nor_llvmlite() -> None:
+    program = "import sys; from tilewright.compiler import commands, running, inspecting; print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not {"'onnx'", "'llvmlite'", "'jinja2'"} & set(done.stdout.strip("[]\n").split(", "))
+
+
 def test_files_are_short() -> None:
     lengths = {str(p.relative_to(ROOT)): len(p.read_text(encoding="utf-8").splitlines()) for p in all_python()}
     assert {name: n for name, n in lengths.items() if n > MAX_LINES} == {}

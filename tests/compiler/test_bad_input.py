@@ -169,6 +169,16 @@ def test_unsupported_operators_are_listed_at_once(runner: Runner) -> None:
     runner.refuse(wrong, "com.acme:Op0", "com.acme:Op1", "com.acme:Op2", "node2")
 
 
+def test_names_cannot_control_the_terminal(runner: Runner) -> None:
+    hostile = "\x1b[2J\x1b]0;owned\x07\r"
+    wrong = model(helper.make_node("Softmax", ["x"], ["y"], name=hostile, axis=7))
+    message = runner.refuse(wrong, "\\x1b[2J")
+    assert not set(message) & {"\x1b", "\x07", "\r"}
+    fine = model(helper.make_node("Relu", [hostile], ["y"], name=hostile), inputs=[value(hostile, hostile, 3)])
+    assert main(["check", str(runner.write(fine))]) == OK
+    assert not set(runner.capsys.readouterr().out) & {"\x1b", "\x07", "\r"}
+
+
 def test_no_outputs_and_no_nodes(runner: Runner) -> None:
     wrong = model(helper.make_node("Relu", ["x"], ["y"]))
     del wrong.graph.output[:]
