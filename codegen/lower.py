@@ -161,6 +161,8 @@ class Lowering:
                 lower_control(self, scope, node)
             elif form_of(node.op) == "expand":
                 raise InternalError(f"{node.op.name} at {node.where!r} was not expanded before lowering")
+            elif not self.is_free(node):
+                raise InternalError(f"{node.op.name} at {node.where!r} was not fused before lowering")
 
     def _operands(self, scope: Scope, node: Node) -> tuple[dict[str, Place], dict[Value, Buffer], dict[str, np.ndarray]]:
         """Places by parameter name, buffers by value, arrays of the parameters that are constants."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from ..ir.errors import InternalError
 from ..ir.graph import Graph, Node, Value
 from ..ir.ops.contract import MatMul
+from ..ir.ops.control import If, Loop, Scan
 from ..ir.ops.movement import Broadcast, Concat, Pad, Reshape, Slice, Transpose
 from ..ir.ops.norm import Attention
 
@@ -162,6 +163,7 @@ class Views:
         self.graph = graph
         self._relation: dict[Value, tuple[str, Node, int]] = {}
         self._fixed = set(graph.inputs) | set(graph.outputs) | set(graph.constants)
+        self._fixed |= {v for n in graph.nodes if isinstance(n.op, (If, Loop, Scan)) for v in n.outputs}  # written densely
         self._made = {v for n in graph.nodes for v in n.outputs}
         self.copied: dict[Node, tuple[int, ...]] = {}
         self._memo: dict[Value, Layout | None] = {}

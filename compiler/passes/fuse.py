@@ -8,21 +8,23 @@ Four kinds of group, found in this order:
 - "rows": reductions over trailing axes and elementwise nodes that share the leading axes; may have several outputs;
 - "reduce": any other reduction, with its epilogue;
 - "map": elementwise and movement nodes alone.
-Every group is convex (no path leaves it and comes back), so the groups can be ordered.  Movement nodes that are views of
-memory (`codegen.views.is_view`) stay outside: they cost nothing.  Why: an epilogue runs on registers, a row stays in the
-cache, and every fused edge saves one pass over memory.
+Every group is convex (no path leaves it and comes back, directly or through other groups), so the groups can be ordered.
+Movement nodes that are views of memory (`codegen.views.is_view`) stay outside: they cost nothing.  The graphs of control
+flow are fused too.  Why: an epilogue runs on registers, a row stays in the cache, and every fused edge saves one pass over
+memory.
 """
 
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...codegen.views import is_view
+from ...ir.errors import InternalError
 from ...ir.graph import Graph, Node, Value
 from ...ir.ops.base import form_of
 from ...ir.ops.contract import Conv, MatMul
-from ...ir.ops.control import Fused
+from ...ir.ops.control import Fused, map_graphs
 from ...ir.ops.elementwise import Binary, Cast, Select, Unary
 from ...ir.ops.norm import Attention
 from ...ir.ops.reduce import Reduce
@@ -138,7 +140,23 @@ class _Fuser:
                 size *= d if isinstance(d, int) else MAX_ROW_ELEMENTS + 1
             if size > MAX_ROW_ELEMENTS:
                 continue
-            self.take("rows", self._grow_rows(i, shape[:first], shape[first:]))
+            members = self._grow_rows(i, shape[:first], shape[first:])
+            self.take("rows", {i} if self._on_a_cycle(members) else members)
+
+    def _on_a_cycle(self, members: set[int]) -> bool:
+        """A path through other groups leads from the members back to them.  Two convex groups of several outputs can
+        need each other; with a single output, which all their nodes lead to, they cannot."""
+        frontier = [u for m in members for u in self._node_users(m) if u not in members]
+        seen: set[int] = set()
+        while frontier:
+            i = frontier.pop()
+            if i in members:
+                return True
+            if i not in seen:
+                unit = self.group[i].nodes if i in self.group else {i}
+                seen |= unit
+                frontier += [u for m in unit for u in self._node_users(m) if u not in seen]
+        return False
 
     def _in_row(self, i: int, lead: tuple[object, ...], row: tuple[object, ...]) -> bool:
         """Node i works on rows: full or reduced, elementwise or a reduction of the whole row."""
@@ -193,8 +211,10 @@ class _Fuser:
                 if p is None or other is None or other is group or other.kind != "map" or not v.type.is_static:
                     continue
                 exits = self.exits(other.nodes)
-                users = {u for u in self.users.get(v, ())}
-                if exits != [v] or v in self.kept or not users <= group.nodes or not self._convex(group.nodes | other.nodes):
+                users = set(self.users.get(v, ()))
+                if exits != [v] or v in self.kept or not users <= group.nodes:
+                    continue
+                if not self._convex(group.nodes | other.nodes):
                     continue
                 if group.kind == "rows" and self.shape(p) != self.shape(i):
                     continue
@@ -255,6 +275,8 @@ class _Fuser:
                 if not needs[f]:
                     heapq.heappush(heap, (max(members[f]), count, f))
                     count += 1
+        if len(done) != len(members):
+            raise InternalError("fuse: groups need each other", str(self.graph))
         return done
 
 
@@ -270,8 +292,12 @@ def fuse(graph: Graph) -> Graph:
     f.anchors((Reduce,), "reduce")
     f.maps()
     f.absorb_producers()
-    nodes = [_wrap(f, unit) if isinstance(unit, _Group) else graph.nodes[unit] for unit in f.order()]
+    nodes = [_wrap(f, unit) if isinstance(unit, _Group) else _alone(graph.nodes[unit]) for unit in f.order()]
     return Graph(graph.name, graph.inputs, graph.outputs, tuple(nodes), graph.constants, graph.output_names)
+
+
+def _alone(node: Node) -> Node:
+    return replace(node, op=map_graphs(node.op, fuse)) if form_of(node.op) == "control" else node
 
 
 def _wrap(f: _Fuser, group: _Group) -> Node:

@@ -6,9 +6,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from tilewright.ir.graph import Builder, Graph, Value
-from tilewright.ir.ops.elementwise import Binary, Unary
-from tilewright.ir.ops.movement import Broadcast, Concat, Pad, Reshape, Slice, Transpose
-from tilewright.ir.types import TensorType
+from tilewright.ir.ops.contract import Conv, MatMul
+from tilewright.ir.ops.elementwise import Binary, Cast, Select, Unary
+from tilewright.ir.ops.movement import Broadcast, Concat, Gather, Pad, Reshape, Slice, Transpose
+from tilewright.ir.ops.norm import LayerNorm, LogSoftmax, RmsNorm, Softmax
+from tilewright.ir.ops.reduce import Reduce
+from tilewright.ir.ops.window import Pool
+from tilewright.ir.types import TensorType, dtype_of
 
 Step = Callable[["Draw"], "Value | None"]
 
@@ -35,8 +39,6 @@ class Draw:
         return found[max(self.int(0, len(found) - 1), self.int(0, len(found) - 1))] if found else None
 
     def input(self, array: np.ndarray) -> Value:
-        from tilewright.ir.types import dtype_of
-
         v = self.b.input(f"x{len(self.arrays)}", TensorType(dtype_of(array), array.shape))
         self.arrays.append(array)
         self.values.append(v)
@@ -162,4 +164,154 @@ def random_movement_graph(seed: int) -> tuple[Graph, list[np.ndarray]]:
     if d.int(0, 2) == 0:
         d.values.append(d.b.constant(d.floats(*shape)))
     d.grow((*MOVEMENT, *MOVEMENT, *EXACT), d.int(3, 12))
+    return d.graph()
+
+
+# ---- everything that computes
+
+
+def shaped(d: Draw, dtype: str = "f32") -> Value | None:
+    return d.value(lambda v: v.type.dtype == dtype and 0 < v.type.size <= MAX_SIZE)
+
+
+def weights(d: Draw, *shape: int) -> Value:
+    """A constant, or now and then an input of this shape."""
+    array = d.floats(*shape) / np.float32(2)
+    return d.b.constant(array) if d.int(0, 3) else d.input(array)
+
+
+def unary(d: Draw) -> Value | None:
+    x = shaped(d)
+    if x is None:
+        return None
+    x = d.b.add(Unary("neg"), d.b.add(Unary("abs"), x)) if d.int(0, 3) == 0 else x
+    return d.b.add(Unary(d.pick(("sigmoid", "tanh", "abs", "neg", "floor", "erf", "sin"))), x)
+
+
+def silu(d: Draw) -> Value | None:
+    x = shaped(d)
+    return None if x is None else d.b.add(Binary("mul"), x, d.b.add(Unary("sigmoid"), x))
+
+
+def binary(d: Draw) -> Value | None:
+    """Two values that broadcast: of one shape, a row, a scalar, or a reduced value."""
+    x = shaped(d)
+    if x is None:
+        return None
+    y = d.value(lambda v: v.type.dtype == "f32" and _broadcasts(v, x) and v is not x)
+    if y is None or d.int(0, 3) == 0:
+        shape = [n if d.int(0, 1) else 1 for n in x.type.static_shape[d.int(0, x.type.rank) :]]
+        y = weights(d, *shape)
+    pair = (x, y) if d.int(0, 1) else (y, x)
+    return d.b.add(Binary(d.pick(("add", "sub", "mul", "max", "min"))), *pair)
+
+
+def _broadcasts(y: Value, x: Value) -> bool:
+    pairs = zip(y.type.static_shape[::-1], x.type.static_shape[::-1], strict=False)
+    return y.type.rank <= x.type.rank and all(a in (1, b) for a, b in pairs)
+
+
+def select(d: Draw) -> Value | None:
+    x = shaped(d)
+    y = None if x is None else d.value(lambda v: v.type == x.type)
+    if x is None or y is None:
+        return None
+    c = d.b.add(Binary(d.pick(("lt", "ge"))), y, d.b.constant(np.float32(0.25)))
+    return d.b.add(Select(), c, x, y)
+
+
+def integers(d: Draw) -> Value | None:
+    """Arithmetic on small integers, and back."""
+    x = shaped(d)
+    if x is None:
+        return None
+    dtype = d.pick(("i64", "i32", "u8", "f16"))
+    bounded = d.b.add(Binary("min"), d.b.add(Unary("abs"), x), d.b.constant(np.float32(6)))
+    i = d.b.add(Cast(dtype), d.b.add(Unary("floor"), bounded))
+    i = d.b.add(Binary(d.pick(("add", "mul", "max"))), i, i)
+    if d.int(0, 1) and x.type.rank:
+        i = d.b.add(Reduce(d.pick(("sum", "max")), (x.type.rank - 1,), True), i)
+    return d.b.add(Cast("f32"), i)
+
+
+def reduce(d: Draw) -> Value | None:
+    x = d.value(lambda v: v.type.dtype == "f32" and v.type.rank > 0 and 0 < v.type.size <= MAX_SIZE)
+    if x is None:
+        return None
+    rank = x.type.rank
+    first = d.int(0, rank - 1)
+    axes = tuple(range(first, rank)) if d.int(0, 2) else tuple(sorted({d.int(0, rank - 1) for _ in range(2)}))
+    return d.b.add(Reduce(d.pick(("sum", "mean", "max", "min")), axes, bool(d.int(0, 2))), x)
+
+
+def norm(d: Draw) -> Value | None:
+    x = d.value(lambda v: v.type.dtype == "f32" and v.type.rank > 0 and 0 < v.type.size <= MAX_SIZE)
+    if x is None:
+        return None
+    axis = d.int(0, x.type.rank - 1) if d.int(0, 2) == 0 else x.type.rank - 1
+    kind = d.int(0, 3)
+    if kind == 0:
+        shape = x.type.static_shape[axis:]
+        return d.b.add(LayerNorm(axis, 1e-2), x, weights(d, *shape), weights(d, *shape))
+    if kind == 1:
+        return d.b.add(RmsNorm(axis, 1e-2), x, weights(d, *x.type.static_shape[axis:]))
+    return d.b.add((Softmax if kind == 2 else LogSoftmax)(axis), x)
+
+
+def matmul(d: Draw) -> Value | None:
+    x = d.value(lambda v: v.type.dtype == "f32" and v.type.rank >= 2 and 0 < v.type.size <= MAX_SIZE)
+    if x is None:
+        return None
+    *batch, rows, depth = x.type.static_shape
+    other = d.value(lambda v: v.type.dtype == "f32" and v.type.shape == (*batch, depth, rows))
+    if other is not None and d.int(0, 1):
+        return d.b.add(MatMul(), x, other)
+    lead = batch if d.int(0, 2) == 0 else []
+    product = d.b.add(MatMul(), x, weights(d, *lead, depth, d.pick((1, 3, 4, 8, 17, 33))))
+    return d.b.add(Binary("mul"), product, d.b.constant(np.float32(0.25)))
+
+
+def convolution(d: Draw) -> Value | None:
+    x = d.value(lambda v: v.type.dtype == "f32" and v.type.rank == 4 and 0 < v.type.size <= MAX_SIZE)
+    if x is None:
+        return None
+    _, height, width, channels = x.type.static_shape
+    kernel = (d.int(1, min(3, height)), d.int(1, min(3, width)))
+    pads = tuple(d.int(0, k - 1) for k in (*kernel, *kernel))
+    strides = (d.int(1, 2), d.int(1, 2))
+    kind = d.int(0, 3)
+    if kind == 0:
+        return d.b.add(Pool(d.pick(("max", "avg")), kernel, strides, pads, (1, 1), bool(d.int(0, 1))), x)
+    groups = channels if kind == 1 else 1
+    outputs = channels * d.int(1, 2) if kind == 1 else d.pick((1, 4, 5, 16, 18))
+    w = weights(d, *kernel, channels // groups, outputs)
+    bias = (weights(d, outputs),) if d.int(0, 1) else ()
+    made = d.b.add(Conv(strides, pads, (1, 1), groups), x, w, *bias)
+    return d.b.add(Binary("mul"), made, d.b.constant(np.float32(0.25)))
+
+
+def gather(d: Draw) -> Value | None:
+    x = d.value(lambda v: v.type.dtype == "f32" and v.type.rank > 0 and 0 < v.type.size <= MAX_SIZE)
+    if x is None:
+        return None
+    axis = d.int(0, x.type.rank - 1)
+    n = x.type.static_shape[axis]
+    count = d.int(1, 5)
+    indices = d.rng.integers(-n, n, (count,))
+    return d.b.add(Gather(axis), x, d.b.constant(indices) if d.int(0, 1) else d.input(indices))
+
+
+COMPUTE: tuple[Step, ...] = (
+    unary, silu, binary, binary, binary, select, integers, reduce, reduce, norm, norm, matmul, matmul, convolution,
+    convolution, gather, exact_unary, exact_binary,
+)
+
+
+def random_graph(seed: int) -> tuple[Graph, list[np.ndarray]]:
+    """Everything together; composite operators included."""
+    d = Draw(seed)
+    shapes = ((2, 5, 6, 3), (1, 7, 7, 4), (3, 5, 8), (2, 9), (4, 17), (6, 6), (1, 33), (2, 3, 16), (5,), (2, 1, 6))
+    for _ in range(d.int(1, 2)):
+        d.input(d.floats(*d.pick(shapes)))
+    d.grow((*MOVEMENT, *COMPUTE), d.int(4, 15))
     return d.graph()
