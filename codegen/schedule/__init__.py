@@ -5,7 +5,7 @@ A loop is named, and a name means every loop of that axis.  Strategies choose sc
 
 from .folding import expand, fold, forward
 from .layout import fork_param, relayout, swap_axes, transpose_tile
-from .loops import Tiles, cut, fuse, kind, loop_names, parallel, reorder, split, split_evenly, unroll, variable
+from .loops import Tiles, cut, fuse, kind, parallel, reorder, split, split_evenly, unroll
 from .memory import alias, localize, prefetch, stage
 from .registers import merge, rfactor, sink
 from .rewrite import extent, has_loop, loops
@@ -13,7 +13,7 @@ from .vectors import dot4, fma_contract, invert_divisors, legalize, map_expressi
 
 __all__ = [
     "Tiles", "alias", "cut", "dot4", "expand", "extent", "fma_contract", "fold", "fork_param", "forward",
-    "fuse", "has_loop", "invert_divisors", "kind", "legalize", "localize", "loop_names", "loops", "map_expressions", "merge",
+    "fuse", "has_loop", "invert_divisors", "kind", "legalize", "localize", "loops", "map_expressions", "merge",
     "parallel", "prefetch", "relayout", "reorder", "rfactor", "sink", "split", "split_evenly", "stage", "swap_axes",
-    "transpose_tile", "unroll", "variable", "vectorize",
+    "transpose_tile", "unroll", "vectorize",
 ]

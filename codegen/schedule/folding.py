@@ -155,7 +155,7 @@ def _forward_block(block: Block, cells: _Cells) -> Block:
                 found = {e: waiting.pop(e) for e in list(reads(s)) if e in waiting}
                 for at, _ in found.values():
                     out[at] = None
-                values = {e: value for e, (_, value) in found.items()}
+                values: dict[Expr, Expr] = {e: value for e, (_, value) in found.items()}
                 s = replace(s, idx=tuple(rewrite(i, values.get) for i in s.idx), value=rewrite(s.value, values.get))
         written = {a.buf for a in accesses((s,)) if a.writes}
         waiting = {e: w for e, w in waiting.items() if not any(x.buf in written for x in loads_of(w[1]))}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
-from ...ir.expr import Expr, Var, as_expr, binary, is_const
+from ...ir.expr import Expr, as_expr, binary, is_const
 from ...ir.kernel import For, Kernel, axis, substitute_block
 from ...ir.types import Dim
 from .rewrite import extent, is_reduction, loops, need, on_loops, perfect_nest, uses_any
@@ -162,22 +162,3 @@ def split_evenly(kernel: Kernel, name: str, most: int) -> tuple[Kernel, list[Til
         kernel = split(kernel, f"{name}{part}", s)
         tiles.append(Tiles(f"{name}{part}o", f"{name}{part}i", s, c, first))
     return kernel, tiles
-
-
-def loop_names(kernel: Kernel) -> list[str]:
-    """The names of the loops along the first path inward, outermost first."""
-    names: list[str] = []
-    block = kernel.body
-    while True:
-        inner = next((s for s in block if isinstance(s, For)), None)
-        if inner is None:
-            return names
-        names.append(inner.var.name)
-        block = inner.body
-
-
-def variable(kernel: Kernel, name: str) -> Var:
-    """The variable of an axis; all its loops share it."""
-    found = {s.var for s in loops(kernel, name)}
-    need(len(found) == 1, kernel, f"variable {name}", "its loops have different extents")
-    return found.pop()

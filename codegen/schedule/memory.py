@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple, cast
 
 from ...ir.expr import Expr, ExprLike, Load, Type, as_expr, bounds
 from ...ir.kernel import Alloc, Block, Buffer, For, If, Kernel, Prefetch, Stmt, Store, axis, map_block, nest, walk_block
@@ -22,9 +23,10 @@ from .rewrite import (
     without_alloc,
 )
 
-Place = Callable[[Environment], Sequence[ExprLike]]
+Index = Sequence[ExprLike]
+Place = Callable[[Environment], Index]
 """An index, given the variables of the loops around."""
-Places = Callable[[Environment], list[Sequence[ExprLike]]]
+Places = Callable[[Environment], list[Index]]
 
 
 def localize(kernel: Kernel, name: str, loop: str, space: str = "register", drop: int = 1) -> Kernel:
@@ -85,11 +87,18 @@ def alias_obstacle(kernel: Kernel, old: Buffer, new: Buffer) -> str:
     return f"{new.name} shares memory" if "may_alias" in new.attrs else _read_too_late(kernel, old, new)
 
 
+class _Use(NamedTuple):
+    """position: in program order.  around: the loops around, since the allocation of the temporary."""
+
+    position: int
+    around: tuple[For, ...]
+    idx: tuple[Expr, ...]
+
+
 def _read_too_late(kernel: Kernel, old: Buffer, new: Buffer) -> str:
     """Every read of `old` stands before every store to `new`, also in later iterations of common loops; or why not."""
-    Use = tuple[int, tuple[For, ...], tuple[Expr, ...]]  # position, loops around since the allocation, index
-    reads: list[Use] = []
-    stores: list[Use] = []
+    reads: list[_Use] = []
+    stores: list[_Use] = []
     position = 0
 
     def visit(block: Block, around: tuple[For, ...]) -> None:
@@ -103,16 +112,16 @@ def _read_too_late(kernel: Kernel, old: Buffer, new: Buffer) -> str:
             elif isinstance(s, If):
                 visit(s.then + s.other, around)
             else:
-                reads.extend((position, around, a.idx) for a in accesses((s,)) if a.buf == old and not a.writes)
-                stores.extend((position, around, a.idx) for a in accesses((s,)) if a.buf == new)
+                reads.extend(_Use(position, around, a.idx) for a in accesses((s,)) if a.buf == old and not a.writes)
+                stores.extend(_Use(position, around, a.idx) for a in accesses((s,)) if a.buf == new)
 
     visit(kernel.body, ())
-    for at, around, idx in reads:
-        for store_at, store_around, store_idx in stores:
-            if at > store_at:
+    for read in reads:
+        for store in stores:
+            if read.position > store.position:
                 return f"it is read after {new.name} is written"
-            for f in around:
-                if f in store_around and not _separates(f, idx, store_idx):
+            for f in read.around:
+                if f in store.around and not _separates(f, read.idx, store.idx):
                     return f"it is read in the next iteration of {f.var.name}, after {new.name} is written"
     return ""
 
@@ -188,7 +197,7 @@ def prefetch(kernel: Kernel, loop: str, name: str, place: Place | Places, level:
         made = place(env)
         places = made if isinstance(made, list) else [made]
         out: list[Stmt] = []
-        for idx in places:
+        for idx in cast(list[Index], places):
             need(len(idx) == len(buf.shape), kernel, what, f"expected {len(buf.shape)} indices, got {len(idx)}")
             out.append(Prefetch(buf, tuple(as_expr(i) for i in idx), level))
         return (*s.body, *out)

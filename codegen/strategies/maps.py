@@ -63,7 +63,7 @@ def _schedule_nest(kernel: Kernel, machine: Machine) -> Kernel:
         return _tiles(kernel, names, tile[0].name, tile[1].name, tile[2])
     outer = [n for n in names if n != vector.name]
     rows = prod(size_of(f.var.extent) for f in loops if f.var is not vector)
-    several = several_vectors(body)
+    several = several_vectors([store])
     if all(access_cost(a, vector, lanes) >= lanes for a in found):
         return fuse_outer(kernel, names)[0]  # nothing is contiguous anywhere: scalars
     if rows < FEW_ROWS and size_of(vector.extent) >= 2 * lanes * several and isinstance(vector.extent, int):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from tilewright.ir.expr import Var
-from tilewright.ir.kernel import Buffer, Kernel
+from tilewright.ir.kernel import Buffer, For, Kernel
 from tilewright.ir.kernel_interpreter import run_kernel
 from tilewright.ir.kernel_verify import verify_kernel
 from tilewright.ir.types import DTYPES
@@ -93,3 +93,13 @@ def run_steps(kernel: Kernel, outputs: tuple[str, ...], *steps: Callable[[Kernel
     for step in steps:
         at(step)
     return at.kernel
+
+
+def loop_names(kernel: Kernel) -> list[str]:
+    """The names of the loops along the first path inward, outermost first."""
+    names: list[str] = []
+    block = kernel.body
+    while inner := next((s for s in block if isinstance(s, For)), None):
+        names.append(inner.var.name)
+        block = inner.body
+    return names

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 from codegen.small_kernels import affine, conv, matmul, row_sum
-from codegen.stepwise import run_steps
+from codegen.stepwise import loop_names, run_steps
 from tilewright.codegen.schedule import (
     cut,
     extent,
     fuse,
     kind,
-    loop_names,
     loops,
     parallel,
     reorder,
@@ -18,7 +17,6 @@ from tilewright.codegen.schedule import (
     split,
     split_evenly,
     unroll,
-    variable,
 )
 from tilewright.ir.compute import Compute, lower_group
 from tilewright.ir.errors import ScheduleError
@@ -67,7 +65,7 @@ def test_fuse() -> None:
     k = run_steps(conv(5, 6, 2, 3, 2, 1), ("C",), lambda k: fuse(k, "kw", "ic", "k"), lambda k: fuse(k, "oh", "ow", "p"))
     assert roles(k) == {"p": False, "n": False, "kh": True, "k": True}
     loads = [e for s in walk_block(k.body) if isinstance(s, Store) for e in walk(s.value) if isinstance(e, Load)]
-    run = variable(k, "k")
+    run = loops(k, "k")[0].var
     steps = {e.buf.name: coefficient(e.buf, e.idx, run) for e in loads if e.buf.name in "AB"}
     assert steps == {"A": 1, "B": 3}, "the (kw, ic) run is contiguous: no division is left in addresses"
     with pytest.raises(ScheduleError, match="fuse m, n: expected only the loop n inside m, found Store"):

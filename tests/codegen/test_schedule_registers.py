@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 from codegen.small_kernels import affine, conv, matmul, row_sum, softmax
-from codegen.stepwise import run_steps
+from codegen.stepwise import loop_names, run_steps
 from tilewright.codegen.schedule import (
     alias,
     cut,
     has_loop,
     localize,
-    loop_names,
     loops,
     merge,
     prefetch,
