@@ -67,8 +67,15 @@ def rewrite(e: Expr, f: Callable[[Expr], Expr | None], memo: dict[Expr, Expr] | 
 
 
 def substitute(e: Expr, mapping: Mapping[Expr, Expr], memo: dict[Expr, Expr] | None = None) -> Expr:
-    """Replace nodes, all at once; the replacements are not visited again."""
-    return rewrite(e, mapping.get, memo)
+    """Replace nodes, all at once; the replacements are not visited again, nor what simplifying makes of them."""
+    memo = {} if memo is None else memo
+    found = memo.get(e)
+    if found is None:
+        found = mapping.get(e)
+        if found is None:
+            found = rebuild(e, tuple(substitute(c, mapping, memo) for c in children(e)))
+        memo[e] = found
+    return found
 
 
 def uses(e: Expr, part: Expr) -> bool:

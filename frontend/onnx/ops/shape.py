@@ -17,7 +17,7 @@ from ..symbolic import maximum, minimum, product, quotient
 from ..table import Outputs, onnx_op
 from ..tensors import dtype_name
 
-_ENDLESS = 2**31 - 1  # exporters write this, or 2**63 - 1, for "to the end"; no symbolic dimension reaches it
+_ENDLESS = 2**31 - 1  # exporters write this, or 2**63 - 1, for "to the end"; no symbolic dimension is so large
 
 
 @onnx_op("Constant", since=1)
@@ -235,10 +235,10 @@ def _slice(b: OnnxBuilder, x: Value, starts: Any, ends: Any, axes: Any, steps: A
 
 def _clamped(i: Dim, extent: Dim, low: int, high: Dim) -> Dim:
     """An index of a slice: negative ones count from the end; then the nearest one from low to high."""
-    if isinstance(i, int) and i >= _ENDLESS and not isinstance(extent, int):
-        return high
+    if isinstance(i, int) and abs(i) >= _ENDLESS and not isinstance(extent, int):
+        return high if i > 0 else low
     if isinstance(i, int) and i < 0:
-        i = as_dim(extent + max(i, -(2**62)))
+        i = as_dim(extent + i)
     return maximum(minimum(i, high), low)
 
 
