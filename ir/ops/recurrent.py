@@ -28,7 +28,7 @@ from .arithmetic import arithmetic_dtype, read, widen
 from .base import Op
 from .operands import require, require_count
 
-T = TypeVar("T", np.ndarray, Buffer)
+T = TypeVar("T")
 SIGMOID, TANH = Activation("sigmoid"), Activation("tanh")
 
 
@@ -80,7 +80,7 @@ class Recurrent(Op):
         return (TensorType(xw.dtype, (steps, batch, units)), *[state] * self.states)
 
     def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-        xw, r, vector, first, lengths = self._operands(arrays)
+        xw, r, vector, first, lengths = self.operands(arrays)
         steps, batch, _ = xw.shape
         ends = np.full(batch, steps) if lengths is None else np.clip(lengths, 0, steps)
         states = [s.copy() for s in first]
@@ -96,14 +96,14 @@ class Recurrent(Op):
                 y[t, rows] = states[0][rows]
         return (y, *states)
 
-    def _operands(self, given: Sequence[T]) -> tuple[T, T, T | None, list[T], T | None]:
+    def operands(self, given: Sequence[T]) -> tuple[T, T, T | None, list[T], T | None]:
         """xw, r, vector or None, states, lengths or None."""
         xw, r, *rest = given
         vector = rest.pop(0) if self.vector else None
         return xw, r, vector, rest[: self.states], rest[self.states] if self.lengths else None
 
     def kernel(self, outs: tuple[Buffer, ...], ins: tuple[Buffer, ...]) -> Kernel:
-        xw, r, vector, first, lengths = self._operands(ins)
+        xw, r, vector, first, lengths = self.operands(ins)
         y, *states = outs
         batch, unit, number = axis("sequence", y.shape[1]), axis("unit", y.shape[2]), axis("step", y.shape[0])
         steps = as_expr(y.shape[0])

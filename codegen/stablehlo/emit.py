@@ -1,0 +1,282 @@
+"""From a graph to a StableHLO module: one rule per operator, weights as arguments.
+
+    module = emit_module(graph)        # .text, and .weights: the arrays that follow the inputs as arguments
+
+A composite operator without a rule is written as what it expands into.  Small constants stand in the text; everything
+over `INLINE_BYTES` becomes an argument, so that a runtime puts the weights on the device once.
+"""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...ir.errors import InternalError, TargetError
+from ...ir.graph import Builder, Graph, Node, Value
+from ...ir.kernel import Buffer
+from ...ir.ops.base import Op, form_of
+from ...ir.ops.contract import Conv, ConvTranspose, MatMul
+from ...ir.ops.control import Fused, If, Loop, Scan
+from ...ir.ops.dim_tensor import DimTensor
+from ...ir.ops.elementwise import Binary, Cast, Select, Unary
+from ...ir.ops.movement import (
+    Broadcast,
+    Concat,
+    Gather,
+    GatherElements,
+    GatherND,
+    Iota,
+    Pad,
+    Reshape,
+    Slice,
+    Transpose,
+    Trilu,
+)
+from ...ir.ops.recurrent import Gru, Lstm, Rnn
+from ...ir.ops.reduce import ArgReduce, CumSum, Reduce
+from ...ir.ops.scatter import ScatterElements, ScatterND
+from ...ir.ops.sort import TopK
+from ...ir.ops.window import MaxPoolIndices, Pool
+from ...ir.types import TensorType
+from . import contract, control, movement, recurrent, reduce
+from .elementwise import binary, conversion, unary
+from .exprs import write_compute
+from .text import identifier, quoted, type_text, types_text, uniform
+from .writer import Ref, Writer
+
+INLINE_BYTES = 1024
+Rule = Callable[["Emitter", Any, tuple[Value, ...]], Any]
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of the module: the model's name of it, its type, and the array if it is a weight.
+    donated: the number of the output that takes its memory."""
+
+    name: str
+    type: TensorType
+    array: np.ndarray | None = None
+    donated: int | None = None
+
+
+@dataclass(frozen=True)
+class Module:
+    """A StableHLO module with the function @main.  arguments: the inputs in the model's order, then the weights."""
+
+    text: str
+    arguments: tuple[Argument, ...]
+    outputs: tuple[tuple[str, TensorType], ...]
+
+    @property
+    def inputs(self) -> tuple[Argument, ...]:
+        return tuple(a for a in self.arguments if a.array is None)
+
+    @property
+    def weights(self) -> tuple[Argument, ...]:
+        return tuple(a for a in self.arguments if a.array is not None)
+
+    @property
+    def operations(self) -> int:
+        """How many StableHLO operations the text has, constants and returns left out."""
+        skipped = ("stablehlo.constant", "stablehlo.return")
+        lines = [line for line in self.text.splitlines() if "stablehlo." in line and " = " in line]
+        return sum(1 for line in lines if not any(s in line for s in skipped))
+
+
+class Emitter:
+    """The state of one emission: the writer, values of the graph by name, and the weights seen so far.
+    precision: of products, DEFAULT (bf16 passes on a TPU) or HIGHEST."""
+
+    def __init__(self, precision: str = "DEFAULT") -> None:
+        self.w = Writer()
+        self.precision = precision
+        self.weights: dict[Value, Ref] = {}
+        self.arrays: dict[Ref, tuple[str, np.ndarray]] = {}
+        self._by_array: dict[int, Ref] = {}
+        self._env: ChainMap[Value, Ref] = ChainMap()
+        self._constants: ChainMap[Value, np.ndarray] = ChainMap()
+        self._producers: ChainMap[Value, Node] = ChainMap()
+
+    # -- what the rules ask for
+
+    def value(self, v: Value) -> Ref:
+        if v in self._env:
+            return self._env[v]
+        array = self._constants[v]
+        if uniform(array) and array.size:
+            return self.w.splat(array.reshape(-1)[0], v.type.dtype, array.shape)
+        return self.w.constant(array, v.type.dtype) if array.nbytes <= INLINE_BYTES else self._weight(v, array)
+
+    def operand(self, v: Value, shape: Sequence[int]) -> Ref:
+        """The value broadcast to a shape, as NumPy does."""
+        array = self.constant_of(v)
+        if array is not None and uniform(array):
+            return self.w.splat(array.reshape(-1)[0], v.type.dtype, shape)
+        return self.w.broadcast_to(self.value(v), shape)
+
+    def constant_of(self, v: Value) -> np.ndarray | None:
+        return None if v in self._env else self._constants.get(v)
+
+    def types_of(self, op: Op, inputs: Sequence[Value]) -> tuple[TensorType, ...]:
+        return op.infer(*(v.type for v in inputs))
+
+    def type_of(self, op: Op, inputs: Sequence[Value]) -> TensorType:
+        return self.types_of(op, inputs)[0]
+
+    def narrowed(self, inputs: Sequence[Value]) -> list[Ref]:
+        """Operands of a product; bytes that were widened to i32 for it as the bytes that they are, since XLA adds
+        products of bytes in i32 by itself."""
+        sources = [self._narrow_source(v) for v in inputs]
+        if all(s is not None for s in sources) and len({s.type.dtype for s in sources if s is not None}) == 1:
+            return [self.value(s) for s in sources if s is not None]
+        return [self.value(v) for v in inputs]
+
+    def _narrow_source(self, v: Value) -> Value | None:
+        """An i8 value whose conversion to i32 is v."""
+        array = self.constant_of(v)
+        if v.type.dtype != "i32":
+            return None
+        if array is not None:
+            return self._narrow_constant(v, array)
+        node = self._producers.get(v)
+        widened = node is not None and isinstance(node.op, Cast) and node.inputs[0].type.dtype == "i8"
+        return node.inputs[0] if widened and node is not None else None
+
+    def _narrow_constant(self, v: Value, array: np.ndarray) -> Value | None:
+        if array.size == 0 or array.min() < -128 or array.max() > 127:
+            return None
+        narrow = Value(v.name, TensorType("i8", v.type.shape))
+        self._constants[narrow] = array.astype(np.int8)
+        return narrow
+
+    def _weight(self, v: Value, array: np.ndarray) -> Ref:
+        if id(array) not in self._by_array:
+            ref = Ref(self.w.unique(v.name), v.type)
+            self._by_array[id(array)] = ref
+            self.arrays[ref] = (v.name, array)
+        return self._by_array[id(array)]
+
+    # -- graphs
+
+    def inline(self, graph: Graph, arguments: Sequence[Ref]) -> tuple[Ref, ...]:
+        """The operations of a graph at this place."""
+        saved = self._env, self._constants, self._producers
+        self._env = self._env.new_child(dict(zip(graph.inputs, arguments, strict=True)))
+        self._constants = self._constants.new_child(dict(graph.constants))
+        self._producers = self._producers.new_child(dict(graph.producers))
+        try:
+            for node in graph.nodes:
+                self._node(node)
+            return tuple(self.value(v) for v in graph.outputs)
+        finally:
+            self._env, self._constants, self._producers = saved
+
+    def _node(self, node: Node) -> None:
+        w = self.w
+        w.where = node.where or w.where
+        w.hint = node.outputs[0].name
+        made = self._apply(node)
+        refs = (made,) if isinstance(made, Ref) else tuple(made)
+        for v, ref in zip(node.outputs, refs, strict=True):
+            if ref.type != v.type:
+                raise InternalError(f"StableHLO: {node.op} at {node.where!r}: {v!r} was written as {ref.type}")
+        self._env.update(zip(node.outputs, refs, strict=True))
+
+    def _apply(self, node: Node) -> Ref | Sequence[Ref]:
+        rule = RULES.get(type(node.op))
+        if rule is not None:
+            return rule(self, node.op, node.inputs)
+        form = form_of(node.op)
+        if form == "expand":
+            b = Builder(node.op.name)
+            inputs = [b.input(v.name, v.type) for v in node.inputs]
+            return self.inline(b.graph(node.op.expand(b, *inputs)), [self.value(v) for v in node.inputs])
+        if form == "compute":
+            out, *ins = (Buffer(v.name, v.type.dtype, v.type.shape) for v in (*node.outputs, *node.inputs))
+            buffers = {b: self.value(v) for b, v in zip(ins, node.inputs, strict=True)}
+            return write_compute(self.w, node.op.compute(out, *ins), buffers)
+        raise TargetError(f"{node.op.name} at {node.where!r}: this operator has no translation to StableHLO")
+
+
+def _unary(e: Emitter, op: Unary, inputs: tuple[Value, ...]) -> Ref:
+    return unary(e.w, op.fn, e.value(inputs[0]))
+
+
+def _binary(e: Emitter, op: Binary, inputs: tuple[Value, ...]) -> Ref:
+    shape = e.type_of(op, inputs).static_shape
+    return binary(e.w, op.fn, *(e.operand(v, shape) for v in inputs))
+
+
+def _select(e: Emitter, op: Select, inputs: tuple[Value, ...]) -> Ref:
+    shape = e.type_of(op, inputs).static_shape
+    return e.w.select(*(e.operand(v, shape) for v in inputs))
+
+
+def _cast(e: Emitter, op: Cast, inputs: tuple[Value, ...]) -> Ref:
+    return conversion(e.w, e.value(inputs[0]), op.to)
+
+
+def _dim_tensor(e: Emitter, op: DimTensor, inputs: tuple[Value, ...]) -> Ref:
+    return e.w.constant(op.evaluate()[0], "i64")
+
+
+RULES: dict[type[Op], Rule] = {
+    Unary: _unary, Binary: _binary, Select: _select, Cast: _cast, DimTensor: _dim_tensor,
+    MatMul: contract.matmul, Conv: contract.conv, ConvTranspose: contract.conv_transpose, Pool: contract.pool,
+    MaxPoolIndices: contract.max_pool_indices,
+    Reshape: movement.reshape, Transpose: movement.transpose, Slice: movement.slice_, Concat: movement.concat,
+    Pad: movement.pad, Broadcast: movement.broadcast, Gather: movement.gather, Iota: movement.iota,
+    GatherElements: movement.gather_elements, GatherND: movement.gather_nd, Trilu: movement.trilu,
+    Reduce: reduce.reduce, ArgReduce: reduce.arg_reduce, CumSum: reduce.cumsum, TopK: reduce.top_k,
+    ScatterElements: reduce.scatter_elements, ScatterND: reduce.scatter_nd,
+    Lstm: recurrent.recurrent, Gru: recurrent.recurrent, Rnn: recurrent.recurrent,
+    If: control.if_, Loop: control.loop, Scan: control.scan, Fused: control.fused,
+}
+
+
+def emit_module(
+    graph: Graph, *, precision: str = "DEFAULT", donated: Mapping[str, str] | None = None,
+    shardings: Mapping[str, str] | None = None, mesh: str = "", partitions: int = 1,
+) -> Module:
+    """The module of a graph with static shapes.
+
+    donated: input name -> name of the output that takes over its memory (same type).  shardings: name of an argument or
+    output -> its `#sdy.sharding` attribute; mesh: the line that declares the mesh; partitions: devices of one run.
+    Raises TargetError for an operator or a shape that StableHLO cannot say.
+    """
+    for v in (*graph.inputs, *graph.outputs):
+        if not v.type.is_static:
+            raise TargetError(f"{v.name}: StableHLO for XLA needs known sizes, got {v.type}; bind them with dims or shapes")
+    e = Emitter(precision)
+    inputs = [Ref(e.w.unique(v.name), v.type) for v in graph.inputs]
+    outputs = e.inline(graph, inputs)
+    numbering = {name: i for i, name in enumerate(graph.output_names)}
+    taken = {i: numbering[o] for i, o in (donated or {}).items()}
+    arguments = [Argument(v.name, v.type, None, taken.get(v.name)) for v in graph.inputs]
+    arguments += [Argument(name, ref.type, array) for ref, (name, array) in e.arrays.items()]
+    refs = [*inputs, *e.arrays]
+    shard = shardings or {}
+    head = ",\n    ".join(_argument_text(r, a, shard.get(a.name, "")) for r, a in zip(refs, arguments, strict=True))
+    results = ", ".join(
+        type_text(r.type) + (f" {{sdy.sharding = {shard[n]}}}" if n in shard else "")
+        for r, n in zip(outputs, graph.output_names, strict=True)
+    )
+    attributes = f" attributes {{mhlo.num_partitions = {partitions} : i32}}" if partitions > 1 else ""
+    values = ", ".join(r.name for r in outputs)
+    tail = f"    return {values} : {types_text(r.type for r in outputs)}" if outputs else "    return"
+    text = "\n".join([
+        f"module @{identifier(graph.name)}{attributes} {{", *([f"  {mesh}"] if mesh else []),
+        f"  func.func public @main({head}) -> ({results}) {{", *(f"  {line}" for line in e.w.lines), tail, "  }", "}", "",
+    ])
+    return Module(text, tuple(arguments), tuple(zip(graph.output_names, (r.type for r in outputs), strict=True)))
+
+
+def _argument_text(ref: Ref, argument: Argument, sharding: str) -> str:
+    parts = [f"sdy.sharding = {sharding}"] if sharding else []
+    parts += [f"tf.aliasing_output = {argument.donated} : i32"] if argument.donated is not None else []
+    attributes = f" {{{', '.join(parts)}}}" if parts else ""
+    return f"{ref.name}: {type_text(ref.type)}{attributes} loc({quoted(argument.name)})"

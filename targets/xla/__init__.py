@@ -1,0 +1,1 @@
+"""XLA: StableHLO artifacts, compiled and run by jaxlib (the `tpu` extra)."""
