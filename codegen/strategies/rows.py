@@ -140,7 +140,7 @@ def _merge_passes(kernel: Kernel) -> tuple[Kernel, list[str]]:
 def _place_temporaries(kernel: Kernel, rows: list[str], inner: list[str], lanes: int, machine: Machine) -> Kernel:
     """Reduced values go to registers; row-wide ones to registers, into the output, or to scratch memory."""
     changing = [s.var for s in walk_block(kernel.body) if isinstance(s, For) and s.var.name not in rows]
-    budget = machine.vector_registers // 4
+    budget = min(SHORT_ROW, machine.vector_registers // 4)  # vectors of rows in registers
     for buf in _temporaries(kernel):
         drop = _fixed_dimensions(kernel, buf, changing)
         vectors = -(-prod(size_of(d) for d in buf.shape[drop:]) // lanes)
