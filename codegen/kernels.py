@@ -9,7 +9,6 @@ from ..ir.compute import lower_group
 from ..ir.kernel import Alloc, Buffer, Kernel, Prefetch, walk_block
 from ..ir.types import DTYPES
 from .arena import ALIGNMENT
-from .machine import Machine
 from .schedule.rewrite import accesses
 from .strategies.scheduled import Group, Scheduled
 
@@ -17,8 +16,7 @@ from .strategies.scheduled import Group, Scheduled
 class KernelTable:
     """Schedules each distinct group once and names its kernel."""
 
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+    def __init__(self) -> None:
         self.kernels: dict[str, Kernel] = {}
         self._scheduled: dict[tuple[object, ...], Scheduled] = {}
         self._names: dict[Kernel, str] = {}

@@ -21,16 +21,15 @@ from ..ir.ops.control import Fused
 from ..ir.ops.movement import Broadcast, Concat, Pad, Reshape, Slice, Transpose
 from ..ir.types import DTYPES, TensorType
 from .arena import ALIGNMENT, Interval, plan_arena
-from .border import border_groups
+from .border import border_group
 from .compose import compose
 from .control_flow import lower_control, resolve_steps
 from .cost import cost_of
 from .kernels import KernelTable
-from .machine import Machine
 from .program import Address, Call, Cost, Placement, Program, Step
 from .storage import Place, Reference, Root, Scope
+from .strategies.by_machine import AnyMachine, strategies_of
 from .strategies.scheduled import Group, Pack, Scheduled
-from .strategies.select import schedule_group, schedule_irregular
 from .views import Layout, Views, backward_layout, dense_strides, is_dense
 
 Progress = Callable[[int, int], None]
@@ -39,9 +38,10 @@ Progress = Callable[[int, int], None]
 class Lowering:
     """The state of one lowering.  Calls hold `Reference`s to roots until the arena is planned."""
 
-    def __init__(self, graph: Graph, machine: Machine, name: str, accuracy: str) -> None:
+    def __init__(self, graph: Graph, machine: AnyMachine, name: str, accuracy: str) -> None:
         self.graph, self.machine, self.name = graph, machine, name
-        self.kernels = KernelTable(machine)
+        self.strategies = strategies_of(machine)
+        self.kernels = KernelTable()
         self.accuracy = accuracy
         self.clock = 0
         self.arena: list[Root] = []
@@ -143,7 +143,7 @@ class Lowering:
         self.emit(scope, self.schedule(group), {"x0": source, "y0": target}, node, cost)
 
     def schedule(self, group: Group) -> Scheduled:
-        return self.kernels.scheduled(group, lambda: schedule_group(group, self.machine, self.accuracy))
+        return self.kernels.scheduled(group, lambda: self.strategies.schedule_group(group, self.machine, self.accuracy))
 
     # -- nodes
 
@@ -211,7 +211,7 @@ class Lowering:
     def lower_irregular(self, scope: Scope, node: Node) -> None:
         places, buffers, arrays = self._operands(scope, node)
         outs, ins = (tuple(buffers[v] for v in vs) for vs in (node.outputs, node.inputs))
-        made = schedule_irregular(node.op, outs, ins, self.machine)
+        made = self.strategies.schedule_irregular(node.op, outs, ins, self.machine)
         self._place_constants(made, places, arrays)
         self.emit(scope, made, places, node, cost_of(node), arrays)
 
@@ -228,8 +228,8 @@ class Lowering:
                 self.copy(scope, v.type, self.place(scope, v), place, node)
             if isinstance(node.op, Pad):
                 value = scope.graph.constants[node.inputs[1]].reshape(-1)[0]
-                for group in border_groups(node.op, self.buffer("y0", out.type, target), node.inputs[0].type, value):
-                    self.emit(scope, self.schedule(group), {"y0": target}, node, Cost(0, 0, out.type.nbytes // 8))
+                group = border_group(node.op, self.buffer("y0", out.type, target), node.inputs[0].type, value)
+                self.emit(scope, self.schedule(group), {"y0": target}, node, Cost(0, 0, out.type.nbytes // 8))
             return
         x = node.inputs[0]
         source = self.place(scope, x)
@@ -279,7 +279,7 @@ class Lowering:
         )
 
 
-def lower(graph: Graph, machine: Machine, name: str = "model", *, accuracy: str = "default") -> Program:
+def lower(graph: Graph, machine: AnyMachine, name: str = "model", *, accuracy: str = "default") -> Program:
     """Lower a fused graph of static shapes.  Raises TargetError if a dimension is symbolic."""
     for v in (*graph.inputs, *graph.outputs):
         if not v.type.is_static:

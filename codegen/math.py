@@ -160,7 +160,7 @@ def legalize_math(kernel: Kernel, machine: Machine) -> Kernel:
     """The kernel with functions, instructions and half-precision arithmetic that the machine lacks written in
     operations that it has."""
     scale = scale_by_instruction if "scalef" in machine.calls else scale_by_bits
-    steps: list[Callable[[Expr], Expr | None]] = [_widen_half, lambda e: _expand_call(e, scale)]
+    steps: list[Callable[[Expr], Expr | None]] = [widen_half, lambda e: _expand_call(e, scale)]
     if not machine.fma:
         steps.append(_split_fma)
     memos: list[dict[Expr, Expr]] = [{} for _ in steps]
@@ -173,7 +173,7 @@ def legalize_math(kernel: Kernel, machine: Machine) -> Kernel:
     return Kernel(kernel.name, kernel.params, map_block(kernel.body, None, on_expr))
 
 
-def _widen_half(e: Expr) -> Expr | None:
+def widen_half(e: Expr) -> Expr | None:
     """Arithmetic on f16 and bf16 in f32, rounded to the half after every operation."""
     kids = children(e)
     if not isinstance(e, Un | Bin | Fma | HReduce | Call) or kids[0].type.dtype not in ("f16", "bf16"):

@@ -1,0 +1,1 @@
+"""Strategies for graphics processors: which loops blocks and threads run."""

@@ -1,0 +1,133 @@
+"""One thread per element: the schedule that is right for everything and fast for nothing but plain maps.
+
+    for i: for j: body   ->   for b < ceil(I*J / 256) block.x: for t < 256 thread.x: if b*256 + t < I*J: body
+
+Each nest is a launch of its own, so that it sees all that the nests before it wrote.  Reductions are serial in a thread.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+
+from ....ir.compute import Compute, lower_compute
+from ....ir.expr import Expr, as_expr, binary
+from ....ir.kernel import (
+    Alloc,
+    Barrier,
+    Block,
+    Buffer,
+    For,
+    If,
+    Kernel,
+    Stmt,
+    axis,
+    map_block,
+    substitute_block,
+    unflatten,
+    walk_block,
+)
+from ....ir.types import DTYPES
+from ...schedule.rewrite import is_reduction, replace_accesses, without_alloc
+from ..axes import simplify_axes, without_empty_sum
+from ..scheduled import Group, Scheduled
+from .legalize import legalize
+
+THREADS = 256
+# Bytes of an array that one thread keeps for itself; a larger one lies in memory that is allocated for the iterations.
+_PRIVATE_BYTES = 1024
+
+
+def schedule_per_element(group: Group) -> Scheduled:
+    """A thread per output element for every computation of a group, one launch each."""
+    body: Block = ()
+    temporaries: dict[Buffer, Buffer] = {}
+    for n, c in enumerate(group.computes):
+        body += (*((Barrier("pool"),) if body else ()), *_bind(lower_compute(_simple(c), str(n))))
+        if c.out not in group.params:
+            temporaries.setdefault(c.out, replace(c.out, space="global"))
+    for old, new in temporaries.items():
+        body = replace_accesses(body, old, new, lambda *idx: idx)
+    kernel = legalize(Kernel(group.kind, (*group.params, *temporaries.values()), body))
+    sizes = tuple((b.name, b.size * DTYPES[b.dtype].size) for b in temporaries.values())
+    return Scheduled(kernel, note="a thread per element", temporaries=sizes)
+
+
+def _simple(c: Compute) -> Compute:
+    return simplify_axes(without_empty_sum(c))
+
+
+def schedule_loops(kernel: Kernel) -> Scheduled:
+    """The loops of an operator's own kernel: its parallel loops by threads, everything else by one thread, in order."""
+    private = [s.buf for s in walk_block(kernel.body) if isinstance(s, Alloc) and _is_large(s.buf)]
+    temporaries: list[Buffer] = []
+    body: list[Stmt] = []
+    parallel = any(isinstance(s, For) and s.kind == "parallel" for s in kernel.body)
+    for s in kernel.body if parallel else ():
+        if isinstance(s, Barrier):
+            continue
+        block: Block = (s,)
+        for buf in private:
+            block = _widen(s, block, buf, temporaries)
+        body += [*([Barrier("pool")] if body else []), *_bind(block)]
+    made = kernel.body if not parallel else tuple(body)
+    result = legalize(Kernel(kernel.name, (*kernel.params, *temporaries), made))
+    sizes = tuple((b.name, b.size * DTYPES[b.dtype].size) for b in temporaries)
+    return Scheduled(result, note="a thread per iteration", temporaries=sizes)
+
+
+def _is_large(buf: Buffer) -> bool:
+    return buf.space == "stack" and buf.size * DTYPES[buf.dtype].size > _PRIVATE_BYTES
+
+
+def _widen(loop: Stmt, block: Block, buf: Buffer, temporaries: list[Buffer]) -> Block:
+    """Give a thread's own array a first dimension for the iterations of the parallel loop around it."""
+    inside = [s for s in walk_block(block) if isinstance(s, Alloc) and s.buf == buf]
+    if not inside or not isinstance(loop, For) or not isinstance(loop.var.extent, int):
+        return block
+    wide = Buffer(buf.name, buf.dtype, (loop.var.extent, *buf.shape))
+    if wide not in temporaries:
+        temporaries.append(wide)
+    return without_alloc(replace_accesses(block, buf, wide, lambda *idx: (loop.var, *idx)), buf)
+
+
+# ---- binding -----------------------------------------------------------------------------------------------------
+
+
+def _bind(block: Block) -> Block:
+    """The independent loops at the top of a nest as one loop over blocks and threads; the rest as it is.
+
+    A loop over nothing is left out, and so is what stands in it."""
+    loops: list[For] = []
+    while len(block) == 1 and isinstance(block[0], For) and not is_reduction(block[0]) and _is_outer(loops, block[0]):
+        loops.append(block[0])
+        block = block[0].body
+    extents = [int(f.var.extent) for f in loops]  # type: ignore[arg-type]
+    count = prod(extents)
+    if count == 0:
+        return ()
+    threads = min(THREADS, -(-count // 32) * 32)
+    b, t = axis("block", -(-count // threads)), axis("thread", threads)
+    flat = b * threads + t
+    index = dict(zip((f.var for f in loops), unflatten(flat, extents), strict=True))
+    body = substitute_block(_serial(block), dict(index))
+    if count % threads:
+        body = (If(_below(flat, count), body),)
+    return (For(b, (For(t, body, "thread.x"),), "block.x"),)
+
+
+def _is_outer(loops: list[For], loop: For) -> bool:
+    """Whether iterations of the loop are known to be independent: axes of a computation, or one parallel loop."""
+    if not isinstance(loop.var.extent, int):
+        return False
+    if loop.kind == "parallel":
+        return not loops
+    return loop.kind == "serial" and all(f.kind == "serial" for f in loops)
+
+
+def _below(flat: Expr, count: int) -> Expr:
+    return binary("lt", flat, as_expr(count))
+
+
+def _serial(block: Block) -> Block:
+    return map_block(block, lambda s: replace(s, kind="serial") if isinstance(s, For) and s.kind == "parallel" else None)
