@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -33,27 +34,47 @@ class BoundModel(BackendRep):
         self.fixed: set[str] = set()
         self.runners: dict[tuple[object, ...], Runner] = {}
 
+    def prepare_declared(self) -> None:
+        """Prepare now if the model declares every shape, so that what keeps it from being imported shows early."""
+        declared = declared_shapes(self.model, self.names)
+        if declared is not None:
+            with suppress(NotConstantError):  # its values are needed too: they come with `run`
+                self._runner(declared, {})
+
     def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
         """The outputs for arrays in the order of the graph's inputs."""
         arrays = dict(zip(self.names, map(np.asarray, inputs), strict=False))
         if len(inputs) != len(self.names):
             raise OptionError(f"the model has the inputs {', '.join(self.names)}, got {len(inputs)} arrays")
+        shapes = {n: a.shape for n, a in arrays.items()}
         while True:
+            fixed = {n: arrays[n] for n in self.fixed}
             try:
-                return tuple(self._runner(arrays)([a for n, a in arrays.items() if n not in self.fixed]))
+                return tuple(self._runner(shapes, fixed)([a for n, a in arrays.items() if n not in fixed]))
             except NotConstantError as e:
                 new = {n for n in e.inputs if n in arrays and arrays[n].size <= _LARGEST_FIXED} - self.fixed
                 if not new:
                     raise
                 self.fixed |= new
 
-    def _runner(self, arrays: dict[str, np.ndarray]) -> Runner:
-        key = tuple((a.shape, a.tobytes() if n in self.fixed else b"") for n, a in arrays.items())
+    def _runner(self, shapes: Shapes, fixed: dict[str, np.ndarray]) -> Runner:
+        key = tuple((shape, fixed[n].tobytes() if n in fixed else None) for n, shape in shapes.items())
         if key not in self.runners:
-            free = {n: a.shape for n, a in arrays.items() if n not in self.fixed}
-            model = with_constants(self.model, {n: arrays[n] for n in self.fixed})
-            self.runners[key] = self.prepare(model, free)
+            free = {n: shape for n, shape in shapes.items() if n not in fixed}
+            self.runners[key] = self.prepare(with_constants(self.model, fixed), free)
         return self.runners[key]
+
+
+def declared_shapes(model: onnx.ModelProto, names: Sequence[str]) -> Shapes | None:
+    """The shapes of the inputs as the model declares them; None if one has an open dimension."""
+    shapes: Shapes = {}
+    for v in model.graph.input:
+        t = v.type.tensor_type
+        if v.name in names:
+            if not t.HasField("shape") or not all(d.HasField("dim_value") and d.dim_value >= 0 for d in t.shape.dim):
+                return None
+            shapes[v.name] = tuple(d.dim_value for d in t.shape.dim)
+    return shapes
 
 
 def input_names(model: onnx.ModelProto) -> list[str]:
@@ -77,12 +98,14 @@ class InterpreterBackend(Backend):
 
     @classmethod
     def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> BoundModel:
-        """Raises ModelError for operators that are not supported; everything else shows when it runs."""
+        """Raises ModelError for a model that cannot be imported; with open dimensions that may show when it runs."""
         check_supported(model)
         for v in model.graph.input:
             if not v.type.HasField("tensor_type"):
                 raise ModelError(f"input {v.name!r}: only tensors are supported, got {v.type.WhichOneof('value')}")
-        return BoundModel(model, cls.bound)
+        prepared = BoundModel(model, cls.bound)
+        prepared.prepare_declared()
+        return prepared
 
     @classmethod
     def supports_device(cls, device: str) -> bool:

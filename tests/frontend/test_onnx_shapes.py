@@ -13,6 +13,7 @@ from tilewright.frontend.onnx.inputs import bind_inputs, parse_dim
 from tilewright.frontend.onnx.symbolic import equal, less, maximum, minimum, product, quotient
 from tilewright.ir.errors import ModelError, OptionError
 from tilewright.ir.expr import Expr, Var
+from tilewright.ir.traverse import substitute
 
 N, M = Var.of("n", None), Var.of("m", None)
 
@@ -85,6 +86,7 @@ def test_arithmetic_of_dimensions_that_are_at_least_one() -> None:
     assert isinstance(minimum(5, N), Expr) and isinstance(maximum(N - 2, 0), Expr)
     assert less(0, N) is True and less(N, N) is False and less(2, N) is None
     assert equal(N, -1) is False and equal(N * 2, N + N) is True and equal(N, M) is None
+    assert equal(N, 1) is None and less(1, N) is None and substitute(N - 1, {N: N + 1}) is N
     assert product([N, M, 2]) is product([2, M, N])
     assert quotient([N, 12, M], [M, 4]) is N * 3
     assert quotient([N * 6], [3]) is N * 2
