@@ -12,12 +12,12 @@ from ..ir.types import TensorType
 from .strategies.scheduled import Group
 
 
-def border_groups(op: Pad, out: Buffer, inside: TensorType, value: Any) -> list[Group]:
+def border_group(op: Pad, out: Buffer, inside: TensorType, value: Any) -> Group:
     """One map per strip: before and after the inside along each padded axis, within the inside of the earlier axes."""
     shape = tuple(int(d) for d in out.shape)  # type: ignore[arg-type]
     sizes = inside.static_shape
     before = tuple(int(b) for b in op.before)
-    groups: list[Group] = []
+    strips: list[Compute] = []
     for d, n in enumerate(shape):
         for start, length in ((0, before[d]), (before[d] + sizes[d], n - before[d] - sizes[d])):
             extents = [*sizes[:d], length, *shape[d + 1 :]]
@@ -26,5 +26,5 @@ def border_groups(op: Pad, out: Buffer, inside: TensorType, value: Any) -> list[
                 continue
             axes = tuple(axis(f"i{k}", e) for k, e in enumerate(extents))
             index = tuple(a + o for a, o in zip(axes, origin, strict=True))
-            groups.append(Group("map", (Compute(out, axes, const(value, out.dtype), index=index),), (out,)))
-    return groups
+            strips.append(Compute(out, axes, const(value, out.dtype), index=index))
+    return Group("border", tuple(strips), (out,))

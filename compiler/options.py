@@ -14,6 +14,7 @@ from typing import Any, Union
 from ..ir.errors import OptionError
 
 ACCURACIES = ("default", "strict")
+PRECISIONS = ("f32", "bf16", "f16")
 EMITS = ("object", "llvm-ir", "asm")
 Shapes = Mapping[str, Sequence[Union[int, str]]]
 _MAX_DIM = 2**40  # beyond any memory, and far below the overflow of a 64-bit size
@@ -26,6 +27,7 @@ class Options:
     shapes: input name -> dimensions, sizes or names of symbolic ones; dims: symbolic dimension -> size; sorted by name.
     name: the C symbol prefix; empty: from the model's file name.
     accuracy: "default", or "strict": no transformed convolution and no reassociation beyond a register tile.
+    precision: of PRECISIONS, what intermediate values and weights of products are stored in; sums are always f32.
     emit: what the artifact holds beside the library, of EMITS.
     cc: the C compiler to link with, as a command; empty: found.  embed_limit: bytes of weights above which they go to a
     file beside the library, None: the target's own limit.
@@ -38,6 +40,7 @@ class Options:
     dims: tuple[tuple[str, int], ...] = ()
     name: str = ""
     accuracy: str = "default"
+    precision: str = "f32"
     emit: tuple[str, ...] = ()
     cc: str = ""
     embed_limit: int | None = None
@@ -53,9 +56,10 @@ class Options:
     def recorded(self) -> dict[str, Any]:
         """What the manifest says about the options: those that are not as by default, as JSON values."""
         shapes = {name: list(shape) for name, shape in self.shapes}
-        values = {"shapes": shapes, "dims": dict(self.dims), "accuracy": self.accuracy, "emit": list(self.emit),
+        values = {"shapes": shapes, "dims": dict(self.dims), "accuracy": self.accuracy,
+                  "precision": "" if self.precision == "f32" else self.precision, "emit": list(self.emit),
                   "embed_limit": self.embed_limit}
-        return {name: value for name, value in values.items() if value not in ({}, [], None, "default")}
+        return {name: value for name, value in values.items() if value not in ({}, [], None, "", "default")}
 
 
 def make_options(
@@ -65,6 +69,7 @@ def make_options(
     dims: Mapping[str, int] | None = None,
     name: str | None = None,
     accuracy: str = "default",
+    precision: str = "f32",
     emit: str | Sequence[str] = (),
     cc: str | None = None,
     embed_limit: int | None = None,
@@ -78,6 +83,7 @@ def make_options(
     emits = _words("emit", emit, EMITS)
     prints = _words("print_after", print_after, (*known_stages, "all"))
     one_of("accuracy", accuracy, ACCURACIES)
+    one_of("precision", precision, PRECISIONS)
     if name is not None and not _is_symbol(name):
         raise OptionError(f"name: expected a C identifier, got {name!r}; use letters, digits and _, a letter first")
     if embed_limit is not None and (not isinstance(embed_limit, int) or embed_limit < 0):
@@ -86,7 +92,7 @@ def make_options(
         raise OptionError(f"jobs: expected a positive number of processes, got {jobs!r}")
     return Options(
         target=target, shapes=_checked_shapes(shapes or {}), dims=_checked_dims(dims or {}), name=name or "",
-        accuracy=accuracy, emit=emits, cc=cc or "", embed_limit=embed_limit, verify=verify, print_after=prints,
+        accuracy=accuracy, precision=precision, emit=emits, cc=cc or "", embed_limit=embed_limit, verify=verify, print_after=prints,
         check_passes=check_passes, jobs=jobs or 0,
     )
 

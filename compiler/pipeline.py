@@ -24,11 +24,14 @@ from .passes.fold_permutations import fold_permutations
 from .passes.fold_scales import fold_scales
 from .passes.fuse import fuse
 from .passes.merge_products import merge_products
+from .passes.narrow_storage import narrow_storage
+from .passes.narrow_values import narrow_values
 from .passes.recognise import recognise
 from .passes.simplify import simplify
 from .progress import Stages
 
 PassFunction = Callable[..., Graph]
+Passes = Sequence[tuple[str, PassFunction]]
 Print = Callable[[str, str], None]
 
 GRAPH_PASSES: tuple[tuple[str, PassFunction], ...] = (
@@ -44,6 +47,7 @@ GRAPH_PASSES: tuple[tuple[str, PassFunction], ...] = (
     ("fold_expanded", fold_constants),
     ("simplify_expanded", simplify),
     ("fuse", fuse),
+    ("narrow_storage", narrow_storage),
 )
 
 # (earlier, later, why)
@@ -57,11 +61,24 @@ ORDER: tuple[tuple[str, str, str], ...] = (
     ("recognise", "expand_composites", "what is recognised as a composite may stay whole"),
     ("explicit_padding", "fuse", "a window without padding reads its operand without conditions"),
     ("expand_composites", "fold_expanded", "definitions compute on weights"),
+    ("fuse", "narrow_storage", "only what crosses the borders of groups is stored"),
     ("expand_composites", "fuse", "only operators with loops can be fused"),
     ("channels_last", "fuse", "a transpose between two nodes would keep them out of one kernel"),
 )
 
-STAGE_NAMES = ("import", *(name for name, _ in GRAPH_PASSES), "lower")
+_FOR_LOOPS = ("explicit_padding", "fuse", "narrow_storage")
+
+
+def _whole_graph_passes() -> Passes:
+    passes = [step for step in GRAPH_PASSES if step[0] not in _FOR_LOOPS]
+    passes.insert(passes.index(("expand_composites", expand_composites)), ("narrow_values", narrow_values))
+    return tuple(passes)
+
+
+WHOLE_GRAPH_PASSES = _whole_graph_passes()
+"""For targets whose own compiler takes whole graphs: it fuses, and it has convolutions with borders."""
+
+STAGE_NAMES = ("import", *dict.fromkeys(name for name, _ in (*GRAPH_PASSES, *WHOLE_GRAPH_PASSES)), "lower")
 """What `print_after` may name."""
 
 
@@ -70,7 +87,7 @@ def run_passes(
     options: Options,
     stages: Stages,
     show: Print,
-    passes: Sequence[tuple[str, PassFunction]] = GRAPH_PASSES,
+    passes: Passes = GRAPH_PASSES,
     native: Native = nothing_native,
 ) -> Graph:
     """The graph after all passes.  show(pass, text) receives what `print_after` asks for.  native: the composites that
@@ -88,7 +105,7 @@ def run_passes(
             differential = Differential(graph)
     for done, (name, function) in enumerate(passes):
         with stages.stage(name, done, len(passes)), guarded(f"pass {name}", graph):
-            apply = partial(function, native=native) if function is expand_composites else function
+            apply = _with_options(function, options, native)
             after = apply(in_bodies(graph, apply))
         if options.verify:
             with stages.timed("verify"):
@@ -100,6 +117,15 @@ def run_passes(
             show(name, str(after))
         graph = after
     return graph
+
+
+def _with_options(function: PassFunction, options: Options, native: Native) -> PassFunction:
+    """The passes that depend on the target or on an option are given it."""
+    if function is expand_composites:
+        return partial(function, native=native)
+    if function in (narrow_storage, narrow_values):
+        return partial(function, precision=options.precision)
+    return function
 
 
 def wanted(options: Options, stage: str) -> bool:

@@ -148,17 +148,19 @@ class Tiles(NamedTuple):
     first: int
 
 
-def split_evenly(kernel: Kernel, name: str, most: int) -> tuple[Kernel, list[Tiles]]:
-    """for i < N  ->  tiles of nearly equal size, at most `most`: one split loop, or two of sizes s + 1 and s after a
-    cut."""
+def split_evenly(kernel: Kernel, name: str, most: int, inner: str = "") -> tuple[Kernel, list[Tiles]]:
+    """for i < N  ->  tiles of nearly equal size, at most `most`: one split loop, or two of sizes s + 1 and s after a cut.
+
+    inner: the name of the inner loops of both sizes, so that later schedules mean both.
+    """
     n = extent(kernel, name)
     count = -(-n // most)
     size, larger = divmod(n, count)
     if not larger:
-        return split(kernel, name, size), [Tiles(name + "o", name + "i", size, count, 0)]
+        return split(kernel, name, size, inner=inner), [Tiles(name + "o", inner or name + "i", size, count, 0)]
     kernel = cut(kernel, name, (size + 1) * larger)
     tiles = []
     for part, (s, c, first) in enumerate(((size + 1, larger, 0), (size, count - larger, larger))):
-        kernel = split(kernel, f"{name}{part}", s)
-        tiles.append(Tiles(f"{name}{part}o", f"{name}{part}i", s, c, first))
+        kernel = split(kernel, f"{name}{part}", s, inner=inner)
+        tiles.append(Tiles(f"{name}{part}o", inner or f"{name}{part}i", s, c, first))
     return kernel, tiles

@@ -175,17 +175,31 @@ def dot4(kernel: Kernel, lane: str, quad: str, fn: str) -> Kernel:
 
     Requires that the nest is exactly that: quads of a and of b contiguous in q, b contiguous in (l, q), acc in l.
     """
-    what = f"dot4 {lane}, {quad}"
+    return _dot(kernel, f"dot4 {lane}, {quad}", lane, quad, fn, 4, "i32")
+
+
+def dot2(kernel: Kernel, lane: str, pair: str, fn: str) -> Kernel:
+    """Two products of bf16 per lane, summed in f32, become one instruction; otherwise as `dot4`.
+
+        for l < n: for q < 2: acc[l] = acc[l] + f32(a[q]) * f32(b[l, q])
+    ->  acc[0]:n = fn(acc[0]:n, splat(a[0] as i32), b[0, 0] as i32:n)
+    """
+    return _dot(kernel, f"dot2 {lane}, {pair}", lane, pair, fn, 2, "f32")
+
+
+def _dot(kernel: Kernel, what: str, lane: str, group: str, fn: str, count: int, total: str) -> Kernel:
+    """`count` products per lane, of operands that together fill 32 bits, summed in elements of type `total`."""
     made = 0
 
     def rule(s: For) -> Rewritten:
         nonlocal made
-        if len(s.body) != 1 or not (isinstance(s.body[0], For) and s.body[0].var.name == quad):
+        if len(s.body) != 1 or not (isinstance(s.body[0], For) and s.body[0].var.name == group):
             return None
-        (outer, inner), body = perfect_nest(kernel, what, s, (lane, quad))
+        (outer, inner), body = perfect_nest(kernel, what, s, (lane, group))
         lv, qv = outer.var, inner.var
         n = lv.extent
-        need(len(body) == 1 and qv.extent == 4 and isinstance(n, int), kernel, what, "expected one store, 4 deep")
+        ok = len(body) == 1 and qv.extent == count and isinstance(n, int)
+        need(ok, kernel, what, f"expected one store, {count} deep")
         assert isinstance(n, int)
         found = reduction_of(body[0])
         product = found[1] if found else None
@@ -198,22 +212,23 @@ def dot4(kernel: Kernel, lane: str, quad: str, fn: str) -> Kernel:
         need(a is not None and b is not None, kernel, what, "expected a and b to be loaded")
         assert a is not None and b is not None
         steps = [coefficient(x.buf, x.idx, v) for x in (a, b, st) for v in (lv, qv)]
-        need(steps == [0, 1, 4, 1, 1, 0], kernel, what, f"a, b and acc move by {steps} for the two loops")
-        types = (DTYPES[a.buf.dtype].size, DTYPES[b.buf.dtype].size, st.buf.dtype)
-        need(types == (1, 1, "i32"), kernel, what, f"expected bytes summed in i32, found {a.buf.dtype}, {b.buf.dtype}")
+        need(steps == [0, 1, count, 1, 1, 0], kernel, what, f"a, b and acc move by {steps} for the two loops")
+        sizes = (DTYPES[a.buf.dtype].size, DTYPES[b.buf.dtype].size)
+        fits = sizes == (4 // count, 4 // count) and st.buf.dtype == total
+        need(fits, kernel, what, f"operands of {a.buf.dtype} and {b.buf.dtype} are not summed in {total} by this instruction")
         zero: dict[Expr, Expr] = {lv: as_expr(0), qv: as_expr(0)}
         at = lambda idx: tuple(substitute(i, zero) for i in idx)  # noqa: E731
-        wide = Type("i32", n)
+        packed, result = Type("i32", n), Type(total, n)
         args = (
-            Load.of(st.buf, at(st.idx), wide),
-            Splat.of(Load.of(a.buf, at(a.idx), Type("i32")), wide),
-            Load.of(b.buf, at(b.idx), wide),
+            Load.of(st.buf, at(st.idx), result),
+            Splat.of(Load.of(a.buf, at(a.idx), Type("i32")), packed),
+            Load.of(b.buf, at(b.idx), packed),
         )
         made += 1
-        return Store(st.buf, at(st.idx), Call.of(fn, args, wide))
+        return Store(st.buf, at(st.idx), Call.of(fn, args, result))
 
     after = on_loops(kernel, lane, rule)
-    need(made, kernel, what, f"no loop {lane} has only a loop {quad} inside")
+    need(made, kernel, what, f"no loop {lane} has only a loop {group} inside")
     return after
 
 

@@ -17,11 +17,9 @@ from ...ir.ops.norm import Attention
 from ..machine import Machine
 from ..math import legalize_math
 from ..schedule import (
-    cut, fma_contract, localize, merge, parallel, reorder, rfactor, sink, split, transpose_tile, unroll,
-    vectorize,
+    fma_contract, localize, merge, parallel, reorder, rfactor, sink, split, split_evenly, transpose_tile, unroll, vectorize,
 )
 from .scheduled import Group, Scheduled
-from .tiles import spread
 
 ROWS = 8  # query rows at a time: with two vectors of keys, sixteen accumulators
 SMALLEST = 4  # fewer query rows do not pay for packing the keys
@@ -141,7 +139,8 @@ def schedule_attention(group: Group, machine: Machine) -> Scheduled:
     kernel = _merge(lower_group("attention", group.params, computes))
     kernel = sink(sink(kernel, ["si"]), ["ci"])
     kernel = rfactor(split(kernel, "j", z.lanes, "jo", "jl"), "jo", "jl")
-    kernel = sink(_row_tiles(kernel, z.rows), ["mi"])
+    kernel, _ = split_evenly(kernel, "m", ROWS, inner="mi")
+    kernel = sink(kernel, ["mi"])
     kernel = transpose_tile(kernel, "ki", "kd") if z.lanes > 1 else kernel
     for name in ("si", "ci", "jl"):
         kernel = reorder(kernel, [name, "mi"], ["mi", name])
@@ -152,15 +151,6 @@ def schedule_attention(group: Group, machine: Machine) -> Scheduled:
     kernel = vectorize(legalize_math(parallel(kernel, "p"), machine), "nl", "jl", "vl")
     kernel = fma_contract(kernel) if machine.fma else kernel
     return Scheduled(kernel, note=f"heads in parallel, {ROWS} rows at a time, keys in panels of {z.panel}")
-
-
-def _row_tiles(kernel: Kernel, rows: int) -> Kernel:
-    """Tiles of nearly equal size; the inner loops of both sizes have one name."""
-    (size, count), *rest = spread(rows, ROWS)
-    if not rest:
-        return split(kernel, "m", size, "mo", "mi")
-    kernel = cut(kernel, "m", size * count, "ma", "mb")
-    return split(split(kernel, "ma", size, "mao", "mi"), "mb", rest[0][0], "mbo", "mi")
 
 
 def _merge(kernel: Kernel) -> Kernel:

@@ -22,34 +22,27 @@ from ...ir.types import DTYPES
 from ..machine import Machine
 from ..math import legalize_math
 from ..schedule import (
-    Tiles,
-    cut,
-    fma_contract,
-    parallel,
-    prefetch,
-    sink,
-    split,
-    split_evenly,
-    unroll,
-    vectorize,
+    Tiles, cut, dot2, fma_contract, parallel, prefetch, reorder, sink, split, split_evenly, unroll, vectorize,
 )
-from ..schedule.loops import Tiles
 from ..schedule.rewrite import Environment, extent, has_loop, on_loops
 from .axes import substitute_axes
 from .join import join_kernels
-from .product import Product
+from .product import Product, in_pairs
 from .scheduled import Group, Pack, Scheduled
 from .tiles import Tile, choose_tile
 
 CHUNKS = (8, 4, 6, 2, 7, 5, 3)  # into how many chunks rows are cut for the threads, the best first
 SHORT_ROW = 14  # rows of pixels that are shorter than half of this share a tile with the next one
 FINISH = "finish"  # the loop in which the sums of a tile are finished, where that is not done on registers
+PAIRS = "vdpbf16ps"  # the instruction that multiplies pairs of bf16
 UNROLL = (4, 3, 5, 7, 2)  # steps of the reduction per iteration, the best first
 
 
 def schedule_product(group: Group, p: Product, machine: Machine) -> Scheduled:
     """Whole panels, and one narrower panel for the columns that remain."""
     lanes = machine.lanes(p.compute.acc)
+    if PAIRS in machine.calls:
+        p = in_pairs(p) or p
     columns = size_of(p.columns)
     tile = _choose(p, columns, lanes, machine)
     width = min(tile.vectors * lanes, columns)
@@ -59,7 +52,7 @@ def schedule_product(group: Group, p: Product, machine: Machine) -> Scheduled:
     for n, (start, size, panel) in enumerate(parts):
         part = _take_columns(p, start, size)
         pack = _pack(part, panel)
-        kernel, note = _schedule_part(group, part, f"w{n}", pack.shape, tile, lanes, machine)
+        kernel, note = _schedule_part(group, part, f"w{n}", pack.shape, panel, tile, lanes, machine)
         packs.append((f"w{n}", pack))
         kernels.append(kernel)
         notes.append(note)
@@ -100,7 +93,7 @@ def _take_columns(p: Product, start: int, size: int) -> Product:
 
 
 def _pack(p: Product, panel: int) -> Pack:
-    """[*batch][panel][*reduction][columns of the panel]"""
+    """[*batch][panel][*reduction][columns of the panel], and pairs innermost."""
     origin = _at(p, {})
 
     def step(v: Var) -> tuple[int, ...]:
@@ -109,6 +102,9 @@ def _pack(p: Product, panel: int) -> Pack:
     column = step(p.columns)
     shape = [size_of(v) for v in p.batch] + [size_of(p.columns) // panel] + [size_of(v) for v in p.reduce] + [panel]
     steps = [step(v) for v in p.batch] + [tuple(panel * s for s in column)] + [step(v) for v in p.reduce] + [column]
+    if p.pair is not None:
+        shape.append(2)
+        steps.append(step(p.pair))
     return Pack(p.right.buf.name, tuple(shape), origin, tuple(steps))
 
 
@@ -116,9 +112,8 @@ def _pack(p: Product, panel: int) -> Pack:
 
 
 def _schedule_part(
-    group: Group, p: Product, name: str, packed_shape: tuple[int, ...], tile: Tile, lanes: int, machine: Machine
+    group: Group, p: Product, name: str, packed_shape: tuple[int, ...], panel: int, tile: Tile, lanes: int, machine: Machine
 ) -> tuple[Kernel, str]:
-    panel = packed_shape[-1]
     packed = Buffer(name, p.right.buf.dtype, packed_shape)
     short = len(p.rows) > 1 and size_of(p.rows[-1]) * 2 <= tile.rows
     c, rows, shared = _arrange(p, packed, panel, short)
@@ -127,19 +122,23 @@ def _schedule_part(
     tile_axis = rows[-2] if short else rows[-1] if rows else ""
     if tile_axis:
         most = tile.rows // size_of(p.rows[-1]) if short else tile.rows
-        k, tiles = split_evenly(k, tile_axis, max(most, 1))
-        inner = [[t.inner, rows[-1]] if short else [t.inner] for t in tiles]
+        k, tiles = split_evenly(k, tile_axis, max(most, 1), inner="mi")
+        inner = ["mi", rows[-1]] if short else ["mi"]
     else:
-        tiles, inner = [], [[]]
-    for names in inner:
-        k = sink(k, [*names, "ni"])
+        tiles, inner = [], []
+    k = sink(k, [*inner, "ni"])
+    if p.pair is not None:
+        k = reorder(k, ["pair", *inner, "ni"], [*inner, "ni", "pair"])
     k = _columns_to_vectors(k, panel, lanes)
     k, steps = _unroll_reduction(k, p, tile)
     if tiles and packed_shape[len(p.batch)] > 1:
         k = _prefetch_next_panel(k, p, packed, tiles, steps)
-    k = unroll(k, *dict.fromkeys(n for names in inner for n in names))
+    k = unroll(k, *inner)
     if in_loop:
-        k = on_loops(k, FINISH, lambda s: replace(s, body=_serial(s.body, {n for names in inner for n in names})))
+        k = on_loops(k, FINISH, lambda s: replace(s, body=_serial(s.body, set(inner))))
+    if p.pair is not None:
+        for v in ("nl", "nt"):
+            k = dot2(k, v, "pair", PAIRS) if has_loop(k, v) else k
     k = legalize_math(parallel(k, "p"), machine)
     k = fma_contract(k) if machine.fma else k
     for v in ("nl", "nt"):
@@ -198,9 +197,9 @@ def _arrange(p: Product, packed: Buffer, panel: int, short: bool) -> tuple[Compu
         flat = flat // size_of(v)
     batch_index = [mapping[v] for v in p.batch]
     mapping[p.columns] = no * panel + ni
-    read = Load.of(packed, (*batch_index, no, *p.reduce, ni), p.right.type)
+    read = Load.of(packed, (*batch_index, no, *p.reduce, ni, *([p.pair] if p.pair is not None else [])), p.right.type)
     body = rewrite(p.compute.body, lambda e: read if e is p.right else None)
-    c = substitute_axes(replace(p.compute, body=body), mapping, (*lead, *rows, ni), p.reduce)
+    c = substitute_axes(replace(p.compute, body=body), mapping, (*lead, *rows, ni), p.compute.reduce)
     return c, [v.name for v in rows], f"threads share {f'{chunks} chunks of rows' if chunks > 1 else 'panels'}"
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 from ...ir.compute import Compute
 from ...ir.expr import Bin, Cast, Expr, Load, Var
-from ...ir.kernel import Buffer, coefficient
-from ...ir.traverse import uses
-from .axes import collapse_axes, drop_unit_axes, rename_axes
+from ...ir.kernel import Buffer, axis, coefficient
+from ...ir.traverse import substitute, uses
+from .axes import collapse_axes, drop_unit_axes, rename_axes, substitute_axes
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class Product:
     """compute: acc += left * right over axes (*batch, *rows, columns) and the reduction axes.
 
     columns: only the right operand and the output walk along it; it becomes the vectors.  rows: only the left operand
-    does.  batch: both do.  Axes are called b0.., m0.., n, k0...
+    does.  batch: both do.  Axes are called b0.., m0.., n, k0...  pair: the last reduction axis, of extent 2, where an
+    instruction multiplies two neighbours at once.
     """
 
     compute: Compute
@@ -25,10 +26,12 @@ class Product:
     batch: tuple[Var, ...]
     rows: tuple[Var, ...]
     columns: Var
+    pair: Var | None = None
 
     @property
     def reduce(self) -> tuple[Var, ...]:
-        return self.compute.reduce
+        """The reduction axes that are loops: without the pair."""
+        return tuple(v for v in self.compute.reduce if v is not self.pair)
 
 
 def _operand(e: Expr) -> Load | None:
@@ -82,3 +85,21 @@ def right_axis(p: Product, buf: Buffer, v: Var) -> int | None:
     """The dimension of the right operand that v alone walks, with step one."""
     found = [d for d, i in enumerate(p.right.idx) if i is v]
     return found[0] if len(found) == 1 and sum(uses(i, v) for i in p.right.idx) == 1 else None
+
+
+def in_pairs(p: Product) -> Product | None:
+    """The product with its last reduction axis as pairs of neighbours, or None: both operands must be bf16, the left one
+    contiguous along the axis and aligned to pairs."""
+    if not p.compute.reduce or (p.left.type.dtype, p.right.type.dtype) != ("bf16", "bf16"):
+        return None
+    k = p.compute.reduce[-1]
+    steps = [coefficient(p.left.buf, p.left.idx, v) for v in p.compute.axes + p.compute.reduce[:-1]]
+    fits = isinstance(k.extent, int) and k.extent % 2 == 0 and p.left.buf.align >= 4
+    if not fits or coefficient(p.left.buf, p.left.idx, k) != 1 or any(s is None or s % 2 for s in steps):
+        return None
+    assert isinstance(k.extent, int)
+    half, pair = axis(k.name, k.extent // 2), axis("pair", 2)
+    mapping: dict[Expr, Expr] = {k: half * 2 + pair}
+    c = substitute_axes(p.compute, mapping, p.compute.axes, (*p.compute.reduce[:-1], half, pair))
+    left, right = (substitute(x, mapping) for x in (p.left, p.right))
+    return replace(p, compute=c, left=left, right=right, pair=pair)  # type: ignore[arg-type]

@@ -21,6 +21,7 @@ from ..math import legalize_math
 from .attention import schedule_attention, takes_attention
 from .axes import simplify_axes, without_empty_sum
 from .contract import schedule_product
+from .join import join_kernels
 from .maps import schedule_map
 from .product import find_product, operands
 from .recurrent import schedule_recurrent
@@ -37,6 +38,9 @@ def schedule_group(group: Group, machine: Machine, accuracy: str = "default") ->
     """A scheduled kernel for a fused group."""
     if isinstance(group.op, Attention):
         return schedule_attention(group, machine)
+    if group.kind == "border":
+        strips = [lower_group("border", group.params, (simplify_axes(c),)) for c in group.computes]
+        return Scheduled(join_kernels("border", [schedule_map(k, machine) for k in strips]), note="strips of the border")
     if len(group.computes) > 1:
         kernel = lower_group("rows", group.params, group.computes)
         return Scheduled(schedule_rows(kernel, machine), note="rows in parallel")

@@ -22,7 +22,7 @@ from ..machine import Machine
 from ..math import legalize_math
 from ..schedule import fma_contract, vectorize
 from ..schedule.rewrite import accesses, has_loop, replace_accesses
-from .contract import schedule_product, size_of
+from .contract import PAIRS, schedule_product, size_of
 from .product import find_product, operands
 from .scheduled import Group, Scheduled
 from .winograd_transforms import input_transform, output_transform, weights_2x2, weights_4x4
@@ -76,10 +76,12 @@ def winograd_tile(c: Compute, machine: Machine) -> int:
     left, right = pair
     if left.idx != (n, y + ky, x + kx, i) or right.idx != (ky, kx, i, o) or (ky.extent, kx.extent) != (3, 3):
         return 0
-    if min(size_of(i), size_of(o)) < SMALLEST_CHANNELS or left.type.dtype != "f32" or right.type.dtype != "f32":
+    if min(size_of(i), size_of(o)) < SMALLEST_CHANNELS:
         return 0
     plans = [_Plan(m, size_of(n), (size_of(y), size_of(x)), size_of(i), size_of(o)) for m in (4, 2)]
-    direct = plans[0].images * size_of(y) * size_of(x) * 9.0 * size_of(i) * size_of(o) / (2 * machine.lanes("f32")) / 0.95
+    pairs = PAIRS in machine.calls and (left.type.dtype, right.type.dtype) == ("bf16", "bf16")
+    rate = 2 * machine.lanes("f32") * (2 if pairs else 1) * 0.95
+    direct = plans[0].images * size_of(y) * size_of(x) * 9.0 * size_of(i) * size_of(o) / rate
     best = min((_cycles(p, machine), p.m) for p in plans)
     return best[1] if best[0] < 0.9 * direct else 0
 
@@ -196,7 +198,8 @@ def _gather(plan: _Plan, x: Load, v: Buffer, lanes: int, image: Expr, ty: Expr, 
         return position if size % m == 0 else binary("min", position, size + 1)
 
     def body(c: Expr) -> Block:
-        d = [[load(x.buf, image, at(ty, i, plan.out[0]), at(tx, j, plan.out[1]), c) for j in range(n)] for i in range(n)]
+        rows, columns = ([at(t, i, size) for i in range(n)] for t, size in zip((ty, tx), plan.out, strict=True))
+        d = [[cast(load(x.buf, image, row, column, c), "f32") for column in columns] for row in rows]
         columns = [input_transform(m, [d[i][j] for i in range(n)]) for j in range(n)]
         stores = []
         for i in range(n):

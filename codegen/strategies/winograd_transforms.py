@@ -57,10 +57,10 @@ def weight_matrix(m: int) -> np.ndarray:
 
 
 def transform_weights(m: int, w: np.ndarray) -> np.ndarray:
-    """G w G^T for w[3, 3, C, O], as [(m + 2)^2, C, O]; computed in f64, rounded once."""
+    """G w G^T for w[3, 3, C, O], as [(m + 2)^2, C, O] in f32; computed in f64, rounded once."""
     g = weight_matrix(m)
     n = m + 2
-    out = np.empty((n * n, *w.shape[2:]), w.dtype)
+    out = np.empty((n * n, *w.shape[2:]), np.float32)
     for c in range(0, w.shape[2], 64):  # in blocks: f64 copies of large weights would not fit
         part = np.tensordot(g, w[:, :, c : c + 64].astype(np.float64), (1, 0))
         out[:, c : c + 64] = np.einsum("jl,ilco->ijco", g, part).reshape(n * n, -1, w.shape[3])
