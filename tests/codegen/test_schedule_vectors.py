@@ -163,7 +163,7 @@ def test_dot4_preconditions() -> None:
     with pytest.raises(ScheduleError, match="no loop n has only a loop q inside"):
         dot4(dot_bytes(3, 6, 8), "n", "q", "vpdpbusd")
     floats = relayout(matmul(3, 6, 8), "B", (2, 6, 4), lambda r, n: (r // 4, n, r % 4))
-    with pytest.raises(ScheduleError, match="expected bytes summed in i32, found f32, f32"):
+    with pytest.raises(ScheduleError, match="summed in i32"):
         dot4(nest(floats), "n", "q", "vpdpbusd")
 
 
