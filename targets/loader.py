@@ -13,6 +13,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Union
@@ -26,6 +27,7 @@ MANIFEST_NAME = "manifest.json"
 FORMAT, FORMAT_VERSION, ABI_VERSION = "tilewright", 1, 1
 _BUSY, _NO_MEMORY = 12, 10
 Arrays = Union[Sequence[Any], Mapping[str, Any]]  # in the model's order, or by name
+_RUNTIMES = {"xla": ".xla.loader", "tvm": ".tvm.loader"}  # of artifacts that are no library of their own
 _ARCHES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
@@ -50,7 +52,15 @@ def load(directory: str | os.PathLike[str], threads: int | None = None) -> Modul
     Raises OptionError for a folder that is no artifact or a wrong number of threads, TargetError when this machine
     cannot run it.
     """
-    return Module(Path(directory), threads)
+    place = Path(directory)
+    runtime = read_manifest(place).get("runtime")
+    if runtime is None:
+        return Module(place, threads)
+    if runtime not in _RUNTIMES:
+        known = ", ".join(_RUNTIMES)
+        raise OptionError(f"load {place}: it needs the runtime {runtime!r}, this Tilewright has {known}; load it with the "
+                          "Tilewright that made it")
+    return import_module(_RUNTIMES[runtime], __package__).open_module(place, threads)
 
 
 class Module:
@@ -118,7 +128,7 @@ class Module:
         given = [inputs] if isinstance(inputs, Mapping) else inputs
         sources = self._in_order(given)
         ready = [as_input(spec, value, copy=False) for spec, value in zip(self.inputs, sources, strict=True)]
-        places = _ordered("output", self.outputs, [outputs] if isinstance(outputs, Mapping) else outputs)
+        places = ordered("output", self.outputs, [outputs] if isinstance(outputs, Mapping) else outputs)
         results = [as_output(spec, value) for spec, value in zip(self.outputs, places, strict=True)]
         run, fail, handle = self._run, self._fail, self._handle  # the handle is emptied by close: then run refuses
         in_pointers, out_pointers = _pointers(ready), _pointers(results)
@@ -133,7 +143,7 @@ class Module:
         return step
 
     def _in_order(self, arrays: Sequence[Any]) -> Sequence[Any]:
-        return _ordered("input", self.inputs, arrays)
+        return ordered("input", self.inputs, arrays)
 
     def _status_text(self, status: int) -> str:
         return self._function("status_text", ctypes.c_char_p, ctypes.c_int32)(status).decode(errors="replace")
@@ -174,10 +184,18 @@ class Module:
 
 
 def _pointers(arrays: Sequence[np.ndarray]) -> Any:
-    return (ctypes.c_void_p * max(1, len(arrays)))(*(a.ctypes.data for a in arrays))
+    return (ctypes.c_void_p * max(1, len(arrays)))(*[_address(a) for a in arrays])
 
 
-def _ordered(kind: str, specs: Sequence[TensorSpec], given: Sequence[Any]) -> Sequence[Any]:
+def _address(array: np.ndarray) -> int:
+    """Where the elements lie.  `array.ctypes` knows it for every array, but takes three times as long."""
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]  # a NumPy array is a buffer
+    except (TypeError, ValueError):  # read-only or empty
+        return array.ctypes.data
+
+
+def ordered(kind: str, specs: Sequence[TensorSpec], given: Sequence[Any]) -> Sequence[Any]:
     """The values in the order of the specs: they came so, or as one mapping.  Raises OptionError if some do not fit."""
     names = [spec.name for spec in specs]
     if len(given) == 1 and isinstance(given[0], Mapping):
@@ -215,7 +233,8 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def _check_files(directory: Path, manifest: Mapping[str, Any]) -> None:
+def check_files(directory: Path, manifest: Mapping[str, Any]) -> None:
+    """Raises OptionError unless the files of the manifest are there with their sizes."""
     for name, entry in manifest["files"].items():
         size = (directory / name).stat().st_size if (directory / name).is_file() else None
         if size != entry["bytes"]:
@@ -230,7 +249,7 @@ def _open_library(directory: Path, manifest: Mapping[str, Any]) -> ctypes.CDLL:
     if manifest["machine"]["arch"] != arch:
         raise TargetError(f"load {directory}: compiled for {manifest['machine']['arch']}, this machine is {arch}; "
                           f"compile for this machine, or run it there")
-    _check_files(directory, manifest)
+    check_files(directory, manifest)
     path = Path(os.path.abspath(directory / manifest["library"]))
     library = _dlopen(path)
     if _built_from(library, manifest):

@@ -156,8 +156,9 @@ def _runtime_objects(toolchain: Toolchain, arch: str) -> tuple[bytes, ...]:
     """The object files of the run-time support, in the order of RUNTIME_SOURCES."""
     with tempfile.TemporaryDirectory(prefix="tilewright-link-") as name:
         folder = Path(name)
-        _run([*_compiler(toolchain, arch), "-c", *write_runtime_sources(folder)], folder, toolchain)
-        return tuple((folder / source).with_suffix(".o").read_bytes() for source in RUNTIME_SOURCES)
+        for source in write_runtime_sources(folder):  # zig makes one object at a time
+            _run([*_compiler(toolchain, arch), "-c", source, "-o", f"{source}.o"], folder, toolchain)
+        return tuple((folder / f"{source}.o").read_bytes() for source in RUNTIME_SOURCES)
 
 
 def _run(command: Sequence[str], folder: Path, toolchain: Toolchain) -> None:
@@ -165,8 +166,11 @@ def _run(command: Sequence[str], folder: Path, toolchain: Toolchain) -> None:
     if toolchain.is_zig:
         cache = Path(platformdirs.user_cache_dir("tilewright", appauthor=False)) / "zig"
         environment |= {"ZIG_GLOBAL_CACHE_DIR": str(cache), "ZIG_LOCAL_CACHE_DIR": str(cache)}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace",
-                          stdin=subprocess.DEVNULL, check=False)
+    try:
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace",
+                              stdin=subprocess.DEVNULL, check=False)
+    except OSError as error:
+        raise TargetError(f"link: {toolchain.description} cannot be run: {error}; name another with the option cc") from error
     if done.returncode:
         words = (done.stderr or done.stdout).strip()[-3000:]
         raise TargetError(f"link: {toolchain.description} failed with status {done.returncode}; name another compiler "

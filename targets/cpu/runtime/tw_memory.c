@@ -52,6 +52,13 @@ void tw_unmap(const void *address, uint64_t bytes)
     }
 }
 
+void tw_will_need(const void *address, uint64_t bytes)
+{
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    const uintptr_t start = (uintptr_t)address & ~(page - 1);
+    (void)madvise((void *)start, (size_t)((uintptr_t)address + bytes - start), MADV_WILLNEED);
+}
+
 /* The weights file beside the library that this function is part of. */
 static bool beside_library(const char *name, char *path, size_t room)
 {

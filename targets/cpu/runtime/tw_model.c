@@ -124,6 +124,9 @@ static int32_t set_up(tw_model *model, const tw_descriptor *descriptor, const tw
     if (!status && !descriptor->constants && descriptor->constant_bytes) {
         status = tw_map_weights(descriptor, options->weights_path, &model->constants, &model->mapped_bytes, message, room);
     }
+    if (!status && descriptor->constant_bytes) {
+        tw_will_need(model->constants, descriptor->constant_bytes);
+    }
     if (!status) {
         status = tw_team_start(&model->team, threads, cpus, &options->pool, run_thread, model);
         if (status) {

@@ -81,6 +81,8 @@ int32_t tw_usable_cpus(void);
 /* Zeroed, page-aligned memory, in huge pages where it is large; NULL when there is none. */
 void *tw_map_workspace(uint64_t bytes);
 void tw_unmap(const void *address, uint64_t bytes);
+/* Has the system read mapped pages ahead, so that the first run waits less for the disk. */
+void tw_will_need(const void *address, uint64_t bytes);
 /* Maps the weights file read-only; *out gets the address, *mapped the bytes for tw_unmap. */
 int32_t tw_map_weights(const tw_descriptor *descriptor, const char *path, const unsigned char **out, uint64_t *mapped,
                        char *message, size_t room);
@@ -106,9 +108,9 @@ struct tw_team {
     _Alignas(TW_CACHE_LINE) void (*body)(void *argument, int32_t index);
     void *argument;
     tw_thread_pool pool;
-    int64_t spin_ns; /* how long to spin before sleeping; 0 when there are more threads than processors */
     int32_t threads;
     int32_t started; /* own threads running */
+    bool spins;      /* before sleeping: there are no more threads than processors */
     bool stop;
     tw_worker *workers;
     atomic_uint *alive; /* own page that a fork wipes: 1 in the process that owns the threads */
