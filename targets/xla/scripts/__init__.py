@@ -1,0 +1,1 @@
+"""Programs that go into artifacts as they are: they need jax and NumPy, not this package."""
