@@ -61,7 +61,7 @@ def package(
     }
     if linked.weights is not None:
         files[weights_name(prefix)] = linked.weights
-    return Artifact(f"cpu:{machine.name}", prefix, files, manifest, seconds, linked.owner)
+    return Artifact(f"cpu:{machine.name}", prefix, files, manifest, timings=seconds, owner=linked.owner)
 
 
 @contextmanager
