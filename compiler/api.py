@@ -35,6 +35,7 @@ def compile(
     emit: str | Sequence[str] = (),
     cc: str | None = None,
     embed_limit: int | None = None,
+    shard: str = "",
     cache: bool = True,
     report: str | os.PathLike[str] | None = None,
     verify: bool = True,
@@ -61,6 +62,7 @@ def compile(
     emit: what the artifact holds beside the library: "object", "llvm-ir", "asm".
     cc: the C compiler to link with, a command; default: cc, gcc or clang, or zig from the ziglang package.
     embed_limit: bytes of weights above which they go to a file beside the library, default 1 GiB.
+    shard: for a TPU of several chips, "data=4" (split the batch) or "model=4" (split the large weights).
     cache: find and keep the artifact in the user's cache, by content.
     report: path of an HTML page to write about the graph, kernels, memory and times.
     verify: check the graph after every pass.  print_after: print the graph after these passes ("all": every one) to
@@ -78,7 +80,7 @@ def compile(
         raise OptionError(f"compile: no option is called {word!r}{nearest(word, known)}; options are {', '.join(known)}")
     done = compile_with(
         model, target, shapes=shapes, dims=dims, name=name, accuracy=accuracy, precision=precision, emit=emit, cc=cc,
-        embed_limit=embed_limit, cache=cache, report=report, verify=verify, print_after=print_after,
+        embed_limit=embed_limit, shard=shard, cache=cache, report=report, verify=verify, print_after=print_after,
         check_passes=check_passes, jobs=jobs, base_dir=base_dir, progress=progress,
     )
     for note in done.notes:

@@ -129,6 +129,9 @@ def _add_compile(parser: argparse.ArgumentParser) -> None:
     code.add_argument(
         "--embed-limit", type=int, metavar="BYTES", help="larger weights go to a file beside the library (default 1 GiB)"
     )
+    code.add_argument(
+        "--shard", default="", metavar="KIND=N", help="share the work of N TPU chips: data=4 (the batch) or model=4 (weights)"
+    )
     work = parser.add_argument_group("compiler")
     work.add_argument("--no-cache", action="store_true", help="neither read nor write the cache")
     work.add_argument("--jobs", type=int, metavar="N", help="processes for machine code (default: one per core)")

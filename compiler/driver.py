@@ -24,7 +24,7 @@ from .options import Options
 from .pipeline import Print, run_passes, wanted
 from .progress import Progress, Stages, silent
 from .stored import cache_key, load_stored, store
-from .summary import Summary, summarize
+from .summary import Summary, summarize, summarize_graph
 from .targets import Target, find_target
 
 
@@ -100,7 +100,16 @@ class _Job:
             imported = import_graph(source, dict(options.shapes), dict(options.dims))
         if wanted(options, "import"):
             self.show("import", str(imported))
-        fused = run_passes(imported, options, stages, self.show, native=self.target.native(self.machine))
+        native = self.target.native(self.machine)
+        fused = run_passes(imported, options, stages, self.show, self.target.passes, native)
+        if self.target.takes == "graph":
+            with guarded("build", fused):
+                artifact = self.target.build(fused, self.machine, options, digest, stages)
+            summary = summarize_graph(operators_used(source), fused, artifact)
+            return Compilation(
+                artifact, summary, options, self.machine, stages.seconds, imported=imported, fused=fused,
+                notes=tuple(artifact.notes),
+            )
         with stages.stage("lower"), guarded("lower", fused):
             program = lower(fused, self.machine, source.name, accuracy=options.accuracy)
         if wanted(options, "lower"):

@@ -7,6 +7,7 @@ compiler works: verification, printing, parallel jobs.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Union
@@ -17,6 +18,7 @@ ACCURACIES = ("default", "strict")
 PRECISIONS = ("f32", "bf16", "f16")
 EMITS = ("object", "llvm-ir", "asm")
 Shapes = Mapping[str, Sequence[Union[int, str]]]
+_SHARD = re.compile(r"(data|model)=[1-9][0-9]{0,4}")
 _MAX_DIM = 2**40  # beyond any memory, and far below the overflow of a 64-bit size
 _WORKING_FIELDS = frozenset({"verify", "print_after", "check_passes", "jobs"})
 
@@ -31,6 +33,7 @@ class Options:
     emit: what the artifact holds beside the library, of EMITS.
     cc: the C compiler to link with, as a command; empty: found.  embed_limit: bytes of weights above which they go to a
     file beside the library, None: the target's own limit.
+    shard: how a TPU's chips share the work: "data=N" splits the batch, "model=N" the large weights; empty: one chip.
     verify: check the graph after every pass.  print_after: passes whose result is printed, "all" for every one.
     check_passes: run the interpreter around every pass.  jobs: processes for machine code, 0: one per core.
     """
@@ -44,6 +47,7 @@ class Options:
     emit: tuple[str, ...] = ()
     cc: str = ""
     embed_limit: int | None = None
+    shard: str = ""
     verify: bool = True
     print_after: tuple[str, ...] = ()
     check_passes: bool = False
@@ -57,7 +61,7 @@ class Options:
         """What the manifest says about the options: those that are not as by default, as JSON values."""
         shapes = {name: list(shape) for name, shape in self.shapes}
         values = {"shapes": shapes, "dims": dict(self.dims), "accuracy": self.accuracy,
-                  "precision": "" if self.precision == "f32" else self.precision, "emit": list(self.emit),
+                  "shard": self.shard, "precision": "" if self.precision == "f32" else self.precision, "emit": list(self.emit),
                   "embed_limit": self.embed_limit}
         return {name: value for name, value in values.items() if value not in ({}, [], None, "", "default")}
 
@@ -73,6 +77,7 @@ def make_options(
     emit: str | Sequence[str] = (),
     cc: str | None = None,
     embed_limit: int | None = None,
+    shard: str = "",
     verify: bool = True,
     print_after: str | Sequence[str] = (),
     check_passes: bool = False,
@@ -88,11 +93,14 @@ def make_options(
         raise OptionError(f"name: expected a C identifier, got {name!r}; use letters, digits and _, a letter first")
     if embed_limit is not None and (not isinstance(embed_limit, int) or embed_limit < 0):
         raise OptionError(f"embed_limit: expected a number of bytes, got {embed_limit!r}")
+    if shard and not _SHARD.fullmatch(str(shard)):
+        raise OptionError(f"shard: expected data=N or model=N with N chips, got {shard!r}")
     if jobs is not None and (not isinstance(jobs, int) or jobs < 1):
         raise OptionError(f"jobs: expected a positive number of processes, got {jobs!r}")
     return Options(
         target=target, shapes=_checked_shapes(shapes or {}), dims=_checked_dims(dims or {}), name=name or "",
-        accuracy=accuracy, precision=precision, emit=emits, cc=cc or "", embed_limit=embed_limit, verify=verify, print_after=prints,
+        accuracy=accuracy, precision=precision, emit=emits, cc=cc or "", embed_limit=embed_limit,
+        shard=shard, verify=verify, print_after=prints,
         check_passes=check_passes, jobs=jobs or 0,
     )
 

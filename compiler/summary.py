@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ..codegen.program import Program, all_calls
+from ..ir.graph import Graph, Node
+from ..ir.ops.contract import Conv, MatMul
 from ..targets.artifact import Artifact
 
 if TYPE_CHECKING:  # `run` and `inspect` need these tables, and no onnx
@@ -23,7 +26,8 @@ class Summary:
     """operators: nodes of the model, those of subgraphs and called functions included; operator_counts: (name, how
     many), the most frequent first.  kernels: distinct ones; calls: how often the program runs one (loop bodies count once).
     macs: multiply-accumulates of one run without what loops repeat.  Sizes in bytes: weights as packed, arena (all
-    intermediate tensors), scratch (per thread), code (machine code of the model)."""
+    intermediate tensors), scratch (per thread), code (machine code of the model).  operations: of a module that another
+    compiler takes, which has no kernels of ours; estimate: what that compiler says about its result, by rows."""
 
     operators: int
     operator_counts: tuple[tuple[str, int], ...]
@@ -35,6 +39,8 @@ class Summary:
     scratch_bytes: int
     code_bytes: int
     linker: str = ""
+    operations: int = 0
+    estimate: tuple[tuple[str, str], ...] = ()
 
 
 def summarize(uses: Sequence[OperatorUse], program: Program, artifact: Artifact) -> Summary:
@@ -54,6 +60,28 @@ def summarize(uses: Sequence[OperatorUse], program: Program, artifact: Artifact)
         code_bytes=int(artifact.manifest["sizes"]["code"]),
         linker=str(artifact.manifest["versions"].get("linker", "")),
     )
+
+
+def summarize_graph(uses: Sequence[OperatorUse], graph: Graph, artifact: Artifact) -> Summary:
+    """For targets that take the graph: nothing is known about memory but what their compiler tells."""
+    counts: Counter[str] = Counter()
+    for use in uses:
+        counts[use.operator] += use.count
+    manifest = artifact.manifest
+    return Summary(
+        operators=sum(counts.values()), operator_counts=tuple(counts.most_common()), kernels=0, calls=0,
+        macs=sum(map(_macs, graph.nodes)), weight_bytes=int(manifest["sizes"]["weights"]), arena_bytes=0,
+        scratch_bytes=0, code_bytes=int(manifest["sizes"]["code"]), operations=int(manifest["operations"]),
+        estimate=tuple((str(k), str(v)) for k, v in manifest["estimate"].get("rows", ())),
+    )
+
+
+def _macs(node: Node) -> int:
+    """Multiply-accumulates of a product or convolution of known size."""
+    if not isinstance(node.op, (MatMul, Conv)) or not all(v.type.is_static for v in (*node.inputs, *node.outputs)):
+        return 0
+    inner = node.inputs[0].type.shape[-1:] if isinstance(node.op, MatMul) else node.inputs[1].type.shape[:-1]
+    return node.outputs[0].type.size * prod(int(d) for d in inner)  # type: ignore[call-overload]
 
 
 def bytes_text(size: float) -> str:
@@ -106,12 +134,14 @@ def summary_rows(summary: Summary, seconds: dict[str, float], cached: bool) -> l
     more = ", ..." if len(summary.operator_counts) > 4 else ""
     rows = [
         ("operators", f"{summary.operators} ({kinds}{more})" if summary.operators else "0"),
+        ("operations", f"{summary.operations} of StableHLO") if summary.operations else
         ("kernels", f"{summary.kernels} after fusion, in {summary.calls} calls"),
         ("work", f"{count_text(summary.macs)} multiply-accumulates a run"),
         ("weights", bytes_text(summary.weight_bytes)),
-        ("arena", f"{bytes_text(summary.arena_bytes)}, and {bytes_text(summary.scratch_bytes)} per thread"),
-        ("code", bytes_text(summary.code_bytes)),
     ]
+    if not summary.operations:
+        rows.append(("arena", f"{bytes_text(summary.arena_bytes)}, and {bytes_text(summary.scratch_bytes)} per thread"))
+    rows += [("code", bytes_text(summary.code_bytes)), *summary.estimate]
     if summary.linker:
         rows.append(("linked by", summary.linker))
     slowest = sorted(seconds.items(), key=lambda s: -s[1])[:6]
@@ -128,4 +158,5 @@ def summary_json(summary: Summary) -> dict[str, Any]:
 
 def summary_from_json(data: dict[str, Any]) -> Summary:
     """The inverse of `summary_json`."""
-    return Summary(**{**data, "operator_counts": tuple(data["operator_counts"].items())})
+    pairs = {"operator_counts": tuple(data["operator_counts"].items()), "estimate": tuple(map(tuple, data["estimate"]))}
+    return Summary(**{**data, **pairs})

@@ -11,9 +11,11 @@ from typing import Any
 from ..codegen.machine import EXTENSIONS, LEVELS, PROCESSORS, Machine
 from ..codegen.program import Program
 from ..ir.errors import OptionError
+from ..ir.graph import Graph
 from ..targets.artifact import Artifact
 from .options import Options, nearest
 from .passes.expand_composites import Native
+from .pipeline import GRAPH_PASSES, WHOLE_GRAPH_PASSES, Passes
 from .progress import Stages
 
 
@@ -22,24 +24,42 @@ class Target:
     """home: the package that builds for it, imported on first use because its libraries are heavy: `host` has
     `resolve_machine(spec) -> Machine`, `build` has `build(program, machine, ...) -> Artifact`
     and `is_native(machine, op, operand types) -> bool`.
-    machines: (name, what it is) of everything that may follow the colon; features: what may follow a `+`."""
+    machines: (name, what it is) of everything that may follow the colon; features: what may follow a `+`.
+    takes: "program" for a target that builds kernels, "graph" for one whose own compiler takes the optimized graph: its
+    `build` is given that instead.  passes: what runs on the graph."""
 
     name: str
     home: str
     description: str
     machines: Mapping[str, str]
-    features: tuple[str, ...]
+    features: tuple[str, ...] = ()
+    takes: str = "program"
+    passes: Passes = GRAPH_PASSES
 
     def _function(self, module: str, name: str) -> Callable[..., Any]:
         return getattr(import_module(f"{self.home}.{module}", __package__), name)
 
-    def build(self, program: Program, machine: Machine, options: Options, digest: str, stages: Stages) -> Artifact:
-        """The artifact of a program.  digest: SHA-256 of the model, which the manifest records."""
+    def build(
+        self, program: Program | Graph, machine: Machine, options: Options, digest: str, stages: Stages
+    ) -> Artifact:
+        """The artifact of a program, or graph if that is what it takes.  digest: SHA-256 of the model, which the manifest
+        records."""
+        if self.takes == "graph":
+            return self._build_graph(program, machine, options, digest, stages)
         stages.progress("machine code", 0, 0)
         artifact = self._function("build", "build")(
             program, machine, name=options.name or None, emit=options.emit, cc=options.cc or None,
             embed_limit=options.embed_limit, jobs=options.jobs or None, model_sha256=digest, options=options.recorded(),
             progress=lambda done, total: stages.progress("machine code", done, total),
+        )
+        stages.seconds.update(artifact.timings)
+        return artifact
+
+    def _build_graph(self, graph: Any, machine: Any, options: Options, digest: str, stages: Stages) -> Artifact:
+        artifact = self._function("build", "build")(
+            graph, machine, name=options.name or graph.name, accuracy=options.accuracy, shard=options.shard,
+            model_sha256=digest, options=options.recorded(),
+            progress=lambda stage: stages.progress(stage, 0, 0),
         )
         stages.seconds.update(artifact.timings)
         return artifact
@@ -61,6 +81,10 @@ _CPU_MACHINES = {
 TARGETS: dict[str, Target] = {
     "cpu": Target(
         "cpu", "..targets.cpu", "a shared library for a processor; cpu alone is this one", _CPU_MACHINES, EXTENSIONS
+    ),
+    "xla": Target(
+        "xla", "..targets.xla", "StableHLO that XLA compiles where it is loaded", {"cpu": "the processor, for testing"},
+        takes="graph", passes=WHOLE_GRAPH_PASSES,
     ),
 }
 

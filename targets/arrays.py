@@ -16,7 +16,7 @@ _NUMPY_TYPES = {
 }
 
 
-def _numpy_type(name: str) -> np.dtype:
+def numpy_type(name: str) -> np.dtype:
     """The NumPy type of an element type.  bf16 is that of ml_dtypes where it is installed, else uint16 (the bits)."""
     if name != "bf16":
         return np.dtype(_NUMPY_TYPES[name])
@@ -38,7 +38,7 @@ class TensorSpec:
 
     @staticmethod
     def from_json(entry: Mapping[str, Any]) -> TensorSpec:
-        return TensorSpec(entry["name"], entry["dtype"], tuple(entry["shape"]), _numpy_type(entry["dtype"]))
+        return TensorSpec(entry["name"], entry["dtype"], tuple(entry["shape"]), numpy_type(entry["dtype"]))
 
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"

@@ -74,13 +74,15 @@ FileContent = Union[bytes, Path, ConstantFile]
 class Artifact:
     """target: what it runs on, as the `target` option names it.  name: the prefix of the C functions.
     files: name -> content; a path is a file that `owner` keeps alive.  manifest: what made it, as JSON values.
-    timings: seconds per stage of the build; not saved, since they differ from run to run."""
+    timings: seconds per stage of the build; not saved, since they differ from run to run.  notes: what the user should
+    know about the build and is no error."""
 
     target: str
     name: str
     files: Mapping[str, FileContent]
     manifest: Mapping[str, Any]
     timings: Mapping[str, float] = field(default_factory=dict, compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
     owner: object = field(default=None, compare=False, repr=False)
 
     @cached_property
