@@ -126,3 +126,14 @@ class CpuBackend(InterpreterBackend):
 
         module = compile(model, target="cpu", shapes=shapes).load()
         return lambda arrays: module(*arrays)
+
+
+class XlaCpuBackend(InterpreterBackend):
+    """Runs the StableHLO module on XLA's processor client."""
+
+    @staticmethod
+    def bound(model: onnx.ModelProto, shapes: Shapes) -> Runner:
+        from .api import compile
+
+        module = compile(model, target="xla:cpu", shapes=shapes, cache=False).load()
+        return lambda arrays: module(*arrays)
