@@ -2,8 +2,7 @@
 
     Softmax[1](x)   ->   m = Reduce[max, 1](x); e = exp(x - m); e / Reduce[sum, 1](e)
 
-A target names the operators that it implements as they are; everything else ends as operators with loops, in the graphs
-of control flow too.
+A target names the operators that it implements as they are; everything else ends as operators with loops.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from collections.abc import Callable
 
 from ...ir.graph import Builder, Graph, Node, Value, rewrite_graph
 from ...ir.ops.base import Op, form_of
-from ...ir.ops.control import map_graphs
 from ...ir.types import TensorType
 
 MAX_ROUNDS = 16  # definitions are a few levels deep
@@ -31,18 +29,11 @@ def expand_composites(graph: Graph, *, native: Native = nothing_native) -> Graph
         if not any(_expands(node, native) for node in graph.nodes):
             break
         graph = rewrite_graph(graph, lambda b, node, inputs: _rule(b, node, inputs, native))
-    if any(form_of(node.op) == "control" for node in graph.nodes):
-        graph = rewrite_graph(graph, lambda b, node, inputs: _inner(b, node, inputs, native))
     return graph
 
 
 def _expands(node: Node, native: Native) -> bool:
     return form_of(node.op) == "expand" and not native(node.op, tuple(v.type for v in node.inputs))
-
-
-def _inner(b: Builder, node: Node, inputs: tuple[Value, ...], native: Native) -> tuple[Value, ...] | None:
-    op = map_graphs(node.op, lambda graph: expand_composites(graph, native=native))
-    return None if op is node.op else b.add_multi(op, *inputs, names=[v.name for v in node.outputs])
 
 
 def _rule(b: Builder, node: Node, inputs: tuple[Value, ...], native: Native) -> tuple[Value, ...] | None:

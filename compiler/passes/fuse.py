@@ -9,22 +9,21 @@ Four kinds of group, found in this order:
 - "reduce": any other reduction, with its epilogue;
 - "map": elementwise and movement nodes alone.
 Every group is convex (no path leaves it and comes back, directly or through other groups), so the groups can be ordered.
-Movement nodes that are views of memory (`codegen.views.is_view`) stay outside: they cost nothing.  The graphs of control
-flow are fused too.  Why: an epilogue runs on registers, a row stays in the cache, and every fused edge saves one pass over
-memory.
+Movement nodes that are views of memory (`codegen.views.is_view`) stay outside: they cost nothing.  Why: an epilogue runs on
+registers, a row stays in the cache, and every fused edge saves one pass over memory.
 """
 
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ...codegen.views import is_view
 from ...ir.errors import InternalError
 from ...ir.graph import Graph, Node, Value
 from ...ir.ops.base import form_of
 from ...ir.ops.contract import Conv, MatMul
-from ...ir.ops.control import Fused, map_graphs
+from ...ir.ops.control import Fused
 from ...ir.ops.elementwise import Binary, Cast, Select, Unary
 from ...ir.ops.norm import Attention
 from ...ir.ops.reduce import Reduce
@@ -292,12 +291,8 @@ def fuse(graph: Graph) -> Graph:
     f.anchors((Reduce,), "reduce")
     f.maps()
     f.absorb_producers()
-    nodes = [_wrap(f, unit) if isinstance(unit, _Group) else _alone(graph.nodes[unit]) for unit in f.order()]
+    nodes = [_wrap(f, unit) if isinstance(unit, _Group) else graph.nodes[unit] for unit in f.order()]
     return Graph(graph.name, graph.inputs, graph.outputs, tuple(nodes), graph.constants, graph.output_names)
-
-
-def _alone(node: Node) -> Node:
-    return replace(node, op=map_graphs(node.op, fuse)) if form_of(node.op) == "control" else node
 
 
 def _wrap(f: _Fuser, group: _Group) -> Node:

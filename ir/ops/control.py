@@ -5,8 +5,8 @@ A graph in a field uses nothing but its own inputs: values captured from outside
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -28,13 +28,6 @@ def run(graph: Graph, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
 def require_inputs(op: Op, what: str, graph: Graph, given: Sequence[TensorType]) -> None:
     wanted = [v.type for v in graph.inputs]
     require(wanted == list(given), op, "the {} takes {}, it is given {}", what, wanted, list(given))
-
-
-def map_graphs(op: Op, change: Callable[[Graph], Graph]) -> Op:
-    """The operator with the graphs in its fields changed; the operator itself if it has none."""
-    graphs = {f.name: getattr(op, f.name) for f in fields(op)}  # type: ignore[arg-type]
-    graphs = {name: g for name, g in graphs.items() if isinstance(g, Graph)}
-    return replace(op, **{name: change(g) for name, g in graphs.items()}) if graphs else op  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,11 @@ from tilewright.codegen.lower import lower
 from tilewright.codegen.machine import Machine
 from tilewright.codegen.program import Program
 from tilewright.codegen.strategies.select import is_native
-from tilewright.compiler.passes.expand_composites import expand_composites
-from tilewright.compiler.passes.fuse import fuse
+from tilewright.compiler.options import Options
+from tilewright.compiler.pipeline import GRAPH_PASSES, run_passes
+from tilewright.compiler.progress import Stages
 from tilewright.ir.graph import Graph
 from tilewright.ir.types import DTYPES
-from tilewright.ir.verify import verify_graph
 from tilewright.targets.cpu.host import host_machine
 from tilewright.targets.cpu.objects import compile_objects
 
@@ -112,10 +113,14 @@ def compile_program(program: Program, machine: Machine | None = None) -> NativeP
     return NativeProgram(program, compile_texts([program_text(program, "p", machine)], machine), "p.tw_main")
 
 
+def optimise(graph: Graph, machine: Machine | None = None, only: Sequence[str] = ()) -> Graph:
+    """The graph after the compiler's passes, or some of them, each verified."""
+    machine = machine or host_machine()
+    passes = tuple(step for step in GRAPH_PASSES if not only or step[0] in only)
+    return run_passes(graph, Options(), Stages(), lambda *_: None, passes, partial(is_native, machine))
+
+
 def lower_graph(graph: Graph, machine: Machine | None = None) -> Program:
     """The program of a graph without any optimisation of the graph: composites expanded, nodes fused."""
     machine = machine or host_machine()
-    expanded = expand_composites(graph, native=lambda op, types: is_native(machine, op, types))
-    fused = fuse(expanded)
-    verify_graph(fused, after="fuse")
-    return lower(fused, machine)
+    return lower(optimise(graph, machine, ("expand_composites", "fuse")), machine)

@@ -9,12 +9,16 @@ from tilewright.ir.graph import Builder, Graph, Value
 from tilewright.ir.ops.contract import Conv, MatMul
 from tilewright.ir.ops.elementwise import Binary, Cast, Select, Unary
 from tilewright.ir.ops.movement import Broadcast, Concat, Gather, Pad, Reshape, Slice, Transpose
-from tilewright.ir.ops.norm import LayerNorm, LogSoftmax, RmsNorm, Softmax
-from tilewright.ir.ops.reduce import Reduce
+from tilewright.ir.ops.norm import Attention, LayerNorm, LogSoftmax, RmsNorm, Softmax
+from tilewright.ir.ops.reduce import ArgReduce, CumSum, Reduce
+from tilewright.ir.ops.scatter import ScatterElements
+from tilewright.ir.ops.sort import TopK
 from tilewright.ir.ops.window import Pool
 from tilewright.ir.types import TensorType, dtype_of
 
 Step = Callable[["Draw"], "Value | None"]
+ROUNDS = (MatMul, Conv, LayerNorm, RmsNorm, Softmax, LogSoftmax, Attention, CumSum)
+ROUNDING_FUNCTIONS = ("sigmoid", "tanh", "erf", "sin", "mul", "sum", "mean")
 
 
 class Draw:
@@ -25,6 +29,7 @@ class Draw:
         self.b = Builder("random")
         self.values: list[Value] = []
         self.arrays: list[np.ndarray] = []
+        self._exact: dict[Value, bool] = {}
 
     def int(self, low: int, high: int) -> int:
         """low <= n <= high"""
@@ -47,6 +52,14 @@ class Draw:
     def floats(self, *shape: int) -> np.ndarray:
         """Multiples of 1/8 of few bits: sums and products are exact, in any order."""
         return (self.rng.integers(-16, 17, shape) / 8).astype(np.float32)
+
+    def is_exact(self, v: Value) -> bool:
+        """No rounding on the way to v, so that it may be compared, rounded and sorted."""
+        if v not in self._exact:
+            node = self.b.producers.get(v)
+            ok = node is None or (not isinstance(node.op, ROUNDS) and getattr(node.op, "fn", "") not in ROUNDING_FUNCTIONS)
+            self._exact[v] = ok and (node is None or all(map(self.is_exact, node.inputs)))
+        return self._exact[v]
 
     def grow(self, steps: Sequence[Step], count: int) -> None:
         """Adds about `count` nodes; a step that finds no operand adds none."""
@@ -141,7 +154,7 @@ def pad(d: Draw) -> Value | None:
 
 def exact_unary(d: Draw) -> Value | None:
     x = d.value(lambda v: v.type.dtype == "f32")
-    return None if x is None else d.b.add(Unary(d.pick(("neg", "abs", "floor"))), x)
+    return None if x is None else d.b.add(Unary(d.pick(("neg", "abs", "floor") if d.is_exact(x) else ("neg", "abs"))), x)
 
 
 def exact_binary(d: Draw) -> Value | None:
@@ -185,7 +198,7 @@ def unary(d: Draw) -> Value | None:
     if x is None:
         return None
     x = d.b.add(Unary("neg"), d.b.add(Unary("abs"), x)) if d.int(0, 3) == 0 else x
-    return d.b.add(Unary(d.pick(("sigmoid", "tanh", "abs", "neg", "floor", "erf", "sin"))), x)
+    return d.b.add(Unary(d.pick(("sigmoid", "tanh", "abs", "neg", "erf", "sin"))), x)
 
 
 def silu(d: Draw) -> Value | None:
@@ -213,7 +226,7 @@ def _broadcasts(y: Value, x: Value) -> bool:
 
 def select(d: Draw) -> Value | None:
     x = shaped(d)
-    y = None if x is None else d.value(lambda v: v.type == x.type)
+    y = None if x is None else d.value(lambda v: v.type == x.type and d.is_exact(v))
     if x is None or y is None:
         return None
     c = d.b.add(Binary(d.pick(("lt", "ge"))), y, d.b.constant(np.float32(0.25)))
@@ -223,7 +236,7 @@ def select(d: Draw) -> Value | None:
 def integers(d: Draw) -> Value | None:
     """Arithmetic on small integers, and back."""
     x = shaped(d)
-    if x is None:
+    if x is None or not d.is_exact(x):
         return None
     dtype = d.pick(("i64", "i32", "u8", "f16"))
     bounded = d.b.add(Binary("min"), d.b.add(Unary("abs"), x), d.b.constant(np.float32(6)))
@@ -301,17 +314,56 @@ def gather(d: Draw) -> Value | None:
     return d.b.add(Gather(axis), x, d.b.constant(indices) if d.int(0, 1) else d.input(indices))
 
 
+def attention(d: Draw) -> Value | None:
+    """Heads that are views of one matrix [B, M, H*D]."""
+    x = d.value(lambda v: v.type.dtype == "f32" and v.type.rank == 3 and v.type.shape[2] % 16 == 0 and v.type.size > 0)
+    if x is None:
+        return None
+    batch, rows, width = x.type.static_shape
+    count = d.pick([n for n in (1, 2, 4) if width % (16 * n) == 0])
+    y = d.b.add(Transpose((0, 2, 1, 3)), d.b.add(Reshape((batch, rows, count, width // count)), x))
+    z = d.b.add(Attention(0.25, bool(d.int(0, 1))), y, y, d.b.add(Unary("neg"), y) if d.int(0, 1) else y)
+    return d.b.add(Reshape((batch, rows, width)), d.b.add(Transpose((0, 2, 1, 3)), z)) if d.int(0, 2) else z
+
+
+def irregular(d: Draw) -> Value | None:
+    """Operators with loops of their own."""
+    x = d.value(lambda v: v.type.dtype == "f32" and v.type.rank > 0 and 0 < v.type.size <= 2000)
+    if x is None:
+        return None
+    axis = d.int(0, x.type.rank - 1)
+    kind = d.pick((0, 1, 2, 3) if d.is_exact(x) else (0, 3))
+    if kind == 0:
+        return d.b.add(CumSum(axis, bool(d.int(0, 1)), bool(d.int(0, 1))), x)
+    if kind == 1:
+        return d.b.add(Cast("f32"), d.b.add(ArgReduce(d.pick(("max", "min")), axis, True, bool(d.int(0, 1))), x))
+    if kind == 2:
+        values, places = d.b.add_multi(TopK(axis, d.int(1, x.type.static_shape[axis]), bool(d.int(0, 1))), x)
+        return values if d.int(0, 2) else d.b.add(Cast("f32"), places)
+    n = x.type.static_shape[axis]
+    at = d.b.constant(np.stack([d.rng.permutation(n) for _ in range(x.type.size // n)]).reshape(
+        [m for a, m in enumerate(x.type.static_shape) if a != axis] + [n]).astype(np.int64))
+    moved = np.ascontiguousarray(np.moveaxis(d.b.constants[at], -1, axis))
+    y = d.value(lambda v: v.type == x.type)
+    return d.b.add(ScatterElements(axis, d.pick(("none", "add"))), x, d.b.constant(moved), x if y is None else y)
+
+
 COMPUTE: tuple[Step, ...] = (
     unary, silu, binary, binary, binary, select, integers, reduce, reduce, norm, norm, matmul, matmul, convolution,
-    convolution, gather, exact_unary, exact_binary,
+    convolution, convolution, gather, attention, irregular, exact_unary, exact_binary,
+)
+
+
+SHAPES = (
+    (2, 5, 6, 3), (1, 7, 7, 4), (3, 5, 8), (2, 9), (4, 17), (6, 6), (1, 33), (2, 3, 16), (5,), (2, 1, 6), (1, 9, 9, 16),
+    (2, 20, 40), (2, 12, 64), (3, 70), (1, 6, 5, 35), (40, 3), (1, 1, 1, 20),
 )
 
 
 def random_graph(seed: int) -> tuple[Graph, list[np.ndarray]]:
     """Everything together; composite operators included."""
     d = Draw(seed)
-    shapes = ((2, 5, 6, 3), (1, 7, 7, 4), (3, 5, 8), (2, 9), (4, 17), (6, 6), (1, 33), (2, 3, 16), (5,), (2, 1, 6))
     for _ in range(d.int(1, 2)):
-        d.input(d.floats(*d.pick(shapes)))
+        d.input(d.floats(*d.pick(SHAPES)))
     d.grow((*MOVEMENT, *COMPUTE), d.int(4, 15))
     return d.graph()
