@@ -1,0 +1,398 @@
+"""Kernels as C-like text: one printer, a `Dialect` for each language.  The printer decides nothing: every choice is in the
+kernel.
+
+    For serial, unroll        a loop, with the dialect's pragma        For block.x, thread.x   const int i = blockIdx.x;
+    If, Alloc, Barrier        if, a declaration, a statement           Do                      a call of that function
+    Store of one element      an assignment, += where it is one        Store of a vector       one access, a loop over lanes
+    Store "async"             a copy that completes at a later wait    Read, Write             stream.read(), stream.write()
+
+A loop over blocks or threads that is smaller than the launch is guarded.  The text is a function of the kernel and the
+dialect alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..ir.errors import InternalError
+from ..ir.expr import Bin, Const, Expr, Fma, Load, Select, Var, as_expr
+from ..ir.kernel import (
+    Alloc,
+    Barrier,
+    Block,
+    Buffer,
+    Do,
+    For,
+    If,
+    Kernel,
+    Prefetch,
+    Read,
+    Stmt,
+    Store,
+    Write,
+    walk_block,
+)
+from ..ir.kernel_launch import Size, launch_size
+from ..ir.traverse import walk
+from ..ir.types import DTYPES
+from .c_dialect import Dialect, identifier, unsupported
+from .c_expr import ExprPrinter, is_flat
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_PLAIN_ASSIGN = {"add": "+=", "sub": "-=", "mul": "*="}
+
+
+@dataclass(frozen=True)
+class PrintedKernel:
+    """name: of the function.  grid, block: the launch.  shared_bytes: all its shared memory; dynamic_shared: how much of it
+    the launch must ask for.  text: the function without the helpers that it calls."""
+
+    name: str
+    grid: Size
+    block: Size
+    shared_bytes: int
+    dynamic_shared: int
+    text: str
+
+
+def print_kernel(kernel: Kernel, dialect: Dialect) -> PrintedKernel:
+    """One kernel as one function.  Raises InternalError, with the kernel's text, for what the language does not have."""
+    if not _NAME.fullmatch(kernel.name):
+        raise InternalError(f"kernel name {kernel.name!r} is not an identifier")
+    try:
+        return _KernelPrinter(kernel, dialect).run()
+    except InternalError as error:
+        raise InternalError(f"kernel {kernel.name}: {error}", str(kernel)) from error
+
+
+class _KernelPrinter:
+    def __init__(self, kernel: Kernel, dialect: Dialect) -> None:
+        self.kernel, self.dialect = kernel, dialect
+        self.lines: list[str] = []
+        self.depth = 1
+        self.taken: set[str] = set()
+        self.count = 0
+        self.e = ExprPrinter(dialect, self.line, self.fresh)
+        self.written = {s.buf for s in walk_block(kernel.body) if isinstance(s, Store | Read)}
+        self.written |= {b for s in walk_block(kernel.body) if isinstance(s, Do) for b in _tiles(s)}
+        self.meets = any(isinstance(s, Barrier) for s in walk_block(kernel.body))
+        self.shared_bytes = sum(_bytes(b) for b in _shared(kernel))
+        self.dynamic = self.shared_bytes > dialect.shared_limit > 0
+        self.shared_offset = 0
+
+    def line(self, text: str) -> None:
+        self.lines.append("    " * self.depth + text)
+
+    def fresh(self, base: str) -> str:
+        self.count += 1
+        return identifier(f"{base}{self.count}", self.taken)
+
+    def declare(self, what: Var | Buffer) -> str:
+        """A C name for a variable or buffer, to be given back when its block ends."""
+        name = identifier(what.name, self.taken)
+        self.taken.add(name)
+        self.e.names[what] = name
+        return name
+
+    # ---- the function
+
+    def run(self) -> PrintedKernel:
+        grid, block = launch_size(self.kernel)
+        self.sizes = dict(zip(("block.x", "block.y", "block.z"), grid, strict=True))
+        self.sizes |= dict(zip(("thread.x", "thread.y", "thread.z"), block, strict=True))
+        parameters = ", ".join(map(self.parameter, self.kernel.params))
+        if self.dynamic:
+            self.taken.add("shared_memory")
+            self.line(f"extern {self.dialect.spaces['shared']}unsigned char shared_memory[];")
+        self.block(self.kernel.body)
+        threads = block[0] * block[1] * block[2]
+        head = self.dialect.signature.format(name=self.kernel.name, parameters=parameters, threads=threads)
+        text = "\n".join([head, "{", *self.lines, "}", ""])
+        return PrintedKernel(self.kernel.name, grid, block, self.shared_bytes, self.shared_bytes if self.dynamic else 0, text)
+
+    def parameter(self, p: Buffer | Var) -> str:
+        name = self.declare(p)
+        if isinstance(p, Var):
+            return f"long long {name}"
+        ctype = self.e.ctype(p.dtype)
+        if p.space == "stream":
+            return f"{self.dialect.spaces['stream'].format(type=ctype)}{name}"
+        alone = "may_alias" not in p.attrs and not (self.meets and p in self.written)
+        return f"{'' if p in self.written else 'const '}{ctype} *{self.dialect.restrict.strip() + ' ' if alone else ''}{name}"
+
+    def block(self, block: Block) -> None:
+        taken, names = set(self.taken), dict(self.e.names)
+        for n, s in enumerate(block):
+            show = _PRINT.get(type(s))
+            if show is None:
+                raise unsupported(f"no statement {type(s).__name__}")
+            show(self, s, n + 1 < len(block))
+        self.taken, self.e.names = taken, names
+        self.e.values = {}  # what was named in this block is not seen outside
+
+    def nested(self, head: str, block: Block) -> None:
+        self.line(head + " {")
+        self.indent(block)
+        self.line("}")
+
+    def indent(self, block: Block) -> None:
+        self.depth += 1
+        self.block(block)
+        self.depth -= 1
+
+    # ---- loops and branches
+
+    def loop(self, s: For, followed: bool) -> None:
+        if s.var.extent is None:
+            raise unsupported(f"loop {s.var.name} has no extent")
+        if s.kind in self.dialect.bindings:
+            self.bound(s, followed)
+            return
+        if s.kind not in ("serial", "unroll", *self.dialect.before, *self.dialect.inside):
+            raise unsupported(f"loop {s.var.name} is of kind {s.kind}, which {self.dialect.name} does not have")
+        extent = as_expr(s.var.extent)
+        self.e.begin(extent)
+        limit, ctype = self.e.expr(extent), self.e.type_of(s.var)
+        taken, names = set(self.taken), dict(self.e.names)
+        name = self.declare(s.var)
+        if s.kind in self.dialect.before:
+            self.line(self.dialect.before[s.kind])
+        self.line(f"for ({ctype} {name} = 0; {name} < {limit}; ++{name}) {{")
+        if s.kind in self.dialect.inside:
+            self.line(self.dialect.inside[s.kind])
+        self.indent(s.body)
+        self.line("}")
+        self.taken, self.e.names = taken, names
+
+    def bound(self, s: For, followed: bool) -> None:
+        """The iteration of this block or thread.  Those beyond a loop that is smaller than the launch skip it."""
+        taken, names = set(self.taken), dict(self.e.names)
+        number = self.dialect.bindings[s.kind]
+        name = self.declare(s.var)
+        guarded = s.var.extent != self.sizes[s.kind]
+        if guarded:
+            self.line(f"if ((int){number} < {s.var.extent}) {{")
+        elif followed:
+            self.line("{")
+        self.depth += guarded or followed
+        self.line(f"const int {name} = {number};")
+        self.block(s.body)
+        self.depth -= guarded or followed
+        if guarded or followed:
+            self.line("}")
+        self.taken, self.e.names = taken, names
+
+    def branch(self, s: If, followed: bool) -> None:
+        self.e.begin(s.cond)
+        self.line(f"if ({self.e.expr(s.cond)}) {{")
+        self.indent(s.then)
+        if s.other:
+            self.line("} else {")
+            self.indent(s.other)
+        self.line("}")
+
+    # ---- declarations
+
+    def allocate(self, s: Alloc, followed: bool) -> None:
+        b = s.buf
+        if b.space not in self.dialect.spaces:
+            raise unsupported(f"buffer {b.name} lies in {b.space}, which {self.dialect.name} does not have")
+        if any(not isinstance(d, int) for d in b.shape):
+            raise unsupported(f"buffer {b.name} has a symbolic dimension")
+        name, ctype = self.declare(b), self.e.ctype(b.dtype)
+        dims = "".join(f"[{d}]" for d in ((_elements(b),) if is_flat(b) else b.shape))
+        if b.space == "shared" and self.dynamic:
+            at = self.shared_offset
+            self.shared_offset += _bytes(b)
+            if dims:
+                self.line(f"{ctype} (&{name}){dims} = *({ctype} (*){dims})(shared_memory + {at});")
+            else:
+                self.line(f"{ctype} &{name} = *({ctype} *)(shared_memory + {at});")
+            return
+        small = b.space == "register" and DTYPES[b.dtype].size < 4 and b.shape
+        align = "alignas(16) " if small else ""
+        self.line(f"{self.dialect.spaces[b.space]}{align}{ctype} {name}{dims};")
+
+    # ---- stores
+
+    def store(self, s: Store, followed: bool) -> None:
+        if s.mode == "async":
+            self.copy_async(s)
+            return
+        if s.mode:
+            raise unsupported(f"a store of mode {s.mode!r}")
+        self.e.begin(*s.idx, s.value)
+        if s.value.type.lanes > 1:
+            self.store_vector(s)
+            return
+        place = self.e.place(s.buf, s.idx)
+        more = self._update(s)
+        if more is not None:
+            op, value = more
+            self.line(f"{place} {op} {self.e.expr(value)};")
+            return
+        self.line(f"{place} = {self.e.expr(s.value)};")
+
+    def _update(self, s: Store) -> tuple[str, Expr] | None:
+        """(op, x) of a store `place = place op x` of floats."""
+        v = s.value
+        if not isinstance(v, Bin) or v.op not in _PLAIN_ASSIGN or DTYPES[v.type.dtype].kind != "f" or v in self.e.values:
+            return None
+        own = isinstance(v.a, Load) and v.a.buf == s.buf and v.a.idx == s.idx and v.a.type == v.type
+        return (_PLAIN_ASSIGN[v.op], v.b) if own else None
+
+    def vector_type(self, dtype: str, lanes: int) -> str:
+        return f"vec<{self.e.ctype(dtype)}, {lanes}>"
+
+    def pointer(self, buf: Buffer, idx: tuple[Expr, ...], dtype: str, lanes: int, const: bool) -> str:
+        """A vector in memory, as an lvalue."""
+        return f"*({'const ' if const else ''}{self.vector_type(dtype, lanes)} *)&{self.e.place(buf, idx)}"
+
+    def store_vector(self, s: Store) -> None:
+        value, lanes = s.value, s.value.type.lanes
+        scattered = any(i.type.lanes > 1 for i in s.idx)
+        whole = not scattered and s.buf.space not in ("register", "stack")
+        if whole and isinstance(value, Load) and _is_whole(value):
+            source = self.pointer(value.buf, value.idx, value.type.dtype, lanes, True)
+            self.line(f"{self.pointer(s.buf, s.idx, value.type.dtype, lanes, False)} = {source};")
+            return
+        self.line("{")
+        self.depth += 1
+        roots = (*s.idx, value)
+        nodes = list(dict.fromkeys(n for r in roots for n in walk(r)))
+        for n in nodes:
+            if isinstance(n, Load) and n.type.lanes > 1 and _is_whole(n):
+                name = self.fresh("x")
+                self.line(f"const {self.vector_type(n.type.dtype, lanes)} {name} = "
+                          f"{self.pointer(n.buf, n.idx, n.type.dtype, lanes, True)};")
+                self.e.values[n] = f"{name}.v[lane]"
+        result = ""
+        target = self.pointer(s.buf, s.idx, value.type.dtype, lanes, False) if whole else ""
+        if whole or _reads(value, s.buf):
+            result = self.fresh("r")
+            self.line(f"{self.vector_type(value.type.dtype, lanes)} {result};")
+        self.lanes(lanes, lambda: self.line(f"{f'{result}.v[lane]' if result else self.lane_place(s, scattered)} = "
+                                            f"{self.e.expr(value)};"), nodes)
+        if whole:
+            self.line(f"{target} = {result};")
+        elif result:
+            self.lanes(lanes, lambda: self.line(f"{self.lane_place(s, scattered)} = {result}.v[lane];"), [])
+        self.depth -= 1
+        self.line("}")
+        self.e.values = {}
+
+    def lane_place(self, s: Store, scattered: bool) -> str:
+        return self.e.place(s.buf, s.idx, "" if scattered else "lane")
+
+    def lanes(self, count: int, body: Callable[[], None], nodes: list[Expr]) -> None:
+        """A loop over the lanes of vectors, in which the vectors that are used more than once have names."""
+        if "unroll" in self.dialect.before:
+            self.line(self.dialect.before["unroll"])
+        self.line(f"for (int lane = 0; lane < {count}; ++lane) {{")
+        self.depth += 1
+        self.e.lane = "lane"
+        self.e.name_shared(nodes, count)
+        body()
+        self.e.lane = ""
+        self.depth -= 1
+        self.line("}")
+
+    def copy_async(self, s: Store) -> None:
+        """`cp_async<bytes>(to, from)`; a selection between a load and zero becomes a third argument, the condition."""
+        value, cond = s.value, None
+        if isinstance(value, Select) and isinstance(value.a, Load) and _is_zero(value.b):
+            cond, value = value.cond, value.a
+        if not isinstance(value, Load) or s.buf.space != "shared" or value.buf.space != "global":
+            raise unsupported(f"an asynchronous store to {s.buf.name} must copy from global to shared memory")
+        size = DTYPES[value.type.dtype].size * value.type.lanes
+        self.e.begin(*s.idx, *value.idx, *(() if cond is None else (cond,)))
+        guard = "" if cond is None else f", {self.e.expr(_scalar(cond))}"
+        self.line(f"cp_async<{size}>(&{self.e.place(s.buf, s.idx)}, &{self.e.place(value.buf, value.idx)}{guard});")
+
+    # ---- the rest
+
+    def barrier(self, s: Barrier, followed: bool) -> None:
+        if s.scope not in self.dialect.barriers:
+            raise unsupported(f"a barrier of the {s.scope}, which {self.dialect.name} does not have")
+        self.line(self.dialect.barriers[s.scope])
+
+    def instruction(self, s: Do, followed: bool) -> None:
+        """A Load among the arguments is an address: of an element, or of the tile below the leading indices."""
+        if s.fn not in self.dialect.instructions:
+            raise unsupported(f"the instruction {s.fn}, which {self.dialect.name} does not have")
+        self.e.begin(*(i for a in s.args for i in (a.idx if isinstance(a, Load) else (a,))))
+        texts = []
+        for a in s.args:
+            if isinstance(a, Load):
+                zeros = (as_expr(0),) * (len(a.buf.shape) - len(a.idx))
+                texts.append(f"&{self.e.place(a.buf, (*a.idx, *zeros))}")
+            else:
+                texts.append(self.e.expr(a))
+        texts += [f"&{self.e.place(b, (as_expr(0),) * len(b.shape))}" for b in s.bufs]
+        constant = s.fn in ("cp_async_wait",)
+        self.line(f"{s.fn}<{texts[0]}>();" if constant else f"{s.fn}({', '.join(texts)});")
+
+    def read(self, s: Read, followed: bool) -> None:
+        self.e.begin(*s.idx)
+        self.line(f"{self.e.place(s.buf, s.idx)} = {self.e.names[s.stream]}.read();")
+
+    def write(self, s: Write, followed: bool) -> None:
+        self.e.begin(s.value)
+        self.line(f"{self.e.names[s.stream]}.write({self.e.expr(s.value)});")
+
+
+_PRINT: dict[type[Stmt], Callable[[Any, Any, bool], None]] = {
+    For: _KernelPrinter.loop,
+    If: _KernelPrinter.branch,
+    Alloc: _KernelPrinter.allocate,
+    Store: _KernelPrinter.store,
+    Barrier: _KernelPrinter.barrier,
+    Do: _KernelPrinter.instruction,
+    Read: _KernelPrinter.read,
+    Write: _KernelPrinter.write,
+    Prefetch: lambda p, s, followed: None,  # a hint; the hardware's own prefetching is meant
+}
+
+
+def _is_whole(e: Load) -> bool:
+    """Whether a vector load is one access to memory."""
+    return e.buf.space not in ("register", "stack") and all(i.type.lanes == 1 for i in e.idx)
+
+
+def _is_zero(e: Expr) -> bool:
+    inner = e
+    while not isinstance(inner, Const) and hasattr(inner, "a") and not isinstance(inner, Fma | Bin):
+        inner = inner.a  # type: ignore[attr-defined]
+    return isinstance(inner, Const) and inner.value == 0
+
+
+def _scalar(cond: Expr) -> Expr:
+    """The condition of all lanes."""
+    return cond.a if type(cond).__name__ == "Splat" else cond  # type: ignore[attr-defined]
+
+
+def _reads(value: Expr, buf: Buffer) -> bool:
+    return any(isinstance(n, Load) and n.buf == buf for n in walk(value))
+
+
+def _tiles(s: Do) -> list[Buffer]:
+    return [*s.bufs, *(a.buf for a in s.args if isinstance(a, Load))]
+
+
+def _elements(b: Buffer) -> int:
+    """Elements from the first to the last that an index reaches."""
+    if b.strides is None:
+        return b.size
+    return 1 + sum((int(n) - 1) * s for n, s in zip(b.shape, b.strides, strict=True))  # type: ignore[arg-type]
+
+
+def _bytes(b: Buffer) -> int:
+    """Shared memory of a buffer, in whole 16 bytes."""
+    return -(-_elements(b) * DTYPES[b.dtype].size // 16) * 16
+
+
+def _shared(kernel: Kernel) -> list[Buffer]:
+    return list({s.buf: None for s in walk_block(kernel.body) if isinstance(s, Alloc) and s.buf.space == "shared"})

@@ -1,0 +1,150 @@
+"""The CUDA C++ dialect, and the helper functions with machine instructions.
+
+What a kernel may use beyond plain C++:
+
+    Call warp_add, warp_mul, warp_max, warp_min      the reduction of a value over the 32 threads of a warp, in all of them;
+         warp_add_16, _8, _4, _2 (and so on)         over groups of that many neighbours
+         shuffle_xor(x, mask), shuffle_down(x, n),   the value that another thread of the warp has
+         shuffle(x, lane)
+    Store "async"                                    cp.async of 4, 8 or 16 bytes, zeros where the condition is false
+    Do cp_async_commit(), cp_async_wait(n)           closes a group of copies; waits for all but the last n groups
+    Do ldmatrix_x1/x2/x4[_trans](tile, address)      8 x 8 matrices of 16-bit elements from shared memory, a row per thread
+    Do mma_m16n8k16_f16(d, a, b), _bf16              d[4] f32 += a[8] * b[4], the fragments as the PTX manual lays them out
+    Do mma_m16n8k8_tf32(d, a, b)                     d[4] f32 += a[4] * b[2] of f32 rounded to tf32
+    Do mma_m16n8k32_s8(d, a, b), _u8s8               d[4] i32 += a[16] * b[8] of bytes
+    Barrier "block", "warp"                          __syncthreads, __syncwarp
+
+Fragments are register arrays in the order of the registers: element e of thread (g = lane / 4, t = lane % 4) of a 16-bit
+A operand is row g + 8 * (e / 2 % 2), column 2 * t + e % 2 + 8 * (e / 4); of B row 2 * t + e % 2 + 8 * (e / 2), column g; of
+C and D row g + 8 * (e / 2), column 2 * t + e % 2.
+"""
+
+from __future__ import annotations
+
+from .c_dialect import Dialect
+from .c_snippets import ARITHMETIC, INTEGER_TYPES
+from .machine_gpu import STATIC_SHARED
+
+SHUFFLES = ("shuffle", "shuffle_xor", "shuffle_down")
+WARP_WIDTHS = (32, 16, 8, 4, 2)
+_OPERATIONS = {"add": "x + y", "mul": "x * y", "max": "x < y ? y : x", "min": "y < x ? y : x"}
+
+
+def _reduction(op: str) -> str:
+    return f"""
+// The {op} over groups of WIDTH neighbours, in all of them.
+template <int WIDTH, class T> DEVICE T warp_{op}(T x)
+{{
+    for (int distance = WIDTH / 2; distance > 0; distance /= 2) {{
+        const T y = __shfl_xor_sync(0xffffffffu, x, distance);
+        x = {_OPERATIONS[op]};
+    }}
+    return x;
+}}
+"""
+
+
+_WARP: dict[str, str] = {
+    **{f"warp_{op}": _reduction(op) for op in _OPERATIONS},
+}
+_FUNCTIONS: dict[tuple[str, str], str] = {}
+for _dtype in ("f32", "f64", "i32", "u32", "i64"):
+    for _op in _OPERATIONS:
+        _FUNCTIONS[f"warp_{_op}", _dtype] = f"warp_{_op}<32>({{0}})"
+        for _width in WARP_WIDTHS:
+            _FUNCTIONS[f"warp_{_op}_{_width}", _dtype] = f"warp_{_op}<{_width}>({{0}})"
+    _FUNCTIONS["shuffle", _dtype] = "__shfl_sync(0xffffffffu, {0}, (int)({1}))"
+    _FUNCTIONS["shuffle_xor", _dtype] = "__shfl_xor_sync(0xffffffffu, {0}, (int)({1}))"
+    _FUNCTIONS["shuffle_down", _dtype] = "__shfl_down_sync(0xffffffffu, {0}, (unsigned)({1}))"
+
+_CONSTANTS: dict[str, str] = {
+    "INFINITY_F32": "#define INFINITY_F32 __int_as_float(0x7f800000)",
+    "NAN_F32": "#define NAN_F32 __int_as_float(0x7fffffff)",
+    "INFINITY_F64": "#define INFINITY_F64 __longlong_as_double(0x7ff0000000000000ll)",
+    "NAN_F64": "#define NAN_F64 __longlong_as_double(0x7fffffffffffffffll)",
+}
+
+
+def _matrices(count: int, transposed: bool) -> str:
+    """One ldmatrix instruction."""
+    outs = ", ".join(f"%{n}" for n in range(count))
+    operands = ", ".join(f'"=r"(r[{n}])' for n in range(count))
+    name = f"ldmatrix_x{count}{'_trans' if transposed else ''}"
+    return f"""
+DEVICE void {name}(void *tile, const void *row)
+{{
+    unsigned *r = (unsigned *)tile;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x{count}{'.trans' if transposed else ''}.shared.b16 {{{outs}}}, [%{count}];"
+                 : {operands} : "r"((unsigned)__cvta_generic_to_shared(row)) : "memory");
+}}
+"""
+
+
+def _product(name: str, shape: str, types: str, acc: str, a: int, b: int) -> str:
+    """One mma instruction with four accumulators, a and b 32-bit registers of operands."""
+    d = "float" if acc == "f" else "int"
+    names = [f"%{n}" for n in range(4 + a + b)]
+    groups = ", ".join("{" + ", ".join(g) + "}" for g in (names[:4], names[4 : 4 + a], names[4 + a :], names[:4]))
+    ins = ", ".join([f'"r"(x[{n}])' for n in range(a)] + [f'"r"(y[{n}])' for n in range(b)])
+    outs = ", ".join(f'"+{acc}"(d[{n}])' for n in range(4))
+    rounding = "".join(f"    unsigned {v}[{n}];\n    for (int i = 0; i < {n}; ++i) "
+                       f'asm("cvt.rna.tf32.f32 %0, %1;" : "=r"({v}[i]) : "f"({p}[i]));\n'
+                       for v, p, n in (("x", "a", a), ("y", "b", b)))
+    plain = "    const unsigned *x = (const unsigned *)a, *y = (const unsigned *)b;\n"
+    operand = "const float *" if "tf32" in name else "const void *"
+    return f"""
+DEVICE void {name}({d} *d, {operand}a, {operand}b)
+{{
+{rounding if "tf32" in name else plain}    asm volatile("mma.sync.aligned.{shape}.row.col.{types} "
+                 "{groups};"
+                 : {outs} : {ins});
+}}
+"""
+
+
+INSTRUCTIONS: dict[str, str] = {
+    "cp_async": """
+// Starts a copy of BYTES from global to shared memory; zeros if the condition does not hold.
+template <int BYTES> DEVICE void cp_async(void *to, const void *from, bool condition = true)
+{
+    const unsigned at = (unsigned)__cvta_generic_to_shared(to);
+    const int size = condition ? BYTES : 0;
+    if (BYTES == 16) {
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(size) : "memory");
+    } else {
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(at), "l"(from), "n"(BYTES), "r"(size) : "memory");
+    }
+}
+""",
+    "cp_async_commit": """
+DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+""",
+    "cp_async_wait": """
+template <int GROUPS> DEVICE void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(GROUPS) : "memory"); }
+""",
+    **{f"ldmatrix_x{n}{t}": _matrices(n, bool(t)) for n in (1, 2, 4) for t in ("", "_trans")},
+    "mma_m16n8k16_f16": _product("mma_m16n8k16_f16", "m16n8k16", "f32.f16.f16.f32", "f", 4, 2),
+    "mma_m16n8k16_bf16": _product("mma_m16n8k16_bf16", "m16n8k16", "f32.bf16.bf16.f32", "f", 4, 2),
+    "mma_m16n8k8_tf32": _product("mma_m16n8k8_tf32", "m16n8k8", "f32.tf32.tf32.f32", "f", 4, 2),
+    "mma_m16n8k32_s8": _product("mma_m16n8k32_s8", "m16n8k32", "s32.s8.s8.s32", "r", 4, 2),
+    "mma_m16n8k32_u8s8": _product("mma_m16n8k32_u8s8", "m16n8k32", "s32.u8.s8.s32", "r", 4, 2),
+}
+
+CUDA = Dialect(
+    name="CUDA",
+    types={**INTEGER_TYPES, "f64": "double", "f32": "float", "f16": "__half", "bf16": "__nv_bfloat16"},
+    functions=_FUNCTIONS,
+    conversions={
+        ("f16", "f32"): "__half2float({0})", ("f32", "f16"): "__float2half_rn({0})", ("f64", "f16"): "__double2half({0})",
+        ("bf16", "f32"): "__bfloat162float({0})", ("f32", "bf16"): "__float2bfloat16_rn({0})",
+    },
+    spaces={"shared": "__shared__ __align__(16) ", "register": "", "stack": ""},
+    signature='extern "C" __global__ void __launch_bounds__({threads})\n{name}({parameters})',
+    device="static __device__ __forceinline__",
+    bindings={f"{kind}.{d}": f"{index}.{d}" for kind, index in (("block", "blockIdx"), ("thread", "threadIdx")) for d in "xyz"},
+    before={"unroll": "#pragma unroll"},
+    barriers={"block": "__syncthreads();", "warp": "__syncwarp();"},
+    instructions=frozenset(INSTRUCTIONS) - {"cp_async"},
+    shared_limit=STATIC_SHARED,
+    snippets={**_CONSTANTS, **ARITHMETIC, **_WARP, **INSTRUCTIONS},
+)

@@ -1,0 +1,110 @@
+"""A program's kernels as one CUDA C++ file for people and compilers, and what is launched for each call.
+
+The file compiles with nvcc or NVRTC alone.  Any other compiler is given the header `cuda_emulator.h`, which runs blocks and
+threads on the processor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from ..ir.errors import InternalError
+from ..ir.kernel import Buffer, Kernel
+from ..ir.kernel_launch import Size, split_launches
+from .c_dialect import comment_text, snippet_text, used_snippets
+from .c_like import PrintedKernel, print_kernel
+from .cuda import CUDA, INSTRUCTIONS
+from .machine_gpu import GpuMachine
+from .program import Call, Program, all_calls
+
+EMULATOR_HEADER = "cuda_emulator.h"
+_SHOWN_NODES = 6
+_HALVES = {"__half": "cuda_fp16.h", "__nv_bfloat16": "cuda_bf16.h"}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of a call.  params: which of the call's arguments the function takes, in its order."""
+
+    function: str
+    grid: Size
+    block: Size
+    shared_bytes: int
+    dynamic_shared: int
+    params: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CudaSource:
+    """text: the whole file.  launches: kernel -> what a call of it launches, in order.  title, functions: what
+    `module_text` makes a part of the file of; functions: name -> comment and definition."""
+
+    text: str
+    launches: Mapping[str, tuple[Launch, ...]]
+    title: str
+    functions: Mapping[str, str]
+
+
+def print_program(program: Program, machine: GpuMachine) -> CudaSource:
+    """The source of all kernels of a program.  Raises InternalError for a kernel that CUDA or the machine does not have."""
+    calls: dict[str, list[Call]] = {}
+    for call in all_calls(program.steps):
+        calls.setdefault(call.kernel, []).append(call)
+    functions: dict[str, str] = {}
+    launches: dict[str, tuple[Launch, ...]] = {}
+    for name, kernel in program.kernels.items():
+        made = []
+        for part in split_launches(kernel):
+            printed = print_kernel(part, CUDA)
+            _check_limits(printed, machine, kernel)
+            made.append(Launch(printed.name, printed.grid, printed.block, printed.shared_bytes, printed.dynamic_shared,
+                               tuple(kernel.params.index(p) for p in part.params)))
+            functions[printed.name] = _comment(printed, part, calls.get(name, [])) + printed.text
+        launches[name] = tuple(made)
+    title = f"// {comment_text(program.name)}, compiled by Tilewright for {', '.join(machine.architectures)}.\n"
+    return CudaSource(module_text(title, functions, functions), launches, title, functions)
+
+
+def module_text(title: str, functions: Mapping[str, str], names: Collection[str]) -> str:
+    """A complete file with some of the functions, and the helpers that they use."""
+    bodies = "\n".join(functions[n] for n in functions if n in names)
+    helpers = used_snippets(bodies, CUDA.snippets)
+    includes = [header for ctype, header in _HALVES.items() if ctype in bodies]
+    lines = [title, "#ifdef __CUDACC__", *(f"#include <{h}>" for h in includes)]
+    own = [h for h in helpers if h in INSTRUCTIONS or h.startswith(("INFINITY", "NAN"))]
+    lines += [snippet_text(own, CUDA).rstrip(), "#else", f'#include "{EMULATOR_HEADER}"', "#endif", ""]
+    rest = snippet_text([h for h in helpers if h not in own], CUDA)
+    return "\n".join([*(x for x in lines if x or x == ""), rest, bodies])
+
+
+def _check_limits(printed: PrintedKernel, machine: GpuMachine, kernel: Kernel) -> None:
+    threads = printed.block[0] * printed.block[1] * printed.block[2]
+    limits = ((threads, 1024, "threads in a block"), (printed.shared_bytes, machine.shared_bytes, "bytes of shared memory"),
+              *zip(printed.grid, (2**31 - 1, 65535, 65535), ("blocks in x", "blocks in y", "blocks in z"), strict=True))
+    for got, most, what in limits:
+        if got > most:
+            raise InternalError(f"kernel {printed.name}: {got} {what}, {machine.name} has at most {most}", str(kernel))
+
+
+def _comment(printed: PrintedKernel, part: Kernel, calls: list[Call]) -> str:
+    """What a kernel implements, for whom, how large and by which schedule."""
+    lines = []
+    operators = list(dict.fromkeys(", ".join(c.ops) for c in calls))
+    lines.append(f"{printed.name}: {comment_text('; '.join(operators)) or 'no call'}")
+    where = [f'"{comment_text(w, 120)}"' for w in dict.fromkeys(c.where for c in calls) if w]
+    more = f" and {len(where) - _SHOWN_NODES} more" if len(where) > _SHOWN_NODES else ""
+    lines += [f"    nodes {', '.join(where[:_SHOWN_NODES])}{more}"] if where else []
+    lines += [f"    {_shape(p)}" for p in part.buffers]
+    size = " x ".join(str(n) for n in printed.grid if n > 1) or "1"
+    threads = " x ".join(str(n) for n in printed.block if n > 1) or "1"
+    shared = f", {printed.shared_bytes} bytes of shared memory" if printed.shared_bytes else ""
+    lines.append(f"    {size} blocks of {threads} threads{shared}")
+    notes = list(dict.fromkeys(c.cost.schedule for c in calls if c.cost.schedule))
+    lines += [f"    {comment_text(n)}" for n in notes]
+    return "".join(f"// {line}\n" for line in lines)
+
+
+def _shape(p: Buffer) -> str:
+    strides = "" if p.strides is None else f" strides {', '.join(map(str, p.strides))}"
+    return f"{p.name} {p.dtype}[{', '.join(map(str, p.shape))}]{strides}"
