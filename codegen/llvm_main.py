@@ -2,8 +2,8 @@
 
     void tw_main(ptr runtime, ptr arena, ptr scratch, ptr constants, ptr inputs, ptr outputs, i64 tid, i64 nt)
 
-Every thread runs it.  Threads meet after each call, and after they have read a condition and before anything can change
-it; with one thread the barriers are jumped over.
+Every thread runs it.  Threads meet after the calls that say so, and after they have read a condition and before
+anything can change it; with one thread the barriers are jumped over.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ class _Main:
             raise InternalError(f"kernel {s.kernel}: {len(kernel.params)} parameters, called with {len(s.args)}")
         args = [f"ptr {self.pointer(a)}" for a in s.args]
         self.lines.append(f"  call void @{symbol(kernel.name)}({', '.join((*args, *_TRAILING))})")
-        self.barrier()
+        if s.meet:
+            self.barrier()
 
     def branch(self, s: Branch) -> None:
         number, cond = self.number(), self.flag(s.condition)

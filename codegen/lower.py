@@ -21,11 +21,13 @@ from ..ir.ops.control import Fused
 from ..ir.ops.movement import Broadcast, Concat, Pad, Reshape, Slice, Transpose
 from ..ir.types import DTYPES, TensorType
 from .arena import ALIGNMENT, Interval, plan_arena
+from .barriers import synchronize
 from .border import border_group
 from .compose import compose
 from .control_flow import lower_control, resolve_steps
 from .cost import cost_of
 from .kernels import KernelTable
+from .machine_gpu import GpuMachine
 from .program import Address, Call, Cost, Placement, Program, Step
 from .storage import Place, Reference, Root, Scope
 from .strategies.by_machine import AnyMachine, strategies_of
@@ -187,14 +189,17 @@ class Lowering:
         assert isinstance(node.op, Fused)
         body = node.op.body
         places, outer, arrays = self._operands(scope, node)
-        buffers = {i: outer[v] for i, v in zip((*body.inputs, *body.outputs), (*node.inputs, *node.outputs), strict=True)}
+        pairs = zip((*body.inputs, *body.outputs), (*node.inputs, *node.outputs), strict=True)
+        buffers = {inner: outer[v] for inner, v in pairs}
         for n, inner in enumerate(body.nodes):
             for v in inner.outputs:
                 buffers.setdefault(v, Buffer(f"t{n}", v.type.dtype, v.type.static_shape, "stack"))
         for n, v in enumerate(body.constants):
             buffers[v] = Buffer(f"c{n}", v.type.dtype, v.type.static_shape)
         if node.op.kind == "attention":
-            group = Group("attention", (), tuple(outer.values()), body.nodes[0].op, tuple(buffers[v] for v in body.nodes[0].inputs))
+            (inner,) = body.nodes
+            operands = tuple(buffers[v] for v in inner.inputs)
+            group = Group("attention", (), tuple(outer.values()), inner.op, operands)
         else:
             computes = compose(body, buffers, node.op.kind)
             group = Group(node.op.kind, computes, tuple(outer.values()), constants=frozenset(arrays))
@@ -287,6 +292,7 @@ def lower(graph: Graph, machine: AnyMachine, name: str = "model", *, accuracy: s
                 f"target {machine.name}: {v.name!r} has the shape {v.type}; every dimension must be a number. "
                 f"Bind it with dims={{...}} or shapes={{...}} (--dim NAME=N, --shape {v.name}=...)."
             )
-    return Lowering(graph, machine, name, accuracy).run()
+    program = Lowering(graph, machine, name, accuracy).run()
+    return program if isinstance(machine, GpuMachine) else synchronize(program, machine)
 
 

@@ -1,7 +1,8 @@
 """A lowered model: kernels, the steps that call them, one arena, packed constants.
 
 Every thread runs all steps (single program, multiple data): a parallel loop inside a kernel takes its share of the
-iterations from the thread's number, and threads meet at a barrier after each step.
+iterations from the thread's number, and threads meet at a barrier after those steps
+that a later one has to wait for (`barriers.py`).
 """
 
 from __future__ import annotations
@@ -38,13 +39,14 @@ class Cost:
 @dataclass(frozen=True)
 class Call:
     """Run a kernel on buffers at these addresses, in the order of the kernel's parameters.  where: model nodes it comes
-    from; ops: names of the operators it implements."""
+    from; ops: names of the operators it implements.  meet: whether the threads wait for each other after it."""
 
     kernel: str
     args: tuple[Address, ...]
     where: str = ""
     ops: tuple[str, ...] = ()
     cost: Cost = Cost()
+    meet: bool = True
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ import jinja2
 
 from .. import __version__
 from ..codegen.program import Call, Program, all_calls
+from ..codegen.roofline import Limit, assumptions, limit_of
 from ..ir.errors import InternalError
 from ..ir.graph import Graph, Node
 from ..ir.kernel import Buffer, Kernel
 from .drawing import BOX_HEIGHT, BOX_WIDTH, MEMORY_HEIGHT, MEMORY_WIDTH, draw_graph, draw_memory, short_name
 from .driver import Compilation
-from .roofline import Limit, assumptions, limit_of
 from .summary import bytes_text, count_text, seconds_text, summary_rows
 from .writing import write_whole
 

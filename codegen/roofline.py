@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..codegen.machine import Machine
-from ..codegen.program import Cost
+from .machine import Machine
+from .program import Cost
 
 NOMINAL_HZ = 3.0e9
 VECTOR_UNITS = 2  # multiply-add pipes per core, on every supported level with 128 bits or more
