@@ -10,13 +10,14 @@ from ..ir.kernel import Buffer, axis
 from ..ir.ops.movement import Pad
 from ..ir.types import TensorType
 from .strategies.scheduled import Group
+from .views import as_ints
 
 
 def border_group(op: Pad, out: Buffer, inside: TensorType, value: Any) -> Group:
     """One map per strip: before and after the inside along each padded axis, within the inside of the earlier axes."""
-    shape = tuple(int(d) for d in out.shape)  # type: ignore[arg-type]
+    shape = out.static_shape
     sizes = inside.static_shape
-    before = tuple(int(b) for b in op.before)
+    before = as_ints(op.before)
     strips: list[Compute] = []
     for d, n in enumerate(shape):
         for start, length in ((0, before[d]), (before[d] + sizes[d], n - before[d] - sizes[d])):

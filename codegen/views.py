@@ -21,6 +21,7 @@ from ..ir.ops.contract import MatMul
 from ..ir.ops.control import If, Loop, Scan
 from ..ir.ops.movement import Broadcast, Concat, Pad, Reshape, Slice, Transpose
 from ..ir.ops.norm import Attention
+from ..ir.types import Dim, TensorType
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ def dense_strides(shape: Sequence[int]) -> tuple[int, ...]:
         strides.append(step)
         step *= max(d, 1)
     return tuple(reversed(strides))
+
+
+def as_ints(dims: Sequence[Dim]) -> tuple[int, ...]:
+    """Sizes or offsets of a static operator.  Raises InternalError when one is symbolic."""
+    return TensorType("i64", tuple(dims)).static_shape
 
 
 def is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
@@ -81,7 +87,7 @@ def _forward(node: Node, at: Layout) -> Layout | None:
     if isinstance(op, Transpose):
         return Layout(at.root, at.offset, tuple(at.strides[p] for p in op.perm))
     if isinstance(op, Slice):
-        offset = at.offset + sum(int(b) * s for b, s in zip(op.starts, at.strides, strict=True))
+        offset = at.offset + sum(b * s for b, s in zip(as_ints(op.starts), at.strides, strict=True))
         return Layout(at.root, offset, tuple(s * k for s, k in zip(at.strides, op.steps, strict=True)))
     if isinstance(op, Broadcast):
         new = node.outputs[0].type.static_shape
@@ -102,10 +108,10 @@ def backward_layout_or_none(node: Node, operand: int, at: Layout) -> Layout | No
     if isinstance(op, Transpose):
         return Layout(at.root, at.offset, tuple(at.strides[op.perm.index(d)] for d in range(len(op.perm))))
     if isinstance(op, Concat):
-        start = sum(int(v.type.shape[op.axis]) for v in node.inputs[:operand])  # type: ignore[arg-type]
+        start = sum(v.type.static_shape[op.axis] for v in node.inputs[:operand])
         return Layout(at.root, at.offset + start * at.strides[op.axis], at.strides)
     if isinstance(op, Pad):
-        offset = at.offset + sum(int(b) * s for b, s in zip(op.before, at.strides, strict=True))
+        offset = at.offset + sum(b * s for b, s in zip(as_ints(op.before), at.strides, strict=True))
         return Layout(at.root, offset, at.strides)
     return None
 

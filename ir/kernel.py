@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Union
 
 from .errors import InternalError
@@ -45,12 +46,17 @@ class Buffer:
     @property
     def size(self) -> int:
         """Number of elements of a dense buffer of static shape."""
-        count = 1
+        return prod(self.static_shape)
+
+    @property
+    def static_shape(self) -> tuple[int, ...]:
+        """The shape as ints.  Raises InternalError when a dimension is symbolic."""
+        sizes: list[int] = []
         for d in self.shape:
             if not isinstance(d, int):
                 raise InternalError(f"buffer {self.name} has a symbolic dimension {d}")
-            count *= d
-        return count
+            sizes.append(d)
+        return tuple(sizes)
 
 
 def flat_index(buf: Buffer, idx: tuple[Expr, ...]) -> Expr:

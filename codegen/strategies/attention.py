@@ -17,7 +17,18 @@ from ...ir.ops.norm import Attention
 from ..machine import Machine
 from ..math import legalize_math
 from ..schedule import (
-    fma_contract, localize, merge, parallel, reorder, rfactor, sink, split, split_evenly, transpose_tile, unroll, vectorize,
+    fma_contract,
+    localize,
+    merge,
+    parallel,
+    reorder,
+    rfactor,
+    sink,
+    split,
+    split_evenly,
+    transpose_tile,
+    unroll,
+    vectorize,
 )
 from .scheduled import Group, Scheduled
 
@@ -56,8 +67,8 @@ class _Sizes:
 
 
 def _sizes(q: Buffer, k: Buffer, v: Buffer, machine: Machine) -> _Sizes:
-    batch, heads, rows, depth = (int(d) for d in q.shape)  # type: ignore[arg-type]
-    groups, keys, width = int(k.shape[1]), int(k.shape[2]), int(v.shape[3])  # type: ignore[arg-type]
+    batch, heads, rows, depth = q.static_shape
+    groups, keys, width = *k.static_shape[1:3], v.static_shape[3]
     lanes = machine.lanes("f32")
     chunks = 1
     while batch * heads * chunks < 8 and rows % (2 * chunks) == 0 and rows // (2 * chunks) >= 2 * ROWS:

@@ -99,10 +99,10 @@ def simplify_axes(c: Compute) -> Compute:
 
 
 def rename_axes(c: Compute, names: dict[Var, str]) -> Compute:
-    new = {v: axis(names.get(v, v.name), v.extent) for v in (*c.axes, *c.reduce)}  # type: ignore[arg-type]
-    mapping: dict[Expr, Expr] = dict(new)
+    new: dict[Var, Var] = {v: Var.of(names.get(v, v.name), v.extent) for v in (*c.axes, *c.reduce)}
+    mapping: dict[Expr, Expr] = {old: v for old, v in new.items()}  # noqa: C416 - keys and values are widened
     return substitute_axes(c, mapping, [new[v] for v in c.axes], [new[v] for v in c.reduce])
 
 
 def is_dense_buffer(b: Buffer) -> bool:
-    return b.strides is None or is_dense(tuple(int(d) for d in b.shape), b.strides)  # type: ignore[arg-type]
+    return b.strides is None or is_dense(b.static_shape, b.strides)

@@ -22,8 +22,20 @@ from ...ir.types import DTYPES
 from ..machine import Machine
 from ..math import legalize_math
 from ..schedule import (
-    Tiles, cut, dot2, fma_contract, parallel, prefetch, reorder, sink, split, split_evenly, unroll, vectorize,
+    Tiles,
+    cut,
+    dot2,
+    fma_contract,
+    parallel,
+    prefetch,
+    reorder,
+    sink,
+    split,
+    split_evenly,
+    unroll,
+    vectorize,
 )
+from ..schedule.memory import Index
 from ..schedule.rewrite import Environment, extent, has_loop, on_loops
 from .axes import substitute_axes
 from .join import join_kernels
@@ -119,13 +131,14 @@ def _schedule_part(
     c, rows, shared = _arrange(p, packed, panel, short)
     in_loop = _is_long(c)
     k = Kernel("product", (*group.params, packed), _finish_in_loop(c) if in_loop else lower_compute(c))
-    tile_axis = rows[-2] if short else rows[-1] if rows else ""
-    if tile_axis:
-        most = tile.rows // size_of(p.rows[-1]) if short else tile.rows
-        k, tiles = split_evenly(k, tile_axis, max(most, 1), inner="mi")
-        inner = ["mi", rows[-1]] if short else ["mi"]
-    else:
-        tiles, inner = [], []
+    tiles: list[Tiles] = []
+    inner: list[str] = []
+    if short:  # whole rows of pixels, as many as fill a tile
+        k, tiles = split_evenly(k, rows[-2], max(tile.rows // size_of(p.rows[-1]), 1), inner="mi")
+        inner = ["mi", rows[-1]]
+    elif rows:
+        k, tiles = split_evenly(k, rows[-1], tile.rows, inner="mi")
+        inner = ["mi"]
     k = sink(k, [*inner, "ni"])
     if p.pair is not None:
         k = reorder(k, ["pair", *inner, "ni"], [*inner, "ni", "pair"])
@@ -249,12 +262,12 @@ def _prefetch_next_panel(k: Kernel, p: Product, packed: Buffer, tiles: list[Tile
     iterations = prod(sizes)
     line = 64 // DTYPES[packed.dtype].size
     leading = len(p.batch)
-    lines = -(-prod(packed.shape[leading + 1 :]) // line)  # type: ignore[arg-type]
+    lines = -(-prod(packed.static_shape[leading + 1 :]) // line)
     each = -(-lines // (count * iterations))
     if each > 4:
         return k
 
-    def index(env: Environment) -> list[tuple[Expr, ...]]:
+    def index(env: Environment) -> list[Index]:
         tile = next(env[t.outer] + t.first for t in tiles if t.outer in env)
         step: Expr = as_expr(0)
         for n, size in zip(inner, sizes, strict=True):

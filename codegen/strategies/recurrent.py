@@ -25,7 +25,7 @@ def schedule_recurrent(op: Recurrent, outs: tuple[Buffer, ...], ins: tuple[Buffe
         return schedule_shared(op, outs, ins, machine)
     kernel = op.kernel(outs, ins)
     weights = ins[1]
-    units, columns = (int(d) for d in weights.shape)  # type: ignore[arg-type]
+    units, columns = weights.static_shape
     lanes = machine.lanes("f64" if weights.dtype == "f64" else "f32")
     panel = next((n * lanes for n in range(PANEL_VECTORS, 0, -1) if units % (n * lanes) == 0), 0)
     packs: tuple[tuple[str, Pack], ...] = ()
@@ -51,7 +51,7 @@ def _pack(
 ) -> tuple[Kernel, tuple[tuple[str, Pack], ...]]:
     """The weights under another name, so that the caller packs them."""
     packed = Buffer("w", weights.dtype, (columns // panel, units, panel))
-    pack = Pack(weights.name, packed.shape, (0, 0), ((0, panel), (1, 0), (0, 1)))  # type: ignore[arg-type]
+    pack = Pack(weights.name, packed.static_shape, (0, 0), ((0, panel), (1, 0), (0, 1)))
     kernel = relayout(kernel, weights.name, packed.shape, lambda k, n: (n // panel, k, n % panel), packed=True)
     return replace_buffer(kernel, kernel.param(weights.name), packed, lambda *idx: idx), (("w", pack),)
 

@@ -26,18 +26,18 @@ SMALLEST_UNITS = 64  # below, a barrier costs more than the product of a step
 
 def shares_units(op: Recurrent, ins: tuple[Buffer, ...], machine: Machine) -> bool:
     """Whether this form fits: all products of a step read the old state, all sequences have the same length."""
-    units = int(ins[1].shape[0])  # type: ignore[arg-type]
+    units = ins[1].static_shape[0]
     one_product = isinstance(op, (Lstm, Rnn)) or (isinstance(op, Gru) and op.linear_before_reset)
     single = ins[1].dtype == "f32" and not op.lengths and ins[0].shape[0] != 0
     return one_product and single and units >= SMALLEST_UNITS and units % machine.lanes("f32") == 0
 
 
 def schedule_shared(op: Recurrent, outs: tuple[Buffer, ...], ins: tuple[Buffer, ...], machine: Machine) -> Scheduled:
-    units, lanes, gates = int(ins[1].shape[0]), machine.lanes("f32"), op.gates  # type: ignore[arg-type]
+    units, lanes, gates = ins[1].static_shape[0], machine.lanes("f32"), op.gates
     most = max(1, (machine.vector_registers // 2) // (2 * gates))  # vectors per gate: half of the registers accumulate
     block = next(n * lanes for n in range(most, 0, -1) if units % (n * lanes) == 0)
     packed = Buffer("w", "f32", (units // block, units, gates, block))
-    pack = Pack(ins[1].name, packed.shape, (0, 0), ((0, block), (1, 0), (0, units), (0, 1)))  # type: ignore[arg-type]
+    pack = Pack(ins[1].name, packed.static_shape, (0, 0), ((0, block), (1, 0), (0, units), (0, 1)))
     body = _Cell(op, outs, ins, packed, block).body()
     kernel = Kernel(op.name.lower(), (*outs, *(b for b in ins if b is not ins[1]), packed), body)
     kernel = sink(kernel, ["gate", "ui"])
@@ -60,7 +60,7 @@ class _Cell:
         rest = list(ins[2:])
         self.vector = rest.pop(0) if op.vector else None
         self.first = rest[: op.states]
-        self.steps, self.batch, self.units = (int(d) for d in self.y.shape)  # type: ignore[arg-type]
+        self.steps, self.batch, self.units = self.y.static_shape
         blocks = self.units // block
         self.group = 2 if blocks % 2 == 0 and blocks >= 4 else 1
         self.share, self.turn = axis("share", blocks // self.group), axis("turn", self.group)

@@ -15,7 +15,8 @@ from ...ir.ops.base import Op
 @dataclass(frozen=True)
 class Group:
     """A fused group.  params: the buffers in memory that it may read or write.  For an operator with a strategy of its own
-    (attention, recurrences): op and its operands instead of computations.  constants: names of the params that are weights."""
+    (attention, recurrences): op and its operands instead of computations.  constants: names of the params that are
+    weights."""
 
     kind: str
     computes: tuple[Compute, ...]
@@ -59,8 +60,8 @@ class Pack:
 @dataclass(frozen=True)
 class Scheduled:
     """kernel: its parameters are the group's buffers by name, and the packed ones.  packs: packed parameter -> where it
-    comes from.  note: the schedule in words, for people.  temporaries: (parameter, bytes) of memory that the kernel needs only while it
-    runs, shared by the threads."""
+    comes from.  note: the schedule in words, for people.  temporaries: (parameter, bytes) of memory that the kernel needs
+    only while it runs, shared by the threads."""
 
     kernel: Kernel
     packs: tuple[tuple[str, Pack], ...] = ()

@@ -44,7 +44,7 @@ def schedule_group(group: Group, machine: Machine, accuracy: str = "default") ->
     if len(group.computes) > 1:
         kernel = lower_group("rows", group.params, group.computes)
         return Scheduled(schedule_rows(kernel, machine), note="rows in parallel")
-    c = without_empty_sum(group.computes[0])
+    (c,) = map(without_empty_sum, group.computes)
     if c.is_map:
         kernel = lower_group("map", group.params, (simplify_axes(c),))
         return Scheduled(schedule_map(kernel, machine), note="vectors along the contiguous axis")

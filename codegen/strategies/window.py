@@ -61,9 +61,9 @@ def _take(c: Compute, start: int, size: int, width: int) -> Compute:
         mapping[v] = flat % size_of(v) if v is not outer[0] else flat
         flat = flat // size_of(v)
     axes: tuple[Var, ...] = (p, px, ci) if by_channel else (p, px, co, ci)
-    names = {v: axis(f"k{n}", size_of(v)) for n, v in enumerate(c.reduce)}
-    mapping.update(names)
-    return substitute_axes(c, mapping, axes, tuple(names.values()))
+    taps = tuple(axis(f"k{n}", size_of(v)) for n, v in enumerate(c.reduce))
+    mapping.update(zip(c.reduce, taps, strict=True))
+    return substitute_axes(c, mapping, axes, taps)
 
 
 def _schedule_part(group: Group, c: Compute, machine: Machine) -> Kernel:

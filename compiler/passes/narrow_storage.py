@@ -59,7 +59,7 @@ class _Narrowing:
                 if v is not first and root(v) is not root(first):
                     parent[root(v)] = root(first)
 
-        wide: set[Value] = {v for v in kept}
+        wide: set[Value] = set(kept)
         candidates = [v for n in g.nodes for v in n.outputs if v.type.dtype == "f32"]
         for n in g.nodes:
             floats = [v for v in (*n.inputs, *n.outputs) if v.type.dtype == "f32"]
