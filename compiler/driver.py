@@ -101,7 +101,7 @@ class _Job:
         if wanted(options, "import"):
             self.show("import", str(imported))
         native = self.target.native(self.machine)
-        fused = run_passes(imported, options, stages, self.show, self.target.passes, native)
+        fused = run_passes(imported, options, stages, self.show, self.target.passes_for(options), native)
         if self.target.takes == "graph":
             with guarded("build", fused):
                 artifact = self.target.build(fused, self.machine, options, digest, stages)

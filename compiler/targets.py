@@ -13,6 +13,7 @@ from ..codegen.program import Program
 from ..ir.errors import OptionError
 from ..ir.graph import Graph
 from ..targets.artifact import Artifact
+from ..targets.tpu.host import machines as tpu_machines
 from .options import Options, nearest
 from .passes.expand_composites import Native
 from .pipeline import GRAPH_PASSES, WHOLE_GRAPH_PASSES, Passes
@@ -64,6 +65,12 @@ class Target:
         stages.seconds.update(artifact.timings)
         return artifact
 
+    def passes_for(self, options: Options) -> Passes:
+        """Products whose weights are split over chips are not merged: the cuts would not be those between the parts."""
+        if options.shard.startswith("model"):
+            return tuple(step for step in self.passes if step[0] != "merge_products")
+        return self.passes
+
     def native(self, machine: Machine) -> Native:
         """Which composite operators the target implements as they are."""
         return partial(self._function("build", "is_native"), machine)
@@ -84,6 +91,10 @@ TARGETS: dict[str, Target] = {
     ),
     "xla": Target(
         "xla", "..targets.xla", "StableHLO that XLA compiles where it is loaded", {"cpu": "the processor, for testing"},
+        takes="graph", passes=WHOLE_GRAPH_PASSES,
+    ),
+    "tpu": Target(
+        "tpu", "..targets.tpu", "StableHLO and an executable by XLA's TPU compiler; tpu alone is tpu:v5e-1", tpu_machines(),
         takes="graph", passes=WHOLE_GRAPH_PASSES,
     ),
 }

@@ -9,7 +9,7 @@ over `INLINE_BYTES` becomes an argument, so that a runtime puts the weights on t
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,13 +54,14 @@ Rule = Callable[["Emitter", Any, tuple[Value, ...]], Any]
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument of the module: the model's name of it, its type, and the array if it is a weight.
-    donated: the number of the output that takes its memory."""
+    """An argument or result of the module: the model's name of it, its type, and the array if it is a weight.
+    donated: the number of the output that takes its memory.  split: the mesh axis over which each dimension is split."""
 
     name: str
     type: TensorType
     array: np.ndarray | None = None
     donated: int | None = None
+    split: tuple[str | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Module:
 
     text: str
     arguments: tuple[Argument, ...]
-    outputs: tuple[tuple[str, TensorType], ...]
+    outputs: tuple[Argument, ...]
 
     @property
     def inputs(self) -> tuple[Argument, ...]:
@@ -94,8 +95,7 @@ class Emitter:
     def __init__(self, precision: str = "DEFAULT") -> None:
         self.w = Writer()
         self.precision = precision
-        self.weights: dict[Value, Ref] = {}
-        self.arrays: dict[Ref, tuple[str, np.ndarray]] = {}
+        self.weights: dict[Ref, tuple[Value, np.ndarray]] = {}
         self._by_array: dict[int, Ref] = {}
         self._env: ChainMap[Value, Ref] = ChainMap()
         self._constants: ChainMap[Value, np.ndarray] = ChainMap()
@@ -157,7 +157,7 @@ class Emitter:
         if id(array) not in self._by_array:
             ref = Ref(self.w.unique(v.name), v.type)
             self._by_array[id(array)] = ref
-            self.arrays[ref] = (v.name, array)
+            self.weights[ref] = (v, array)
         return self._by_array[id(array)]
 
     # -- graphs
@@ -240,12 +240,12 @@ RULES: dict[type[Op], Rule] = {
 
 def emit_module(
     graph: Graph, *, precision: str = "DEFAULT", donated: Mapping[str, str] | None = None,
-    shardings: Mapping[str, str] | None = None, mesh: str = "", partitions: int = 1,
+    shardings: Mapping[Value, tuple[str | None, ...]] | None = None, mesh: tuple[str, int] = ("", 1),
 ) -> Module:
     """The module of a graph with static shapes.
 
-    donated: input name -> name of the output that takes over its memory (same type).  shardings: name of an argument or
-    output -> its `#sdy.sharding` attribute; mesh: the line that declares the mesh; partitions: devices of one run.
+    donated: input name -> name of the output that takes over its memory (same type).  shardings: inputs, outputs and
+    constants that are split -> the mesh axis of each dimension; mesh: the axis and how many devices it has.
     Raises TargetError for an operator or a shape that StableHLO cannot say.
     """
     for v in (*graph.inputs, *graph.outputs):
@@ -253,30 +253,57 @@ def emit_module(
             raise TargetError(f"{v.name}: StableHLO for XLA needs known sizes, got {v.type}; bind them with dims or shapes")
     e = Emitter(precision)
     inputs = [Ref(e.w.unique(v.name), v.type) for v in graph.inputs]
-    outputs = e.inline(graph, inputs)
+    results = e.inline(graph, inputs)
+    split = shardings or {}
     numbering = {name: i for i, name in enumerate(graph.output_names)}
     taken = {i: numbering[o] for i, o in (donated or {}).items()}
-    arguments = [Argument(v.name, v.type, None, taken.get(v.name)) for v in graph.inputs]
-    arguments += [Argument(name, ref.type, array) for ref, (name, array) in e.arrays.items()]
-    refs = [*inputs, *e.arrays]
-    shard = shardings or {}
-    head = ",\n    ".join(_argument_text(r, a, shard.get(a.name, "")) for r, a in zip(refs, arguments, strict=True))
-    results = ", ".join(
-        type_text(r.type) + (f" {{sdy.sharding = {shard[n]}}}" if n in shard else "")
-        for r, n in zip(outputs, graph.output_names, strict=True)
+    arguments = [Argument(v.name, v.type, None, taken.get(v.name), split.get(v, ())) for v in graph.inputs]
+    arguments += [
+        Argument(name, v.type, array, None, split.get(v, ()))
+        for name, (v, array) in zip(_distinct(v.name for v, _ in e.weights.values()), e.weights.values(), strict=True)
+    ]
+    outputs = tuple(
+        Argument(n, v.type, None, None, split.get(v, ())) for n, v in zip(graph.output_names, graph.outputs, strict=True)
     )
-    attributes = f" attributes {{mhlo.num_partitions = {partitions} : i32}}" if partitions > 1 else ""
-    values = ", ".join(r.name for r in outputs)
-    tail = f"    return {values} : {types_text(r.type for r in outputs)}" if outputs else "    return"
-    text = "\n".join([
-        f"module @{identifier(graph.name)}{attributes} {{", *([f"  {mesh}"] if mesh else []),
-        f"  func.func public @main({head}) -> ({results}) {{", *(f"  {line}" for line in e.w.lines), tail, "  }", "}", "",
+    return Module(_text(graph.name, e, [*inputs, *e.weights], arguments, results, outputs, mesh), tuple(arguments), outputs)
+
+
+def _distinct(names: Iterable[str]) -> list[str]:
+    seen: dict[str, int] = {}
+    made = []
+    for name in names:
+        count = seen.get(name, 0)
+        seen[name] = count + 1
+        made.append(f"{name}#{count}" if count else name)
+    return made
+
+
+def _text(
+    name: str, e: Emitter, refs: Sequence[Ref], arguments: Sequence[Argument], results: Sequence[Ref],
+    outputs: Sequence[Argument], mesh: tuple[str, int],
+) -> str:
+    axis, devices = mesh
+    head = ",\n    ".join(_argument_text(r, a) for r, a in zip(refs, arguments, strict=True))
+    given = ", ".join(type_text(a.type) + _attributes(a) for a in outputs)
+    attributes = f" attributes {{mhlo.num_partitions = {devices} : i32}}" if devices > 1 else ""
+    values = ", ".join(r.name for r in results)
+    tail = f"    return {values} : {types_text(r.type for r in results)}" if results else "    return"
+    declared = [f'  sdy.mesh @mesh = <["{axis}"={devices}]>'] if devices > 1 else []
+    return "\n".join([
+        f"module @{identifier(name)}{attributes} {{", *declared, f"  func.func public @main({head}) -> ({given}) {{",
+        *(f"  {line}" for line in e.w.lines), tail, "  }", "}", "",
     ])
-    return Module(text, tuple(arguments), tuple(zip(graph.output_names, (r.type for r in outputs), strict=True)))
 
 
-def _argument_text(ref: Ref, argument: Argument, sharding: str) -> str:
-    parts = [f"sdy.sharding = {sharding}"] if sharding else []
-    parts += [f"tf.aliasing_output = {argument.donated} : i32"] if argument.donated is not None else []
-    attributes = f" {{{', '.join(parts)}}}" if parts else ""
-    return f"{ref.name}: {type_text(ref.type)}{attributes} loc({quoted(argument.name)})"
+def _argument_text(ref: Ref, argument: Argument) -> str:
+    return f"{ref.name}: {type_text(ref.type)}{_attributes(argument)} loc({quoted(argument.name)})"
+
+
+def _attributes(argument: Argument) -> str:
+    parts = []
+    if any(argument.split):
+        dims = ", ".join("{}" if axis is None else f'{{"{axis}"}}' for axis in argument.split)
+        parts.append(f"sdy.sharding = #sdy.sharding<@mesh, [{dims}]>")
+    if argument.donated is not None:
+        parts.append(f"tf.aliasing_output = {argument.donated} : i32")
+    return f" {{{', '.join(parts)}}}" if parts else ""

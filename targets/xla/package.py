@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
-from ...codegen.stablehlo.emit import Module
+from ...codegen.stablehlo.emit import Argument, Module
 from ...ir.types import TensorType
 from ..artifact import Artifact, FileContent
 from ..cpu.naming import c_prefix
@@ -26,7 +26,7 @@ def package(
     module: Module, *, name: str, model_name: str, target: str, machine: Mapping[str, Any], versions: Mapping[str, str],
     model_sha256: str, options: Mapping[str, Any], portable: bytes | None, extra: Mapping[str, FileContent] | None = None,
     runtime: Mapping[str, Any] | None = None, estimate: Mapping[str, Any] | None = None,
-    timings: Mapping[str, float] | None = None,
+    timings: Mapping[str, float] | None = None, notes: tuple[str, ...] = (),
 ) -> Artifact:
     """The artifact of a module.  runtime: what the loader needs beside the usual entries; estimate: what XLA's compiler
     says about the result, by JSON values."""
@@ -43,9 +43,9 @@ def package(
         "name": prefix, "model_name": _plain(model_name), "model_sha256": model_sha256,
         "versions": {"tilewright": __version__, **versions},
         "target": target, "machine": {"required": [], **machine}, "options": dict(options),
-        "inputs": [{**_spec(a.name, a.type), "donated_to": a.donated} for a in module.inputs],
-        "outputs": [_spec(n, t) for n, t in module.outputs],
-        "weights": [_spec(a.name, a.type) for a in module.weights],
+        "inputs": [{**_spec(a), "donated_to": a.donated} for a in module.inputs],
+        "outputs": [_spec(a) for a in module.outputs],
+        "weights": [_spec(a) for a in module.weights],
         "library": f"{prefix}.stablehlo" if portable is not None else f"{prefix}.mlir",
         "weights_file": f"{prefix}.safetensors",
         "sizes": {"code": len(module.text), "weights": sum(a.type.nbytes for a in module.weights), "arena": 0,
@@ -53,7 +53,7 @@ def package(
         "sha256": {"code": hashlib.sha256(module.text.encode()).hexdigest()},
         "operations": module.operations, "estimate": dict(estimate or {}), "kernels": [], **(runtime or {}),
     }
-    return Artifact(target, prefix, files, manifest, dict(timings or {}))
+    return Artifact(target, prefix, files, manifest, dict(timings or {}), notes)
 
 
 def _plain(text: str) -> str:
@@ -61,8 +61,10 @@ def _plain(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _spec(name: str, t: TensorType) -> dict[str, Any]:
-    return {"name": _plain(name), "dtype": t.dtype, "shape": list(t.static_shape), "bytes": t.nbytes}
+def _spec(a: Argument) -> dict[str, Any]:
+    split = {"sharding": list(a.split)} if any(a.split) else {}
+    described = {"name": _plain(a.name), "dtype": a.type.dtype, "shape": list(a.type.static_shape)}
+    return {**described, "bytes": a.type.nbytes, **split}
 
 
 def donations(inputs: Sequence[tuple[str, TensorType]], outputs: Sequence[tuple[str, TensorType]]) -> dict[str, str]:
@@ -71,7 +73,7 @@ def donations(inputs: Sequence[tuple[str, TensorType]], outputs: Sequence[tuple[
         past_key_values.0.key -> present.0.key      cache_k_in -> cache_k_out      state -> state_out
     """
     found: dict[str, str] = {}
-    free = {n: t for n, t in outputs}
+    free = dict(outputs)
     for name, t in inputs:
         match = next((o for o, u in free.items() if u == t and _state(o) == _state(name)), None)
         if match is not None and _state(name):
