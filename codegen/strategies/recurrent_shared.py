@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ...ir.compute import Compute, acc_var, lower_compute
-from ...ir.expr import Expr, Load, as_expr, binary, is_const, linear, load, select
+from ...ir.expr import Const, Expr, Load, as_expr, binary, load, select
 from ...ir.kernel import Alloc, Barrier, Block, Buffer, For, Kernel, Store, axis, map_block, substitute_block
 from ...ir.ops.recurrent import Gru, Lstm, Recurrent, Rnn, Step
 from ...ir.traverse import rewrite
@@ -123,9 +123,8 @@ class _Cell:
         def read(e: Expr) -> Expr | None:
             if not isinstance(e, Load) or e.buf.space != "stack":
                 return None
-            c, _ = linear(e.idx[0])
-            gate = c // self.units + (2 if e.buf.name == "inner" else 0)
-            assert is_const(e.idx[0] - offset - unit - c, 0), e
-            return load(gates, gate, unit)
+            rest = e.idx[0] - offset - unit
+            assert isinstance(rest, Const), e
+            return load(gates, rest.value // self.units + (2 if e.buf.name == "inner" else 0), unit)
 
         return For(unit, map_block(body, None, lambda e: rewrite(e, read)))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from codegen.scheduled_ops import MACHINES, Operand, run_op, run_scheduled, schedule_op
 from tilewright.codegen.strategies.product import find_product
-from tilewright.codegen.strategies.scheduled import Pack
+from tilewright.codegen.strategies.scheduled import Pack, Scheduled
 from tilewright.codegen.strategies.tiles import choose_tile, spread, tile_cycles
 from tilewright.ir.compute import Compute, acc_var
 from tilewright.ir.expr import Expr, binary, call, const
@@ -210,11 +210,29 @@ CELLS = {
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_recurrences(name: str, dtype: type, machine: str) -> None:
-    op, gates, units, vectors, states = CELLS[name]
+    check_cell(*CELLS[name], steps=3, dtype=dtype, machine=machine)
+
+
+SHARED = {
+    "lstm": (Lstm(), 4, 128, 0, 2), "gru": (Gru(linear_before_reset=True), 3, 128, 1, 1), "rnn": (Rnn(), 1, 64, 0, 1),
+    "lstm-reverse-peepholes": (Lstm(reverse=True, peepholes=True), 4, 64, 3, 2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("name", SHARED)
+def test_recurrences_whose_units_are_shared_by_threads(name: str, steps: int) -> None:
+    made = check_cell(*SHARED[name], steps=steps, dtype=np.float32, machine="x86-64-v4")
+    assert "shared by the threads" in made.note
+
+
+def check_cell(
+    op: Op, gates: int, units: int, vectors: int, states: int, *, steps: int, dtype: type, machine: str
+) -> Scheduled:
     rng = np.random.default_rng(5)
-    shapes = [(3, 2, gates * units), (units, gates * units), *[(vectors * units,)] * (vectors > 0), *[(2, units)] * states]
-    arrays = [(rng.standard_normal(s) * 0.4).astype(dtype) for s in shapes]
-    run_op(op, *arrays, machine=machine, tolerance=4e-6)
+    shapes = [(steps, 2, gates * units), (units, gates * units), *[(vectors * units,)] * (vectors > 0), *[(2, units)] * states]
+    arrays = [(rng.standard_normal(s) * min(0.4, 3 / units)).astype(dtype) for s in shapes]
+    return run_op(op, *arrays, machine=machine, tolerance=4e-6)
 
 
 # ---- tiles
