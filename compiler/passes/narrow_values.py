@@ -4,7 +4,7 @@
     z = Binary(add)(y: bf16, r: f32)        ->   z = Binary(add)(y, Cast[bf16](r)): bf16
     p = Unary(sin)(Binary(mul)(t, f))       ->   the same: nothing here comes from a product
 
-Products and convolutions get 16-bit operands; what is computed from their results stays in 16 bits; everything else, such
+Products and convolutions get 16-bit operands, as do large tables that rows are picked from; what is computed from their results stays in 16 bits; everything else, such
 as positions and masks, stays in f32.  A product over a single element is no product but an outer one, mostly of
 positions and frequencies, and stays as well.  Composites and sums still compute in f32 inside.  Inputs and outputs of the
 graph keep their types.
@@ -22,7 +22,16 @@ from ...ir.ops.contract import Conv, ConvTranspose, MatMul
 from ...ir.ops.elementwise import Binary, Cast, Select, Unary
 from ...ir.ops.image import Resize
 from ...ir.ops.movement import (
-    Broadcast, Concat, Gather, GatherElements, GatherND, Pad, Reshape, Slice, Transpose, Trilu,
+    Broadcast,
+    Concat,
+    Gather,
+    GatherElements,
+    GatherND,
+    Pad,
+    Reshape,
+    Slice,
+    Transpose,
+    Trilu,
 )
 from ...ir.ops.norm import Attention, BatchNorm, Gelu, LayerNorm, LogSoftmax, RmsNorm, Softmax
 from ...ir.ops.reduce import ArgReduce, Reduce
@@ -38,6 +47,7 @@ FOLLOWERS = (
     ScatterND, TopK, Resize,
 )
 """Operators whose floating-point operands and results are all of one type, that of what they are given."""
+_LEAST_TABLE = 1 << 16  # elements
 
 
 def narrow_values(graph: Graph, *, precision: str = "f32") -> Graph:
@@ -67,12 +77,17 @@ class _Narrowing:
         op, floats = node.op, [v for v in node.inputs if v.type.dtype == "f32"]
         narrow = isinstance(op, PRODUCTS) and bool(floats) and not _is_outer(op, node.inputs)
         if isinstance(op, FOLLOWERS):
-            narrow = any(self._is_narrow(v) for v in floats)
+            narrow = any(self._is_narrow(v) for v in floats) or self._is_embedding(node)
         wanted = self.dtype if narrow else "f32"
         return (op, *(self._as(v, wanted if v.type.dtype == "f32" else v.type.dtype) for v in node.inputs))
 
     def _is_narrow(self, v: Value) -> bool:
         return v in self.values and self.values[v].type.dtype == self.dtype
+
+    def _is_embedding(self, node: Node) -> bool:
+        """Rows picked from a large table of weights."""
+        array = self.graph.constants.get(node.inputs[0]) if isinstance(node.op, Gather) else None
+        return array is not None and array.dtype == np.float32 and array.size >= _LEAST_TABLE
 
     def _as(self, v: Value, dtype: str) -> Value:
         """The new value in an element type; constants are converted now."""

@@ -64,12 +64,16 @@ def parse(text: str) -> Any:
 
 
 def portable(text: str, version: str = PORTABLE_VERSION) -> bytes:
-    """The module as bytes that every XLA from `version` on reads."""
+    """The module as bytes that every XLA from `version` on reads.  Splits over chips are of another dialect, which has
+    no versions.  Raises InternalError for a module that MLIR refuses or that the version cannot say."""
     module = parse(text)
     from jaxlib.mlir.dialects import stablehlo
 
-    with _context():
-        return stablehlo.serialize_portable_artifact(module, version)
+    try:
+        with _context():
+            return stablehlo.serialize_portable_artifact(module, version, allow_other_dialects="sdy.mesh" in text)
+    except ValueError as error:
+        raise InternalError(f"StableHLO {version}: the module cannot be serialized: {error}", text) from error
 
 
 def from_portable(data: bytes) -> Any:
