@@ -3,7 +3,8 @@
     void tw_main(ptr runtime, ptr arena, ptr scratch, ptr constants, ptr inputs, ptr outputs, i64 tid, i64 nt)
 
 Every thread runs it.  Threads meet after the calls that say so, and after they have read a condition and before
-anything can change it; with one thread the barriers are jumped over.
+anything can change it; with one thread the barriers are jumped over.  A program that is to be profiled
+notes the time around each call.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class _Main:
         self.lines: list[str] = []
         self.entry: list[str] = []
         self.bases: dict[tuple[str, int], str] = {}
-        self.count = 0
+        self.count = self.calls = 0
         self.label = "start"
 
     def number(self) -> int:
@@ -95,9 +96,18 @@ class _Main:
         if len(s.args) != len(kernel.params):
             raise InternalError(f"kernel {s.kernel}: {len(kernel.params)} parameters, called with {len(s.args)}")
         args = [f"ptr {self.pointer(a)}" for a in s.args]
+        step, self.calls = self.calls, self.calls + 1
+        self.profile("enter", step)
         self.lines.append(f"  call void @{symbol(kernel.name)}({', '.join((*args, *_TRAILING))})")
+        self.profile("leave", step)
         if s.meet:
             self.barrier()
+
+    def profile(self, side: str, step: int) -> None:
+        """Note the time around a step, by its number in the order of `all_calls`."""
+        if self.program.profile:
+            self.declares[f"declare hidden void @tw_profile_{side}(ptr, i64, i64)"] = None
+            self.lines.append(f"  call void @tw_profile_{side}(ptr %runtime, i64 %tid, i64 {step})")
 
     def branch(self, s: Branch) -> None:
         number, cond = self.number(), self.flag(s.condition)

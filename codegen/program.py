@@ -89,7 +89,7 @@ class Placement:
 class Program:
     """constants: (offset, array) pairs in increasing order; arrays are C-contiguous, offsets are multiples of 64.
     inputs and outputs: names and types in the model's order.  scratch_bytes: memory each thread needs for the `stack`
-    buffers of the kernels."""
+    buffers of the kernels.  profile: threads record the times of every call (`tw_profile.c`)."""
 
     name: str
     kernels: Mapping[str, Kernel]
@@ -101,6 +101,7 @@ class Program:
     arena_bytes: int
     scratch_bytes: int = 0
     placements: tuple[Placement, ...] = ()
+    profile: bool = False
 
 
 def all_calls(steps: Iterable[Step]) -> Iterator[Call]:

@@ -32,6 +32,7 @@ def compile(
     name: str | None = None,
     accuracy: str = "default",
     precision: str = "f32",
+    profile: bool = False,
     emit: str | Sequence[str] = (),
     cc: str | None = None,
     embed_limit: int | None = None,
@@ -59,6 +60,7 @@ def compile(
     name: prefix of the C symbols, a C identifier; default: from the file's name.
     accuracy: "default", or "strict" (no transformed convolution, no reassociation beyond a register tile).
     precision: "f32"; "bf16" or "f16" store intermediate values and weights of products in 16 bits and sum in f32.
+    profile: record the time of every step while the artifact runs: `Module.profile()`, `tilewright run --profile`.
     emit: what the artifact holds beside the library: "object", "llvm-ir", "asm".
     cc: the C compiler to link with, a command; default: cc, gcc or clang, or zig from the ziglang package.
     embed_limit: bytes of weights above which they go to a file beside the library, default 1 GiB.
@@ -79,7 +81,8 @@ def compile(
         known = list(compile.__kwdefaults__ or {})
         raise OptionError(f"compile: no option is called {word!r}{nearest(word, known)}; options are {', '.join(known)}")
     done = compile_with(
-        model, target, shapes=shapes, dims=dims, name=name, accuracy=accuracy, precision=precision, emit=emit, cc=cc,
+        model, target, shapes=shapes, dims=dims, name=name, accuracy=accuracy, precision=precision,
+        profile=profile, emit=emit, cc=cc,
         embed_limit=embed_limit, shard=shard, cache=cache, report=report, verify=verify, print_after=print_after,
         check_passes=check_passes, jobs=jobs, base_dir=base_dir, progress=progress,
     )

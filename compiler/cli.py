@@ -125,6 +125,7 @@ def _add_compile(parser: argparse.ArgumentParser) -> None:
         "--precision", default="f32", metavar="TYPE",
         help="f32, or bf16, f16: store intermediate values and weights of products in 16 bits, sum in f32",
     )
+    code.add_argument("--profile", action="store_true", help="record the time of every step, for tilewright run --profile")
     code.add_argument("--cc", metavar="COMMAND", help="C compiler to link with (default: cc, gcc, clang, or zig)")
     code.add_argument(
         "--embed-limit", type=int, metavar="BYTES", help="larger weights go to a file beside the library (default 1 GiB)"

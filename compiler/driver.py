@@ -16,6 +16,7 @@ from ..frontend.onnx.fingerprint import model_content, model_sha256
 from ..frontend.onnx.importer import import_graph
 from ..frontend.onnx.reader import ModelFile, read_model
 from ..frontend.onnx.support import operators_used
+from ..ir.errors import OptionError
 from ..ir.graph import Graph
 from ..targets.artifact import Artifact
 from .cache import Cache
@@ -62,6 +63,8 @@ def compile_model(
     """
     stages = Stages(progress)
     target = find_target(options.target)
+    if options.profile and target.name != "cpu":
+        raise OptionError(f"profile: target {target.name} records no times; use it with the target cpu")
     job = _Job(options, target, target.machine(options.target), stages, show)
     with stages.stage("read"):
         source = read_model(model, base_dir)
@@ -112,6 +115,7 @@ class _Job:
             )
         with stages.stage("lower"), guarded("lower", fused):
             program = lower(fused, self.machine, source.name, accuracy=options.accuracy)
+            program = replace(program, profile=options.profile)
         if wanted(options, "lower"):
             self.show("lower", "\n\n".join(map(str, program.kernels.values())))
         with guarded("build", fused):

@@ -30,6 +30,7 @@ class Options:
     name: the C symbol prefix; empty: from the model's file name.
     accuracy: "default", or "strict": no transformed convolution and no reassociation beyond a register tile.
     precision: of PRECISIONS, what intermediate values and weights of products are stored in; sums are always f32.
+    profile: the artifact records the time of every step.
     emit: what the artifact holds beside the library, of EMITS.
     cc: the C compiler to link with, as a command; empty: found.  embed_limit: bytes of weights above which they go to a
     file beside the library, None: the target's own limit.
@@ -44,6 +45,7 @@ class Options:
     name: str = ""
     accuracy: str = "default"
     precision: str = "f32"
+    profile: bool = False
     emit: tuple[str, ...] = ()
     cc: str = ""
     embed_limit: int | None = None
@@ -62,7 +64,7 @@ class Options:
         shapes = {name: list(shape) for name, shape in self.shapes}
         values = {"shapes": shapes, "dims": dict(self.dims), "accuracy": self.accuracy,
                   "shard": self.shard, "precision": "" if self.precision == "f32" else self.precision, "emit": list(self.emit),
-                  "embed_limit": self.embed_limit}
+                  "embed_limit": self.embed_limit, "profile": self.profile or None}
         return {name: value for name, value in values.items() if value not in ({}, [], None, "", "default")}
 
 
@@ -74,6 +76,7 @@ def make_options(
     name: str | None = None,
     accuracy: str = "default",
     precision: str = "f32",
+    profile: bool = False,
     emit: str | Sequence[str] = (),
     cc: str | None = None,
     embed_limit: int | None = None,
@@ -99,7 +102,7 @@ def make_options(
         raise OptionError(f"jobs: expected a positive number of processes, got {jobs!r}")
     return Options(
         target=target, shapes=_checked_shapes(shapes or {}), dims=_checked_dims(dims or {}), name=name or "",
-        accuracy=accuracy, precision=precision, emit=emits, cc=cc or "", embed_limit=embed_limit,
+        accuracy=accuracy, precision=precision, profile=profile, emit=emits, cc=cc or "", embed_limit=embed_limit,
         shard=shard, verify=verify, print_after=prints,
         check_passes=check_passes, jobs=jobs or 0,
     )

@@ -22,6 +22,7 @@ import numpy as np
 
 from ..ir.errors import OptionError, TargetError
 from .arrays import TensorSpec, as_input, as_output, empty_output
+from .profile import NO_PROFILE, ProfileRow, no_profile, read_profile
 
 MANIFEST_NAME = "manifest.json"
 FORMAT, FORMAT_VERSION, ABI_VERSION = "tilewright", 1, 1
@@ -48,7 +49,8 @@ class _Options(ctypes.Structure):
 def load(directory: str | os.PathLike[str], threads: int | None = None) -> Module:
     """The artifact in a folder as a callable module.
 
-    threads: how many run it, the caller's included; None: the processors that this process may use.
+    threads: how many run it, the caller's included; None: the processors that this process may use, but no more than
+    the compiler expects to be of use (`threads` in the manifest; one for a small model).
     Raises OptionError for a folder that is no artifact or a wrong number of threads, TargetError when this machine
     cannot run it.
     """
@@ -141,6 +143,28 @@ class Module:
 
         step.buffers = keep  # type: ignore[attr-defined]
         return step
+
+    def profile(self) -> list[ProfileRow]:
+        """The times of every step since the module was loaded, or since `reset_profile`, in the order of the program.
+
+        Raises OptionError unless the artifact was compiled with the option profile, and during a run.
+        """
+
+        def read(thread: int, records: Any, count: int) -> None:
+            function = self._function("profile", ctypes.c_int32)
+            self._check_profile(function(self._handle, ctypes.c_int32(thread), records, ctypes.c_size_t(count)))
+
+        return read_profile(self.manifest["kernels"], max(1, self.threads), read)
+
+    def reset_profile(self) -> None:
+        """Starts the times again from zero, for example after runs to warm up.  Raises what `profile` raises."""
+        self._check_profile(self._function("reset_profile", ctypes.c_int32)(self._handle))
+
+    def _check_profile(self, status: int) -> None:
+        if status == NO_PROFILE and self._handle:
+            raise no_profile(self._prefix)
+        if status:
+            self._fail(status)
 
     def _in_order(self, arrays: Sequence[Any]) -> Sequence[Any]:
         return ordered("input", self.inputs, arrays)

@@ -12,6 +12,8 @@ import llvmlite.binding as llvm
 from ... import __version__
 from ...codegen.machine import Machine
 from ...codegen.program import Call, Program, all_calls
+from ...codegen.roofline import limit_of
+from ...codegen.threads import recommended_threads
 from ...ir.types import TensorType
 from ..loader import ABI_VERSION, FORMAT, FORMAT_VERSION
 from .link import library_name, weights_name
@@ -22,7 +24,10 @@ def make_manifest(
     program: Program, machine: Machine, prefix: str, objects: Sequence[bytes], *, toolchain: Toolchain, embedded: bool,
     constants_digest: bytes, model_sha256: str, options: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Everything but the list of files, which the artifact adds.  options: JSON values."""
+    """Everything but the list of files, which the artifact adds.  options: JSON values.
+
+    In it, threads.best: more are not expected to be faster, 0: no such number; limit_ns: what the machine's nominal
+    figures allow on one core."""
     code = hashlib.sha256()
     for data in objects:
         code.update(data)
@@ -39,8 +44,9 @@ def make_manifest(
         "library": library_name(prefix), "weights_file": None if embedded else weights_name(prefix),
         "sizes": {"code": sum(map(len, objects)), "weights": program.constant_bytes, "arena": program.arena_bytes,
                   "scratch_per_thread": program.scratch_bytes},
+        "threads": {"best": recommended_threads(program, machine)}, "profile": program.profile,
         "sha256": {"code": code.hexdigest(), "weights": constants_digest.hex()},
-        "kernels": [_kernel(call) for call in all_calls(program.steps)],
+        "kernels": [_kernel(call, machine) for call in all_calls(program.steps)],
     }
 
 
@@ -59,9 +65,10 @@ def _specs(tensors: Sequence[tuple[str, TensorType]]) -> list[dict[str, Any]]:
             for name, t in tensors]
 
 
-def _kernel(call: Call) -> dict[str, Any]:
+def _kernel(call: Call, machine: Machine) -> dict[str, Any]:
     cost = call.cost
     return {
         "kernel": call.kernel, "where": _plain(call.where), "ops": list(call.ops), "schedule": cost.schedule,
         "macs": cost.macs, "bytes_read": cost.bytes_read, "bytes_written": cost.bytes_written,
+        "limit_ns": round(limit_of(cost, machine).seconds * 1e9),
     }

@@ -11,7 +11,8 @@ from importlib import resources
 
 from ... import __version__
 from ...codegen.machine import Machine
-from ...codegen.program import Program
+from ...codegen.program import Program, all_calls
+from ...codegen.threads import recommended_threads
 from ...ir.types import DTYPES, TensorType
 from . import runtime
 from .features import feature_bits
@@ -19,7 +20,7 @@ from .naming import c_string, comment_text, distinct_identifiers
 
 ABI_VERSION = 1
 WEIGHTS_ID_BYTES = 32
-RUNTIME_SOURCES = ("tw_check.c", "tw_host.c", "tw_memory.c", "tw_model.c", "tw_threads.c")
+RUNTIME_SOURCES = ("tw_check.c", "tw_host.c", "tw_memory.c", "tw_model.c", "tw_profile.c", "tw_threads.c")
 RUNTIME_HEADERS = ("tw_abi.h", "tw_runtime.h")
 MANIFEST_FILE, CONSTANTS_FILE = "manifest.bin", "constants.bin"
 
@@ -50,10 +51,11 @@ def _tensor_lines(program: Program, mark: str) -> str:
     return "\n".join(lines) or f"{mark}   none"
 
 
-def _constant_lines(prefix: str, program: Program) -> str:
-    """Counts and sizes as macros, for callers with static buffers."""
+def _constant_lines(prefix: str, program: Program, machine: Machine) -> str:
+    """Counts and sizes as macros, for callers with static buffers; and the number of threads that pays."""
     upper = prefix.upper()
-    lines = []
+    best = recommended_threads(program, machine)
+    lines = [f"#define {upper}_BEST_THREADS {best} /* more are not expected to be faster */"] if best else []
     for kind, tensors in (("INPUT", program.inputs), ("OUTPUT", program.outputs)):
         lines.append(f"#define {upper}_{kind}_COUNT {len(tensors)}")
         for index, (_, type_) in enumerate(tensors):
@@ -68,7 +70,7 @@ def c_header(prefix: str, program: Program, machine: Machine) -> str:
         "PREFIX": prefix, "GUARD": f"TILEWRIGHT_{prefix.upper()}_H", "VERSION": __version__,
         "TITLE": comment_text(program.name), "MACHINE": machine.name, "ABI_VERSION": ABI_VERSION,
         "ABI": runtime_file("tw_abi.h"), "TENSORS": _tensor_lines(program, " *"),
-        "CONSTANTS": _constant_lines(prefix, program),
+        "CONSTANTS": _constant_lines(prefix, program, machine),
     })
 
 
@@ -147,7 +149,8 @@ def descriptor_source(
         "WEIGHTS_NAME": c_string(weights_file) if weights_file else "NULL",
         "WEIGHTS_ID": "weights_id" if weights_file else "NULL",
         "INPUT_COUNT": len(program.inputs), "OUTPUT_COUNT": len(program.outputs),
-        "FEATURE_COUNT": len(feature_bits(machine)),
+        "FEATURE_COUNT": len(feature_bits(machine)), "BEST_THREADS": recommended_threads(program, machine),
+        "STEP_COUNT": len(list(all_calls(program.steps))) if program.profile else 0,
         "TABLES": _info_table("inputs", program.inputs) + _info_table("outputs", program.outputs)
         + _feature_table(machine) + (identity if weights_file else ""),
     })

@@ -26,6 +26,8 @@ static const tw_descriptor descriptor = {
     .output_count = @OUTPUT_COUNT@u,
     .features = features,
     .feature_count = @FEATURE_COUNT@u,
+    .best_threads = @BEST_THREADS@,
+    .step_count = @STEP_COUNT@u,
 };
 
 EXPORT uint32_t @PREFIX@_abi_version(void)
@@ -62,6 +64,21 @@ EXPORT uint64_t @PREFIX@_workspace_bytes(int32_t threads)
 EXPORT int32_t @PREFIX@_thread_count(const @PREFIX@_model *model)
 {
     return tw_model_thread_count((const tw_model *)model);
+}
+
+EXPORT size_t @PREFIX@_step_count(void)
+{
+    return descriptor.step_count;
+}
+
+EXPORT int32_t @PREFIX@_profile(@PREFIX@_model *model, int32_t thread, tw_step_time *out, size_t count)
+{
+    return tw_model_profile((tw_model *)model, thread, out, count);
+}
+
+EXPORT int32_t @PREFIX@_reset_profile(@PREFIX@_model *model)
+{
+    return tw_model_reset_profile((tw_model *)model);
 }
 
 EXPORT size_t @PREFIX@_input_count(void)

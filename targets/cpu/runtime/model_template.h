@@ -50,6 +50,14 @@ uint64_t @PREFIX@_workspace_bytes(int32_t threads);
 /* Threads that run this instance, with the caller's. */
 int32_t @PREFIX@_thread_count(const @PREFIX@_model *model);
 
+/* Steps of a library compiled with the option profile, in the order of "kernels" in the manifest; 0 for any other. */
+size_t @PREFIX@_step_count(void);
+/* Copies what a thread of this instance spent in each step; count: PREFIX_step_count().  TW_NO_PROFILE for a library
+ * compiled without the option profile, TW_BUSY during a run. */
+int32_t @PREFIX@_profile(@PREFIX@_model *model, int32_t thread, tw_step_time *out, size_t count);
+/* Starts again from zero, for example after runs to warm up. */
+int32_t @PREFIX@_reset_profile(@PREFIX@_model *model);
+
 size_t @PREFIX@_input_count(void);
 size_t @PREFIX@_output_count(void);
 /* Name, type and shape of an input or output; NULL beyond the last. */

@@ -33,7 +33,8 @@ enum tw_status {
     TW_IO = 13,            /* the weights file cannot be read */
     TW_WRONG_WEIGHTS = 14, /* the weights file belongs to another library */
     TW_BAD_OPTION = 15,    /* an option is out of its range */
-    TW_FORKED = 16         /* this process is a fork of the one that created the instance */
+    TW_FORKED = 16,        /* this process is a fork of the one that created the instance */
+    TW_NO_PROFILE = 17     /* the library was not compiled with the option profile */
 };
 
 /* Element types; the numbers are those of ONNX. */
@@ -72,6 +73,16 @@ typedef struct tw_tensor_info {
     uint32_t element_bytes;
 } tw_tensor_info;
 
+/* What one thread spent in one step of a library compiled with the option profile.  Times are in nanoseconds of the
+ * monotonic clock; waiting for other threads between steps is in none of them. */
+typedef struct tw_step_time {
+    uint64_t count; /* executions since create or the last reset; 0: the other fields say nothing */
+    uint64_t total_ns;
+    uint64_t min_ns;
+    uint64_t start_ns; /* when the last one began */
+    uint64_t last_ns;  /* how long it took */
+} tw_step_time;
+
 /* The caller's own threads.  `run` must call body(arg, i) once for each i in [0, count), ALL AT THE SAME TIME (they wait
  * for each other), return when all have returned, and give 0, or another value if it could not start any of them. */
 typedef struct tw_thread_pool {
@@ -83,7 +94,8 @@ typedef struct tw_thread_pool {
 typedef struct tw_options {
     uint32_t size;          /* sizeof(tw_options) */
     uint32_t abi_version;   /* TW_ABI_VERSION */
-    int32_t threads;        /* 0: the processors that affinity mask and cgroup quota grant; the caller is one of them */
+    int32_t threads;        /* the caller is one of them; 0: the processors that affinity mask and cgroup quota grant,
+                               but no more than PREFIX_BEST_THREADS where the header says that number */
     uint32_t flags;         /* none yet: 0 */
     void *workspace;        /* 64-byte aligned memory of the caller, PREFIX_workspace_bytes(threads); NULL: allocated */
     uint64_t workspace_bytes;

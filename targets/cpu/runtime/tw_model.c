@@ -38,6 +38,7 @@ static const char *const status_texts[] = {
     [TW_IO] = "the weights file cannot be read",
     [TW_WRONG_WEIGHTS] = "the weights file belongs to another library",
     [TW_BAD_OPTION] = "an option is out of its range",
+    [TW_NO_PROFILE] = "the library was compiled without the option profile",
     [TW_FORKED] = "the instance belongs to the parent process; create one after fork",
 };
 
@@ -52,9 +53,16 @@ static uint64_t round_up(uint64_t bytes)
     return (bytes + TW_CACHE_LINE - 1) / TW_CACHE_LINE * TW_CACHE_LINE;
 }
 
+/* What `asked` threads mean where this many processors are usable; 0 asks for the default. */
+static int32_t thread_count(const tw_descriptor *descriptor, int32_t asked, int32_t cpus)
+{
+    const int32_t best = descriptor->best_threads;
+    return asked > 0 ? asked : best && best < cpus ? best : cpus;
+}
+
 uint64_t tw_workspace_bytes(const tw_descriptor *descriptor, int32_t threads)
 {
-    const int32_t count = threads > 0 ? threads : tw_usable_cpus();
+    const int32_t count = thread_count(descriptor, threads, threads > 0 ? 0 : tw_usable_cpus());
     return round_up(descriptor->arena_bytes) + (uint64_t)count * round_up(descriptor->scratch_bytes);
 }
 
@@ -112,7 +120,7 @@ static int32_t set_up(tw_model *model, const tw_descriptor *descriptor, const tw
     model->constants = descriptor->constants;
     model->scratch_stride = round_up(descriptor->scratch_bytes);
     const int32_t cpus = tw_usable_cpus();
-    const int32_t threads = options->threads ? options->threads : cpus;
+    const int32_t threads = thread_count(descriptor, options->threads, cpus);
     const size_t slots = (size_t)descriptor->input_count + descriptor->output_count;
     model->input_slots = calloc(slots ? slots : 1, sizeof(void *));
     if (!model->input_slots) {
@@ -129,6 +137,9 @@ static int32_t set_up(tw_model *model, const tw_descriptor *descriptor, const tw
     }
     if (!status) {
         status = tw_team_start(&model->team, threads, cpus, &options->pool, run_thread, model);
+        if (!status && descriptor->step_count) {
+            status = tw_profile_start(&model->team, descriptor->step_count);
+        }
         if (status) {
             (void)snprintf(message, room, "could not start %d threads", (int)threads);
         }
@@ -139,6 +150,7 @@ static int32_t set_up(tw_model *model, const tw_descriptor *descriptor, const tw
 static void release(tw_model *model)
 {
     tw_team_stop(&model->team);
+    tw_profile_stop(&model->team);
     if (model->mapped_bytes) {
         tw_unmap(model->constants, model->mapped_bytes);
     }
@@ -192,7 +204,7 @@ static bool acquire(tw_model *model)
 
 static int32_t finish(tw_model *model, int32_t status)
 {
-    if (status == TW_NO_THREADS || status == TW_FORKED) {
+    if (status == TW_NO_THREADS || status == TW_FORKED || status == TW_NO_PROFILE) {
         (void)snprintf(model->message, sizeof model->message, "run: %s", tw_status_text(status));
     }
     atomic_store_explicit(&model->busy, 0, memory_order_release);
@@ -250,6 +262,43 @@ int32_t tw_model_destroy(tw_model *model)
         release(model);
     }
     return TW_OK;
+}
+
+int32_t tw_model_profile(tw_model *model, int32_t thread, tw_step_time *out, size_t count)
+{
+    if (!model || (!out && count)) {
+        return TW_NULL_POINTER;
+    }
+    if (!acquire(model)) {
+        return TW_BUSY;
+    }
+    const tw_team *team = &model->team;
+    int32_t status = TW_OK;
+    if (!model->descriptor->step_count) {
+        status = TW_NO_PROFILE;
+    } else if (thread < 0 || thread >= team->threads || count != model->descriptor->step_count) {
+        status = TW_WRONG_COUNT;
+        (void)snprintf(model->message, sizeof model->message, "profile: expected a thread below %d and room for %u steps, "
+                       "got %d and %llu", (int)team->threads, model->descriptor->step_count, (int)thread,
+                       (unsigned long long)count);
+    } else {
+        memcpy(out, team->step_times + (size_t)thread * team->step_stride, count * sizeof *out);
+    }
+    return finish(model, status);
+}
+
+int32_t tw_model_reset_profile(tw_model *model)
+{
+    if (!model) {
+        return TW_NULL_POINTER;
+    }
+    if (!acquire(model)) {
+        return TW_BUSY;
+    }
+    if (model->descriptor->step_count) {
+        tw_profile_reset(&model->team);
+    }
+    return finish(model, model->descriptor->step_count ? TW_OK : TW_NO_PROFILE);
 }
 
 int32_t tw_model_thread_count(const tw_model *model)

@@ -39,6 +39,8 @@ typedef struct tw_descriptor {
     uint32_t input_count, output_count;
     const tw_feature *features;
     uint32_t feature_count;
+    int32_t best_threads; /* more are not expected to be faster; 0: no such number */
+    uint32_t step_count;  /* of a profile build; 0 otherwise */
 } tw_descriptor;
 
 typedef struct tw_model tw_model;
@@ -54,6 +56,8 @@ int32_t tw_model_thread_count(const tw_model *model);
 const char *tw_model_message(const tw_model *model);
 const char *tw_status_text(int32_t status);
 uint64_t tw_workspace_bytes(const tw_descriptor *descriptor, int32_t threads);
+int32_t tw_model_profile(tw_model *model, int32_t thread, tw_step_time *out, size_t count);
+int32_t tw_model_reset_profile(tw_model *model);
 
 /* --- tw_check.c: what a caller passed ------------------------------------------------------------------------------- */
 
@@ -113,6 +117,8 @@ struct tw_team {
     bool spins;      /* before sleeping: there are no more threads than processors */
     bool stop;
     tw_worker *workers;
+    tw_step_time *step_times; /* of a profile build: [threads][step_stride] */
+    size_t step_stride;
     atomic_uint *alive; /* own page that a fork wipes: 1 in the process that owns the threads */
 };
 
@@ -123,7 +129,20 @@ int32_t tw_team_start(tw_team *team, int32_t threads, int32_t cpus, const tw_thr
 int32_t tw_team_run(tw_team *team);
 void tw_team_stop(tw_team *team);
 
+/* Nanoseconds of the monotonic clock. */
+int64_t tw_now_ns(void);
+
 /* Called by generated code, on every thread of the team that `runtime` is. */
 void tw_barrier(void *runtime);
+
+/* --- tw_profile.c: times of the steps of a profile build ------------------------------------------------------------- */
+
+/* Makes the records of a started team: TW_OK or TW_NO_MEMORY; tw_profile_stop frees them. */
+int32_t tw_profile_start(tw_team *team, uint32_t steps);
+void tw_profile_stop(tw_team *team);
+void tw_profile_reset(tw_team *team);
+/* Called by generated code around step number `step`, on every thread. */
+void tw_profile_enter(void *runtime, int64_t tid, int64_t step);
+void tw_profile_leave(void *runtime, int64_t tid, int64_t step);
 
 #endif

@@ -39,7 +39,7 @@ static inline void pause_cpu(void)
 #endif
 }
 
-static int64_t now_ns(void)
+int64_t tw_now_ns(void)
 {
     struct timespec t;
     (void)clock_gettime(CLOCK_MONOTONIC, &t);
@@ -70,7 +70,7 @@ static void event_wait(tw_event *event, unsigned old, int64_t spin_ns)
             }
             pause_cpu();
         }
-        const int64_t now = now_ns();
+        const int64_t now = tw_now_ns();
         start = start ? start : now;
         if (now - start >= spin_ns) {
             break;
