@@ -90,7 +90,8 @@ CONVOLUTIONS = [
 @pytest.mark.parametrize("op, x, w", CONVOLUTIONS, ids=lambda v: str(v) if isinstance(v, tuple) else v.name)
 def test_convolutions(op: Conv, x: tuple[int, ...], w: tuple[int, ...], machine: str) -> None:
     run_op(op, exact(*x), exact(*w), exact(w[-1]), machine=machine)
-    run_op(op, Operand(exact(*x), gap=3), exact(*w), machine=machine)
+    if machine == "x86-64-v4":
+        run_op(op, Operand(exact(*x), gap=3), exact(*w))
 
 
 def relu_and_residual(c: Compute, buffers: dict[str, Buffer]) -> Compute:
@@ -163,11 +164,11 @@ ATTENTION = {  # (rows, keys, heads, groups, depth, width), causal, shape of the
     "whole-panels": ((16, 32, 1, 1, 16, 16), False, None),
     "few-keys": ((8, 3, 2, 2, 16, 16), False, None),
     "grouped": ((11, 17, 4, 2, 16, 16), False, None),
-    "causal": ((32, 32, 2, 1, 16, 16), True, None),
+    "causal": ((32, 32, 1, 1, 16, 16), True, None),
     "causal-with-cache": ((5, 21, 1, 1, 32, 16), True, None),
-    "mask": ((4, 18, 2, 2, 16, 16), False, (4, 18)),
-    "mask-of-keys": ((13, 18, 2, 1, 16, 48), True, (1, 1, 1, 18)),
-    "mask-of-all": ((6, 7, 2, 2, 16, 16), False, (2, 2, 6, 7)),
+    "mask": ((4, 18, 1, 1, 16, 16), False, (4, 18)),
+    "mask-of-keys": ((13, 18, 1, 1, 16, 48), True, (1, 1, 1, 18)),
+    "mask-of-all": ((5, 7, 2, 2, 16, 16), False, (2, 2, 5, 7)),
     "causal-few-keys": ((9, 6, 1, 1, 16, 16), True, None),
 }
 
@@ -176,7 +177,7 @@ ATTENTION = {  # (rows, keys, heads, groups, depth, width), causal, shape of the
 @pytest.mark.parametrize("name", ATTENTION)
 def test_attention(name: str, machine: str) -> None:
     (rows, keys, h, g, depth, width), causal, mask = ATTENTION[name]
-    batch = 2
+    batch = 2 if mask else 1
     q, k, v = heads(batch, h, rows, depth), heads(batch, g, keys, depth, 1), heads(batch, g, keys, width, 2)
     extra = []
     if mask:
@@ -208,18 +209,22 @@ CELLS = {
 
 @each_machine
 @pytest.mark.parametrize("name", CELLS)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_recurrences(name: str, dtype: type, machine: str) -> None:
-    check_cell(*CELLS[name], steps=3, dtype=dtype, machine=machine)
+def test_recurrences(name: str, machine: str) -> None:
+    check_cell(*CELLS[name], steps=2, dtype=np.float32, machine=machine)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_recurrences_of_double_precision(name: str) -> None:
+    check_cell(*CELLS[name], steps=2, dtype=np.float64, machine="x86-64-v3")
 
 
 SHARED = {
-    "lstm": (Lstm(), 4, 128, 0, 2), "gru": (Gru(linear_before_reset=True), 3, 128, 1, 1), "rnn": (Rnn(), 1, 64, 0, 1),
+    "lstm": (Lstm(), 4, 64, 0, 2), "gru": (Gru(linear_before_reset=True), 3, 128, 1, 1), "rnn": (Rnn(), 1, 64, 0, 1),
     "lstm-reverse-peepholes": (Lstm(reverse=True, peepholes=True), 4, 64, 3, 2),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("steps", [1, 2, 3])
 @pytest.mark.parametrize("name", SHARED)
 def test_recurrences_whose_units_are_shared_by_threads(name: str, steps: int) -> None:
     made = check_cell(*SHARED[name], steps=steps, dtype=np.float32, machine="x86-64-v4")
