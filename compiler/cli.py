@@ -33,6 +33,7 @@ Run a compiled model.  Inputs are the arrays of an .npz file, by name; a model w
   tilewright run out --input x.npz                       names, shapes, first values, largest element, time
   tilewright run out --input x.npz --output y.npz        keep the outputs
   tilewright run out --input x.npz --repeat 100          median, fastest and slowest of 100 runs
+  tilewright run out --input x.npz --profile             and where the time goes (compile with --profile)
 """
 _CHECK = """\
 List the operators of a model and say which of them cannot be compiled, without compiling.
@@ -151,8 +152,12 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     _completed(parser.add_argument("artifact", metavar="DIR", help="what `tilewright compile` wrote"), "DIRECTORY")
     parser.add_argument("--input", metavar="FILE", help=".npz with an array per input name, or .npy")
     parser.add_argument("--output", metavar="FILE.npz", help="keep the outputs, by name")
-    parser.add_argument("--threads", type=int, metavar="N", help="default: the cores this process may use")
+    parser.add_argument("--threads", type=int, metavar="N", help="default: the cores that are worth it")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="timed runs, after one to warm up (1)")
+    profile = parser.add_argument_group("profile", "for an artifact that was compiled with --profile")
+    profile.add_argument("--profile", action="store_true", help="show the time of every step, the slowest first")
+    profile.add_argument("--trace", metavar="FILE.json", help="write the last run for chrome://tracing or Perfetto")
+    profile.add_argument("--report", metavar="FILE.html", help="write the times as a page, against the machine's limit")
 
 
 def _completed(argument: argparse.Action, kind: str) -> None:

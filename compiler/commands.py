@@ -145,9 +145,11 @@ def check_command(a: Arguments) -> int:
 
 
 def run_module_command(a: Arguments) -> int:
+    from .profiling import profiling
     from .running import run
 
-    return run(Path(a.artifact), a.input, a.output, a.threads, a.repeat, a.json)
+    wanted = profiling(a.profile, a.trace, a.report)
+    return run(Path(a.artifact), a.input, a.output, a.threads, a.repeat, a.json, wanted)
 
 
 def inspect_command(a: Arguments) -> int:

@@ -1,20 +1,14 @@
 """`--report`: one self-contained page about a compilation.
 
-The page has no script and loads nothing: its content security policy allows only its own style sheet, by hash.
-Whatever comes from the model is text for the template engine, which escapes it.
+What is on it; how it becomes a page that loads nothing is in `page.py`.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-
-import jinja2
 
 from .. import __version__
 from ..codegen.program import Call, Program, all_calls
@@ -24,7 +18,8 @@ from ..ir.graph import Graph, Node
 from ..ir.kernel import Buffer, Kernel
 from .drawing import BOX_HEIGHT, BOX_WIDTH, MEMORY_HEIGHT, MEMORY_WIDTH, draw_graph, draw_memory, short_name
 from .driver import Compilation
-from .summary import bytes_text, count_text, seconds_text, summary_rows
+from .page import render_page
+from .summary import summary_rows
 from .writing import write_whole
 
 MAX_DRAWN_NODES = 3000  # beyond that a browser is slow and a reader lost: the table remains
@@ -57,12 +52,8 @@ def render_report(compilation: Compilation) -> str:
     imported, fused, program = compilation.imported, compilation.fused, compilation.program
     if imported is None or fused is None or program is None:
         raise InternalError("a report was asked for an artifact from the cache, which has no graphs")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters.update(bytes=bytes_text, count=count_text, seconds=seconds_text)
-    text = environment.get_template("report.html.j2").render(
+    return render_page(
+        "report.html.j2",
         title=f"Tilewright report: {program.name}", version=__version__, program=program, options=compilation.options,
         summary=summary_rows(compilation.summary, compilation.seconds, False), seconds=compilation.seconds,
         graphs=[_graph_section("Imported graph", imported), _graph_section("Fused graph", fused)],
@@ -70,11 +61,6 @@ def render_report(compilation: Compilation) -> str:
         slabs=draw_memory(program.placements, program.arena_bytes, _steps(program)), steps=_steps(program),
         box_width=BOX_WIDTH, box_height=BOX_HEIGHT, memory_width=MEMORY_WIDTH, memory_height=MEMORY_HEIGHT,
     )
-    style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)
-    if style is None:
-        raise InternalError("the report has no style sheet")
-    digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
-    return text.replace("@policy@", f"default-src 'none'; style-src 'sha256-{digest}'", 1)
 
 
 def kernel_rows(program: Program, compilation: Compilation) -> list[KernelRow]:

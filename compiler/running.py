@@ -14,24 +14,33 @@ import numpy as np
 
 from ..ir.errors import OptionError
 from ..targets.loader import Module, load
+from .profiling import Profiling, profile_json, show_profile
 from .summary import seconds_text, table
 from .writing import check_writable, write_whole
 
 _SHOWN = 6  # values of each output
 
 
-def run(artifact: Path, inputs: str | None, output: str | None, threads: int | None, repeat: int, as_json: bool) -> int:
-    """Run and print.  Raises OptionError for inputs that the model does not have, and what `load` raises."""
+def run(
+    artifact: Path, inputs: str | None, output: str | None, threads: int | None, repeat: int, as_json: bool,
+    profiling: Profiling | None = None,
+) -> int:
+    """Run and print.  Raises OptionError for inputs that the model does not have, and for profiling an artifact that
+    records no times; and what `load` raises."""
     if repeat < 1:
         raise OptionError(f"--repeat: expected 1 or more, got {repeat}")
     if threads is not None and threads < 1:
         raise OptionError(f"--threads: expected 1 or more, got {threads}")
     if output:
         check_writable(Path(output), "--output")
+    if profiling:
+        profiling.check()
     module = load(artifact, threads=threads)
     arrays = read_arrays(inputs, module)
     outputs = module(arrays)
     call = module.bind(arrays, outputs)
+    if profiling:
+        module.reset_profile()
     times = []
     for _ in range(repeat):
         start = time.perf_counter()
@@ -41,14 +50,21 @@ def run(artifact: Path, inputs: str | None, output: str | None, threads: int | N
     if output:
         write_arrays(Path(output), named)
     timing = {"runs": repeat, "median": statistics.median(times), "fastest": min(times), "slowest": max(times)}
+    rows = module.profile() if profiling else []
+    if profiling:
+        profiling.write(module, rows, timing["median"])
     if as_json:
-        print(json.dumps({"outputs": {n: _facts(a) for n, a in named.items()}, "seconds": timing, "written": output}))
+        told = {"outputs": {n: _facts(a) for n, a in named.items()}, "seconds": timing, "written": output}
+        print(json.dumps(told | ({"profile": profile_json(rows, module.threads)} if profiling else {})))
         return 0
     print(table([_row(n, a) for n, a in named.items()], ("output", "type", "first values", "largest at")))
     print(f"\nmedian {seconds_text(timing['median'])} of {repeat} runs, fastest {seconds_text(timing['fastest'])}, "
           f"slowest {seconds_text(timing['slowest'])}")
-    if output:
-        print(f"wrote {output}")
+    if profiling:
+        print()
+        show_profile(rows, module.threads, timing["median"])
+    for path in ([output] if output else []) + (profiling.written() if profiling else []):
+        print(f"wrote {path}")
     return 0
 
 

@@ -15,10 +15,10 @@ import pytest
 from tilewright import InternalError
 from tilewright.codegen.machine import parse_machine
 from tilewright.codegen.program import Address, Call, Cost, Placement, Program
+from tilewright.codegen.roofline import limit_of
 from tilewright.compiler.driver import Compilation
 from tilewright.compiler.options import Options
 from tilewright.compiler.report import render_report, write_report
-from tilewright.codegen.roofline import limit_of
 from tilewright.compiler.summary import Summary
 from tilewright.ir.graph import Builder, Graph
 from tilewright.ir.kernel import Buffer, Kernel
