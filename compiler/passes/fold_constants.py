@@ -37,7 +37,7 @@ def fold_constants(graph: Graph, *, limit: int = LIMIT) -> Graph:
 
 def _may_fold(node: Node, operand_bytes: int, limit: int) -> bool:
     """Loops are not run here: nothing bounds how long they take."""
-    if not node.op.pure or form_of(node.op) == "control":
+    if not node.op.pure or not node.op.folds or form_of(node.op) == "control":
         return False
     if not all(v.type.is_static for v in node.outputs) or _is_symbolic(node.op):
         return False

@@ -26,10 +26,11 @@ from ...ir.ops.contract import Conv, MatMul
 from ...ir.ops.control import Fused
 from ...ir.ops.elementwise import Binary, Cast, Select, Unary
 from ...ir.ops.norm import Attention
+from ...ir.ops.quantize import Saturate
 from ...ir.ops.reduce import Reduce
 from ...ir.ops.window import Pool
 
-ELEMENTWISE = (Unary, Binary, Select, Cast)
+ELEMENTWISE = (Unary, Binary, Select, Cast, Saturate)
 MAX_ROW_ELEMENTS = 32768  # a row of a "rows" group has to stay in the second-level cache
 
 

@@ -11,9 +11,10 @@ from ...ir.graph import Builder, Graph, Value
 from ...ir.ops.base import Op
 from ...ir.ops.elementwise import Binary, Cast, Select, Unary
 from ...ir.ops.movement import Broadcast
+from ...ir.ops.quantize import Saturate
 from ...ir.types import DTYPES, Dim
 
-ELEMENTWISE = (Unary, Binary, Select, Cast)
+ELEMENTWISE = (Unary, Binary, Select, Cast, Saturate)
 COMMUTATIVE = frozenset({"add", "mul", "max", "min", "and", "or", "xor", "eq", "ne", "bitand", "bitor", "bitxor"})
 
 AnyOp = TypeVar("AnyOp", bound=Op)

@@ -23,6 +23,7 @@ from ...ir.ops.image import Resize
 from ...ir.ops.movement import Broadcast, Concat, Gather, Pad, Reshape, Slice, Transpose
 from ...ir.ops.norm import BatchNorm, Gelu, LayerNorm, LogSoftmax, RmsNorm, Softmax
 from ...ir.ops.reduce import ArgReduce, CumSum, Reduce
+from ...ir.ops.quantize import Dequantize, Quantize, Saturate
 from ...ir.types import TensorType
 from .layout import Perm, broadcast, compose, elements, identity, inverse, moves, permuted, reshape, transpose
 from .matching import leading_ones, made_by
@@ -208,10 +209,16 @@ def _matmul(op: MatMul, perm: Perm, types: tuple[TensorType, ...]) -> tuple[Op, 
     return (op, perm) if types[1].rank == 2 and perm[-1] == len(perm) - 1 else None
 
 
+def _quantization(op: Quantize | Dequantize, perm: Perm, types: tuple[TensorType, ...]) -> tuple[Op, Perm] | None:
+    """Blocks have parameters of x's rank, which would have to move too."""
+    return None if op.block else (replace(op, axis=perm[op.axis] if perm else 0), perm)
+
+
 MOVES: Mapping[type[Op], Move] = {
     Softmax: _along_axis, LogSoftmax: _along_axis, CumSum: _along_axis, Gelu: _same, Reduce: _reduce,
     ArgReduce: _arg_reduce, Slice: _slice, Pad: _pad, Gather: _gather, LayerNorm: _trailing,
     RmsNorm: _trailing, BatchNorm: _last_axis, MatMul: _matmul, Resize: _resize,
+    Quantize: _quantization, Dequantize: _quantization,
 }
 
 
@@ -251,7 +258,7 @@ def sink_transpose(s: Sinking, op: Transpose, node: Node, inputs: tuple[Value, .
 
 
 SINKS: Mapping[type[Op], Sink] = {
-    **dict.fromkeys((Unary, Binary, Select, Cast), sink_elementwise),
+    **dict.fromkeys((Unary, Binary, Select, Cast, Saturate), sink_elementwise),
     **dict.fromkeys(MOVES, sink_single),
     Concat: sink_concat,
     Broadcast: sink_broadcast,

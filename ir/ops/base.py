@@ -27,6 +27,8 @@ class Op:
 
     pure: ClassVar[bool] = True
     """False for operators with an effect or a random result: they are neither shared nor removed nor folded."""
+    folds: ClassVar[bool] = True
+    """False for operators that stay over constants too, because a later pass reads what they say."""
 
     @property
     def name(self) -> str:

@@ -1,5 +1,8 @@
 """Contractions: matrix products and convolutions.  Half-precision products accumulate in f32, integers wrap.
 
+`to` is the type of the sums of integer products whose operands are narrower, and may differ from each other; empty for
+sums in the operands' one type.
+
 Axes of the computations (s spatial dimensions), for code that finds them by position:
 - MatMul: axes b0.. (batch), m, n; reduction k.
 - Conv, one group: axes n, o0..o<s-1>, oc; reduction k0..k<s-1>, ic.
@@ -16,10 +19,10 @@ import numpy as np
 
 from ..compute import Compute, acc_var
 from ..dims import as_dim, multiply_dims
-from ..expr import Expr, all_of, as_expr, select
+from ..expr import Expr, ExprLike, all_of, as_expr, cast, load, select
 from ..kernel import Buffer, axis
 from ..types import DTYPES, Dim, TensorType
-from .arithmetic import broadcast_index, broadcast_shapes, read, require_kind, require_same_dtype, widen
+from .arithmetic import as_dtype, broadcast_index, broadcast_shapes, read, require_kind, require_same_dtype, widen
 from .base import Op
 from .elementwise import Binary
 from .movement import Pad, Reshape, Slice, Transpose
@@ -34,18 +37,19 @@ if TYPE_CHECKING:
 class MatMul(Op):
     """a[..., m, k] times b[..., k, n]; the leading dimensions broadcast."""
 
+    to: str = ""
+
     def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
         require_count(self, types, 2)
         a, b = types
-        require_same_dtype(self, types)
-        require_kind(self, "the operands", a, "fiu")
+        _require_dtypes(self, self.to, types)
         require(a.rank >= 2 and b.rank >= 2, self, "expected at least 2 dimensions, got {} and {}", a, b)
         require(a.shape[-1] == b.shape[-2], self, "the inner dimensions of {} and {} differ", a, b)
         batch = broadcast_shapes(self, a.shape[:-2], b.shape[:-2])
-        return (TensorType(a.dtype, (*batch, a.shape[-2], b.shape[-1])),)
+        return (TensorType(self.to or a.dtype, (*batch, a.shape[-2], b.shape[-1])),)
 
     def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-        a, b = arrays
+        a, b = (as_dtype(x, self.to) if self.to else x for x in arrays)
         with np.errstate(all="ignore"):
             return (np.matmul(widen(a), widen(b)).astype(a.dtype),)
 
@@ -53,9 +57,26 @@ class MatMul(Op):
         a, b = ins
         batch = tuple(axis(f"b{i}", n) for i, n in enumerate(out.shape[:-2]))
         m, n, k = axis("m", out.shape[-2]), axis("n", out.shape[-1]), axis("k", a.shape[-1])
-        left = read(a, *broadcast_index(a.shape[:-2], batch, out.shape[:-2]), m, k)
-        right = read(b, *broadcast_index(b.shape[:-2], batch, out.shape[:-2]), k, n)
+        left = _read_as(self.to, a, *broadcast_index(a.shape[:-2], batch, out.shape[:-2]), m, k)
+        right = _read_as(self.to, b, *broadcast_index(b.shape[:-2], batch, out.shape[:-2]), k, n)
         return Compute(out, (*batch, m, n), left * right, (k,), "add")
+
+
+def _require_dtypes(op: Op, to: str, types: tuple[TensorType, ...]) -> None:
+    """Raises ModelError unless the operands have one type, or with `to` are integers that it is wide enough for (the bias
+    has that type itself)."""
+    require_kind(op, "the operands", types[0], "iu" if to else "fiu")
+    if not to:
+        require_same_dtype(op, types)
+        return
+    require_kind(op, "the operands", types[1], "iu")
+    wide = to == "i32" and all(DTYPES[t.dtype].size <= 2 for t in types[:2])
+    require(wide, op, "sums in {} need operands of 8 or 16 bits, got {} and {}", to, *types[:2])
+    require(all(t.dtype == to for t in types[2:]), op, "the bias must be {}, got {}", to, types[-1])
+
+
+def _read_as(to: str, buf: Buffer, *idx: ExprLike) -> Expr:
+    return cast(load(buf, *idx), to) if to else read(buf, *idx)
 
 
 def _require_ranks(op: Op, x: TensorType, w: TensorType) -> None:
@@ -84,6 +105,7 @@ class Conv(Op):
     pads: tuple[int, ...]
     dilations: tuple[int, ...]
     groups: int
+    to: str = ""
 
     def window(self, kernel: tuple[Dim, ...]) -> Window:
         return Window(kernel, self.strides, self.pads, self.dilations)  # type: ignore[arg-type]
@@ -91,8 +113,7 @@ class Conv(Op):
     def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
         require_count(self, types, 2, 3)
         x, w = types[:2]
-        require_same_dtype(self, types)
-        require_kind(self, "the operands", x, "fiu")
+        _require_dtypes(self, self.to, types)
         _require_ranks(self, x, w)
         window = self.window(w.shape[:-2])
         window.require_valid(self, x.shape[1:-1])
@@ -101,9 +122,11 @@ class Conv(Op):
         fits = self.groups >= 1 and channels % self.groups == 0 and x.shape[-1] == per_group * self.groups
         require(fits, self, "{} groups do not divide the channels of x {} and weights {}", self.groups, x, w)
         _require_bias(self, types, channels)
-        return (TensorType(x.dtype, (x.shape[0], *window.output(x.shape[1:-1]), channels)),)
+        return (TensorType(self.to or x.dtype, (x.shape[0], *window.output(x.shape[1:-1]), channels)),)
 
     def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        if self.to:
+            arrays = tuple(as_dtype(a, self.to) for a in arrays)
         x, w = widen(arrays[0]), widen(arrays[1])
         window = self.window(w.shape[:-2])
         groups, per_group = self.groups, w.shape[-1] // self.groups
@@ -134,10 +157,10 @@ class Conv(Op):
             source = g * as_expr(w.shape[-2]) + ic
             axes = (n, *o, g, oc)
         at, inside = self.window(w.shape[:-2]).read_at(x.shape[1:-1], o, k)
-        value = read(x, n, *at, source)
+        value = _read_as(self.to, x, n, *at, source)
         if inside:
             value = select(all_of(inside), value, 0)
-        body = value * read(w, *k, 0 if depthwise else ic, channel)
+        body = value * _read_as(self.to, w, *k, 0 if depthwise else ic, channel)
         finish = acc_var(body.type.dtype) + read(ins[2], channel) if len(ins) == 3 else None
         index = None if channel is oc else (n, *o, channel)
         return Compute(out, axes, body, k if depthwise else (*k, ic), "add", finish, index)

@@ -1,0 +1,59 @@
+"""Rows of quantization: rounding and saturation to the bit, products of narrow integers summed in i32."""
+
+from __future__ import annotations
+
+import numpy as np
+from tilewright.ir.ops.contract import Conv, MatMul
+from tilewright.ir.ops.quantize import Dequantize, Quantize, Saturate
+
+from suites.row import Row, Spec
+
+NAN, INF = float("nan"), float("inf")
+TIES = np.array([0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 126.5, 127.5, -128.5, 254.5, 255.5, INF, -INF, NAN, 0.0], np.float32)
+U8, I8, I16, U16 = (0, 255), (-128, 127), (-32768, 32767), (0, 65535)
+
+
+def _u8(*shape: int) -> Spec:
+    return Spec("u8", shape, 0, 255)
+
+
+def _i8(*shape: int) -> Spec:
+    return Spec("i8", shape, -128, 127)
+
+
+def _x(*shape: int) -> Spec:
+    return Spec("f32", shape, -40, 40)
+
+
+def _scale(*shape: int) -> Spec:
+    return Spec("f32", shape, 0.125, 2)
+
+
+ROWS: tuple[Row, ...] = (
+    Row("saturate-ties", Saturate("i8", -128, 127), (TIES,)),
+    Row("saturate-zero", Saturate("u8", 0, 255, 3), (TIES,)),
+    Row("saturate-narrow", Saturate("i8", -2, 1, -1), (TIES,)),
+    Row("saturate-u16", Saturate("u16", 0, 65535, 700), (_x(3, 50),)),
+    Row("quantize-scalar", Quantize("u8", *U8), (_x(3, 7), np.array(0.25, np.float32), np.array(99, np.uint8))),
+    Row("quantize-no-zero", Quantize("i8", *I8), (_x(3, 7), np.array([0.25], np.float32))),
+    Row("quantize-axis", Quantize("i8", *I8, 1), (_x(3, 7, 2), _scale(7), _i8(7))),
+    Row("quantize-blocks", Quantize("i8", -8, 7, 1, 4), (_x(3, 10), _scale(3, 3), Spec("i8", (3, 3), -8, 7))),
+    Row("quantize-i16", Quantize("i16", *I16), (_x(40), np.array(1e-3, np.float32), np.array(-7, np.int16))),
+    Row("dequantize-scalar", Dequantize(), (_u8(3, 7), np.array(0.3, np.float32), np.array(99, np.uint8))),
+    Row("dequantize-axis", Dequantize(1), (_i8(3, 7, 2), _scale(7), _i8(7))),
+    Row("dequantize-blocks", Dequantize(0, 2), (_i8(5, 3), _scale(3, 3), _i8(3, 3))),
+    Row("dequantize-u16", Dequantize(), (Spec("u16", (9,), 0, 65535), np.array(0.3, np.float32), np.array(700, np.uint16))),
+    Row("dequantize-i32", Dequantize(), (Spec("i32", (9,), -(10**9), 10**9), np.array(0.3, np.float32))),
+    Row("matmul-u8-i8", MatMul("i32"), (_u8(5, 64), _i8(64, 40))),
+    Row("matmul-u8-i8-extremes", MatMul("i32"), (np.full((9, 256), 255, np.uint8), np.full((256, 33), -128, np.int8))),
+    Row("matmul-u8-i8-odd", MatMul("i32"), (_u8(3, 30), _i8(30, 17))),
+    Row("matmul-u8-i8-batch", MatMul("i32"), (_u8(2, 5, 16), _i8(2, 16, 24))),
+    Row("matmul-u8-i8-row", MatMul("i32"), (_u8(1, 128), _i8(128, 70))),
+    Row("matmul-i8-i8", MatMul("i32"), (_i8(5, 64), _i8(64, 40))),
+    Row("matmul-i16-i16", MatMul("i32"), (Spec("i16", (5, 8), -3000, 3000), Spec("i16", (8, 40), -3000, 3000))),
+    Row("conv-u8-i8", Conv((1, 1), (0, 0, 0, 0), (1, 1), 1, "i32"), (_u8(1, 6, 7, 8), _i8(3, 3, 8, 20))),
+    Row("conv-u8-i8-pads", Conv((2, 2), (1, 1, 1, 1), (1, 1), 1, "i32"), (_u8(1, 6, 7, 4), _i8(3, 3, 4, 33))),
+    Row("conv-u8-i8-1x1", Conv((1, 1), (0, 0, 0, 0), (1, 1), 1, "i32"), (_u8(1, 6, 7, 64), _i8(1, 1, 64, 48))),
+    Row("conv-u8-i8-depthwise", Conv((1, 1), (0, 0, 0, 0), (1, 1), 40, "i32"), (_u8(1, 6, 7, 40), _i8(3, 3, 1, 40))),
+    Row("conv-u8-i8-groups", Conv((1, 1), (0, 0, 0, 0), (1, 1), 2, "i32"), (_u8(1, 5, 5, 16), _i8(3, 3, 8, 24))),
+)
