@@ -69,7 +69,9 @@ class ExprPrinter:
         self.names: dict[Var | Buffer, str] = {}
         self.values: dict[Expr, str] = {}
         self.narrow: dict[Expr, bool] = {}
+        self.shared: set[Expr] = set()
         self.lane = ""
+        self.in_address = False
 
     # ---- statements' values
 
@@ -77,12 +79,12 @@ class ExprPrinter:
         """Start a statement with these expressions: name the scalars that they share, and those whose text is long."""
         self.values, self.lane = {}, ""
         uses: dict[Expr, int] = {}
-        nodes = list(dict.fromkeys(n for r in dict.fromkeys(roots) for n in walk(r)))
+        nodes = printed_nodes(*roots)
         for node in nodes:
-            for c in children(node):
+            for c in operands(node):
                 uses[c] = uses.get(c, 0) + 1
         for r in roots:
-            uses[r] = uses.get(r, 0) + (r in roots and roots.count(r) > 1)
+            uses[r] = uses.get(r, 0) + (roots.count(r) > 1)
         self.shared = {n for n in nodes if uses.get(n, 0) > 1 and _worth_a_name(n)}
         self.name_shared(nodes, 1)
 
@@ -208,7 +210,13 @@ class ExprPrinter:
     def infix(self, e: Bin, op: str, level: int) -> tuple[str, int]:
         """Both sides bind at least as tightly; the right side of an operator that is not associative more so."""
         tight = level + (op not in ("+", "*", "&&", "||") or DTYPES[e.a.type.dtype].kind == "f")
-        return f"{self.expr(e.a, level)} {op} {self.expr(e.b, tight)}", level
+        a, b = self.expr(e.a, level), self.expr(e.b, tight)
+        if op == "||":  # C does not need these parentheses, readers and compilers' warnings do
+            a, b = (f"({x})" if self._is_conjunction(c) else x for x, c in ((a, e.a), (b, e.b)))
+        return f"{a} {op} {b}", level
+
+    def _is_conjunction(self, e: Expr) -> bool:
+        return isinstance(e, Bin) and e not in self.values and _BOOL.get(e.op) == "and" and e.type.dtype == "bool"
 
     def float_helper(self, e: Bin, dtype: str) -> tuple[str, int]:
         suffix = "f" if dtype == "f32" else ""
@@ -230,7 +238,8 @@ class ExprPrinter:
             return self.infix(e, *_INFIX[e.op])
         if e.op in ("and", "or", "xor"):
             return self.infix(e, *_INFIX[e.op])
-        if e.op in _WRAPPING and (narrow or bounds(e) != (None, None) or not any(isinstance(x, Load) for x in walk(e))):
+        known = narrow or self.in_address or bounds(e) != (None, None)
+        if e.op in _WRAPPING and (known or not any(isinstance(x, Load) for x in walk(e))):
             return self.plain(e, narrow)
         return self.call((_HELPERS | _WRAPPING)[e.op] + wide, e.a, e.b)
 
@@ -320,13 +329,40 @@ class ExprPrinter:
         if name is None:
             raise unsupported(f"buffer {buf.name} is used where it is not allocated")
         more = f" + {lane}" if lane else ""
-        if is_flat(buf):
-            return f"{name}[{self.expr(flat_index(buf, idx))}{more}]"
-        if not buf.shape:
+        if not buf.shape and not is_flat(buf):
             return name
-        texts = [self.expr(i) for i in idx]
+        outer, self.in_address = self.in_address, True  # an address never wraps around
+        texts = [self.expr(i) for i in ((flat_index(buf, idx),) if is_flat(buf) else idx)]
+        self.in_address = outer
         texts[-1] = f"{more[3:]}" if texts[-1] == "0" and lane else texts[-1] + more
         return name + "".join(f"[{t}]" for t in texts)
+
+
+def operands(e: Expr) -> tuple[Expr, ...]:
+    """The operands that the text of a node is made of: an array that is addressed by one number has one index."""
+    if isinstance(e, Load) and is_flat(e.buf):
+        return (flat_index(e.buf, e.idx),)
+    return children(e)
+
+
+def printed_nodes(*roots: Expr) -> list[Expr]:
+    """Every distinct node that is printed, operands before users."""
+    seen: dict[Expr, None] = {}
+
+    def visit(e: Expr) -> None:
+        if e not in seen:
+            for c in operands(e):
+                visit(c)
+            seen[e] = None
+
+    for r in roots:
+        visit(r)
+    return list(seen)
+
+
+def place_roots(buf: Buffer, idx: tuple[Expr, ...]) -> tuple[Expr, ...]:
+    """The expressions that the text of a place is made of."""
+    return (flat_index(buf, idx),) if is_flat(buf) else idx
 
 
 def is_flat(buf: Buffer) -> bool:

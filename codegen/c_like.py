@@ -39,7 +39,7 @@ from ..ir.kernel_launch import Size, launch_size
 from ..ir.traverse import walk
 from ..ir.types import DTYPES
 from .c_dialect import Dialect, identifier, unsupported
-from .c_expr import ExprPrinter, is_flat
+from .c_expr import ExprPrinter, is_flat, place_roots, printed_nodes
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLAIN_ASSIGN = {"add": "+=", "sub": "-=", "mul": "*="}
@@ -106,7 +106,7 @@ class _KernelPrinter:
         parameters = ", ".join(map(self.parameter, self.kernel.params))
         if self.dynamic:
             self.taken.add("shared_memory")
-            self.line(f"extern {self.dialect.spaces['shared']}unsigned char shared_memory[];")
+            self.line("DYNAMIC_SHARED(shared_memory);")
         self.block(self.kernel.body)
         threads = block[0] * block[1] * block[2]
         head = self.dialect.signature.format(name=self.kernel.name, parameters=parameters, threads=threads)
@@ -224,7 +224,7 @@ class _KernelPrinter:
             return
         if s.mode:
             raise unsupported(f"a store of mode {s.mode!r}")
-        self.e.begin(*s.idx, s.value)
+        self.e.begin(*place_roots(s.buf, s.idx), s.value)
         if s.value.type.lanes > 1:
             self.store_vector(s)
             return
@@ -261,8 +261,7 @@ class _KernelPrinter:
             return
         self.line("{")
         self.depth += 1
-        roots = (*s.idx, value)
-        nodes = list(dict.fromkeys(n for r in roots for n in walk(r)))
+        nodes = printed_nodes(*place_roots(s.buf, s.idx), value)
         for n in nodes:
             if isinstance(n, Load) and n.type.lanes > 1 and _is_whole(n):
                 name = self.fresh("x")
@@ -308,7 +307,8 @@ class _KernelPrinter:
         if not isinstance(value, Load) or s.buf.space != "shared" or value.buf.space != "global":
             raise unsupported(f"an asynchronous store to {s.buf.name} must copy from global to shared memory")
         size = DTYPES[value.type.dtype].size * value.type.lanes
-        self.e.begin(*s.idx, *value.idx, *(() if cond is None else (cond,)))
+        places = (*place_roots(s.buf, s.idx), *place_roots(value.buf, value.idx))
+        self.e.begin(*places, *(() if cond is None else (cond,)))
         guard = "" if cond is None else f", {self.e.expr(_scalar(cond))}"
         self.line(f"cp_async<{size}>(&{self.e.place(s.buf, s.idx)}, &{self.e.place(value.buf, value.idx)}{guard});")
 
@@ -323,7 +323,7 @@ class _KernelPrinter:
         """A Load among the arguments is an address: of an element, or of the tile below the leading indices."""
         if s.fn not in self.dialect.instructions:
             raise unsupported(f"the instruction {s.fn}, which {self.dialect.name} does not have")
-        self.e.begin(*(i for a in s.args for i in (a.idx if isinstance(a, Load) else (a,))))
+        self.e.begin(*(i for a in s.args if not isinstance(a, Load) for i in (a,)))
         texts = []
         for a in s.args:
             if isinstance(a, Load):

@@ -56,7 +56,7 @@ template <class T> DEVICE T trunc_mod(T a, T b)
 template <class T> DEVICE T floor_div(T a, T b)
 {
     const T rest = trunc_mod<T>(a, b), quotient = trunc_div<T>(a, b);
-    return rest != 0 && (rest < 0) != (b < 0) ? (T)(quotient - 1) : quotient;
+    return rest != 0 && (rest < (T)1) != (b < (T)1) ? (T)(quotient - 1) : quotient;
 }
 """,
     "floor_mod": """
@@ -64,7 +64,7 @@ template <class T> DEVICE T floor_div(T a, T b)
 template <class T> DEVICE T floor_mod(T a, T b)
 {
     const T rest = trunc_mod<T>(a, b);
-    return rest != 0 && (rest < 0) != (b < 0) ? (T)(rest + b) : rest;
+    return rest != 0 && (rest < (T)1) != (b < (T)1) ? (T)(rest + b) : rest;
 }
 """,
     "float_mod": """
@@ -114,7 +114,7 @@ template <class T, class F> DEVICE T to_integer(F x)
 // Integer powers that wrap around; a negative exponent gives the truncated quotient.
 template <class T> DEVICE T integer_power(T a, T b)
 {
-    if (b < 0) return a == (T)1 ? (T)1 : a == (T)-1 ? (b & 1 ? (T)-1 : (T)1) : (T)0;
+    if (b < (T)1 && b != 0) return a == (T)1 ? (T)1 : a == (T)-1 ? (b & 1 ? (T)-1 : (T)1) : (T)0;
     unsigned long long power = 1, base = (unsigned long long)a, left = (unsigned long long)b;
     for (; left; left >>= 1, base *= base) {
         if (left & 1) power *= base;

@@ -103,6 +103,10 @@ DEVICE void {name}({d} *d, {operand}a, {operand}b)
 
 
 INSTRUCTIONS: dict[str, str] = {
+    "DYNAMIC_SHARED": """
+// Shared memory of a size that the launch gives.
+#define DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+""",
     "cp_async": """
 // Starts a copy of BYTES from global to shared memory; zeros if the condition does not hold.
 template <int BYTES> DEVICE void cp_async(void *to, const void *from, bool condition = true)
@@ -144,7 +148,7 @@ CUDA = Dialect(
     bindings={f"{kind}.{d}": f"{index}.{d}" for kind, index in (("block", "blockIdx"), ("thread", "threadIdx")) for d in "xyz"},
     before={"unroll": "#pragma unroll"},
     barriers={"block": "__syncthreads();", "warp": "__syncwarp();"},
-    instructions=frozenset(INSTRUCTIONS) - {"cp_async"},
+    instructions=frozenset(INSTRUCTIONS) - {"cp_async", "DYNAMIC_SHARED"},
     shared_limit=STATIC_SHARED,
     snippets={**_CONSTANTS, **ARITHMETIC, **_WARP, **INSTRUCTIONS},
 )

@@ -36,7 +36,7 @@ inline half_bits double_to_half(double x)
     if (exponent < -14) exponent = -14;
     const double steps = nearbyint(ldexp(size, 10 - exponent));  // in units of the last place, 2^11 after rounding up
     const unsigned whole = (unsigned)steps;
-    return { (unsigned short)(sign | ((unsigned)(exponent + 14) << 10) + whole) };
+    return { (unsigned short)(sign | (((unsigned)(exponent + 14) << 10) + whole)) };
 }
 inline half_bits float_to_half(float x) { return double_to_half((double)x); }
 inline float bfloat_to_float(bfloat_bits h)

@@ -1,0 +1,98 @@
+"""From emitted CUDA C++ to a library that this processor runs."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+
+import platformdirs
+
+from ....codegen.plain_cpp import HALVES
+from ....ir.errors import TargetError
+
+_COMPILERS = ("g++", "clang++")
+_RUNTIME = ("emulator.cpp", "memory_check.cpp", "instructions.cpp")
+_HEADERS = ("cuda_emulator.h", "emulator.h")
+_ALWAYS = ("-std=c++17", "-g0", "-fPIC", "-ffp-contract=off", "-w")
+# The checks' calls without the libraries that usually answer them: ours do.  Fused multiply-adds are one instruction.
+_KERNELS = ("-fsanitize=thread", "-fsanitize=bounds", "-fno-sanitize-recover=bounds")
+
+
+@functools.cache
+def find_compiler() -> tuple[str, ...]:
+    """The C++ compiler as a command: the environment variable CXX, then g++ and clang++ on the PATH.
+
+    Raises TargetError without one."""
+    asked = shlex.split(os.environ.get("CXX", ""))
+    for command in (*([asked] if asked else []), *([c] for c in _COMPILERS)):
+        if shutil.which(command[0]):
+            return tuple(command)
+    raise TargetError("CUDA emulator: expected g++ or clang++ on the PATH or in CXX, found none; install g++")
+
+
+@functools.cache
+def _runtime_folder() -> Path:
+    """A folder with the headers and the compiled run time, made once for a version of its sources and compiler."""
+    sources = {name: (resources.files(__package__) / name).read_text(encoding="utf-8") for name in (*_HEADERS, *_RUNTIME)}
+    sources["halves.h"] = f"/* Conversions of 16-bit floats. */\n#include <math.h>\n#include <string.h>\n{HALVES}"
+    state = hashlib.sha256(repr((sorted(sources.items()), find_compiler(), _ALWAYS)).encode())
+    base = Path(platformdirs.user_cache_dir("tilewright", appauthor=False)) / "cuda-emulator"
+    folder = base / state.hexdigest()[:24]
+    if folder.is_dir():
+        return folder
+    base.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix="new-", dir=base))
+    try:
+        for name, text in sources.items():
+            (aside / name).write_text(text, encoding="utf-8")
+        _run([*find_compiler(), *_ALWAYS, "-O2", "-r", "-nostdlib", "-o", "runtime.o", *_RUNTIME], aside)
+        try:
+            aside.rename(folder)
+        except OSError:  # another process was faster
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def build_library(text: str, kernels: Iterable[str], optimise: bool = False) -> ctypes.CDLL:
+    """The loaded library of an emitted file.  kernels: the names of its functions.  optimise: spend more on compiling.
+
+    Raises TargetError without a C++ compiler, or with its words when it refuses the text."""
+    runtime = _runtime_folder()
+    with tempfile.TemporaryDirectory(prefix="tilewright-emulator-") as name:
+        folder = Path(name)
+        lines = [text, "", *(f"EMULATED_KERNEL({kernel})" for kernel in kernels), ""]
+        (folder / "kernels.cpp").write_text("\n".join(lines), encoding="utf-8")
+        compiler = find_compiler()
+        flags = (*_ALWAYS, "-O1" if optimise else "-O0", *_machine_flags(), *_KERNELS, f"-I{runtime}")
+        _run([*compiler, *flags, "-c", "kernels.cpp", "-o", "kernels.o"], folder)
+        _run([*compiler, "-shared", "-o", "kernels.so", "kernels.o", str(runtime / "runtime.o"), "-lm"], folder)
+        return ctypes.CDLL(str(folder / "kernels.so"))
+
+
+@functools.cache
+def _machine_flags() -> tuple[str, ...]:
+    """Native fused multiply-adds where the processor has them; without, libm computes the same, slowly."""
+    try:
+        has = "fma" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
+    except OSError:
+        has = False
+    return ("-mfma",) if has else ()
+
+
+def _run(command: Sequence[str], folder: Path) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        words = (done.stderr or done.stdout).strip()[:3000]
+        raise TargetError(f"CUDA emulator: {shlex.join(command)} failed\n{words}")

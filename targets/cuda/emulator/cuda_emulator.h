@@ -1,0 +1,118 @@
+/* Emitted CUDA C++ on a processor: what nvcc knows, for g++ and clang++.
+ *
+ * Blocks run one after another, each thread of a block is a fiber (emulator.cpp).  The kernels' text is compiled with
+ * -fsanitize=thread,bounds: the calls that the compiler then makes at every access to memory arrive in our own run time
+ * (memory_check.cpp), which knows the buffers of the launch and the shared memory.
+ */
+#ifndef CUDA_EMULATOR_H
+#define CUDA_EMULATOR_H
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <utility>
+
+#include "halves.h"
+
+struct dim3 {
+    unsigned x, y, z;
+};
+
+extern "C" {
+extern dim3 emulator_thread, emulator_block, emulator_block_size, emulator_grid_size;
+void emulator_register(const char *name, void (*call)(void **arguments));
+void emulator_meet_block(int line);
+void emulator_meet_warp(unsigned mask, int line);
+/* Gives every thread of the mask `bytes` from the thread with number `source` in the warp. */
+void emulator_exchange(unsigned mask, const void *mine, void *theirs, size_t bytes, int source, int line);
+unsigned char *emulator_dynamic_shared(void);
+void emulator_copy_start(void *to, const void *from, int bytes, int condition);
+void emulator_copy_commit(void);
+void emulator_copy_wait(int groups);
+void emulator_load_matrices(void *tile, const void *row, int count, int transposed, int line);
+void emulator_multiply(int kind, void *d, const void *a, const void *b, int line);
+}
+
+#define threadIdx emulator_thread
+#define blockIdx emulator_block
+#define blockDim emulator_block_size
+#define gridDim emulator_grid_size
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline __attribute__((unused))
+#define __launch_bounds__(...)
+#define __align__(n) __attribute__((aligned(n)))
+/* Blocks do not overlap in time, so one instance is enough; all of them lie in a section that the run time can find. */
+#define __shared__ static __attribute__((section("emulated_shared")))
+#define DYNAMIC_SHARED(name) unsigned char *const name = emulator_dynamic_shared()
+
+#define INFINITY_F32 __builtin_inff()
+#define NAN_F32 __builtin_nanf("")
+#define INFINITY_F64 __builtin_inf()
+#define NAN_F64 __builtin_nan("")
+
+#define __syncthreads() emulator_meet_block(__LINE__)
+#define __syncwarp() emulator_meet_warp(0xffffffffu, __LINE__)
+#define __shfl_sync(mask, value, lane) emulator_shuffle(mask, value, (int)(lane) & 31, __LINE__)
+#define __shfl_xor_sync(mask, value, bits) emulator_shuffle(mask, value, emulator_lane() ^ (int)(bits), __LINE__)
+#define __shfl_down_sync(mask, value, distance) \
+    emulator_shuffle(mask, value, emulator_lane() + (int)(distance) > 31 ? emulator_lane() : emulator_lane() + (int)(distance), __LINE__)
+
+inline int emulator_lane()
+{
+    const dim3 t = threadIdx, size = blockDim;
+    return (int)((t.z * size.y + t.y) * size.x + t.x) & 31;
+}
+
+template <class T> inline T emulator_shuffle(unsigned mask, T mine, int source, int line)
+{
+    T theirs;
+    emulator_exchange(mask, &mine, &theirs, sizeof mine, source, line);
+    return theirs;
+}
+
+typedef half_bits __half;
+typedef bfloat_bits __nv_bfloat16;
+inline float __half2float(__half x) { return half_to_float(x); }
+inline __half __float2half_rn(float x) { return float_to_half(x); }
+inline __half __double2half(double x) { return double_to_half(x); }
+inline float __bfloat162float(__nv_bfloat16 x) { return bfloat_to_float(x); }
+inline __nv_bfloat16 __float2bfloat16_rn(float x) { return float_to_bfloat(x); }
+
+template <int BYTES> inline void cp_async(void *to, const void *from, bool condition = true)
+{
+    static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "cp.async copies 4, 8 or 16 bytes");
+    emulator_copy_start(to, from, BYTES, condition);
+}
+inline void cp_async_commit() { emulator_copy_commit(); }
+template <int GROUPS> inline void cp_async_wait() { emulator_copy_wait(GROUPS); }
+
+#define ldmatrix_x1(tile, row) emulator_load_matrices(tile, row, 1, 0, __LINE__)
+#define ldmatrix_x2(tile, row) emulator_load_matrices(tile, row, 2, 0, __LINE__)
+#define ldmatrix_x4(tile, row) emulator_load_matrices(tile, row, 4, 0, __LINE__)
+#define ldmatrix_x1_trans(tile, row) emulator_load_matrices(tile, row, 1, 1, __LINE__)
+#define ldmatrix_x2_trans(tile, row) emulator_load_matrices(tile, row, 2, 1, __LINE__)
+#define ldmatrix_x4_trans(tile, row) emulator_load_matrices(tile, row, 4, 1, __LINE__)
+#define mma_m16n8k16_f16(d, a, b) emulator_multiply(0, d, a, b, __LINE__)
+#define mma_m16n8k16_bf16(d, a, b) emulator_multiply(1, d, a, b, __LINE__)
+#define mma_m16n8k8_tf32(d, a, b) emulator_multiply(2, d, a, b, __LINE__)
+#define mma_m16n8k32_s8(d, a, b) emulator_multiply(3, d, a, b, __LINE__)
+#define mma_m16n8k32_u8s8(d, a, b) emulator_multiply(4, d, a, b, __LINE__)
+
+/* EMULATED_KERNEL(name) makes a kernel known to the run time. */
+template <class... P, size_t... I>
+__attribute__((no_sanitize("thread"))) inline void emulator_call(void (*kernel)(P...), void **arguments, std::index_sequence<I...>)
+{
+    kernel((P)arguments[I]...);
+}
+template <class... P> inline void emulator_apply(void (*kernel)(P...), void **arguments)
+{
+    emulator_call(kernel, arguments, std::index_sequence_for<P...>());
+}
+#define EMULATED_KERNEL(name)                                                               \
+    static void emulated_##name(void **arguments) { emulator_apply(name, arguments); }      \
+    __attribute__((constructor)) static void register_##name() { emulator_register(#name, emulated_##name); }
+
+#endif

@@ -1,0 +1,247 @@
+/* Every access to memory of the kernels: inside a buffer, aligned, and ordered with what other threads did.
+ *
+ * The kernels are compiled with -fsanitize=thread,bounds, without the libraries of these options: the functions that the
+ * compiler then calls are the ones at the end of this file.
+ *
+ * A shadow record per byte of shared memory, and per element of the buffers that the kernel writes, holds the last writer
+ * and the last reader.  Two accesses of which one writes must be by the same thread, or have a barrier of the block between
+ * them, or be in one warp with an operation of the warp between them; in global memory they must not be in different blocks.
+ * Shared memory is filled with ones (NaN) when a block first touches it.
+ */
+#include "emulator.h"
+
+#include <cstdio>
+
+extern "C" {
+extern unsigned char __start_emulated_shared[] __attribute__((weak, visibility("hidden")));
+extern unsigned char __stop_emulated_shared[] __attribute__((weak, visibility("hidden")));
+extern const unsigned char __ehdr_start[] __attribute__((visibility("hidden")));
+extern const unsigned char _end[] __attribute__((visibility("hidden")));
+}
+
+namespace emulator {
+
+namespace {
+
+constexpr int NOBODY = -1, SEVERAL = -2;
+
+struct When {
+    unsigned epoch, warp_epoch;
+};
+
+struct Shadow {
+    uint64_t block = ~(uint64_t)0; /* in which block number the record was made */
+    int writer = NOBODY, reader = NOBODY;
+    int reader_warp = NOBODY;
+    bool read_by_others = false; /* by another block than `block` */
+    When written{}, read{};
+};
+
+std::vector<unsigned char> dynamic;
+std::vector<Shadow> static_shadow, dynamic_shadow;
+std::vector<std::vector<Shadow>> global_shadow; /* of the regions that are written */
+
+bool same_block_ordered(int warp, When then)
+{
+    return then.epoch != launch.epoch
+        || (warp == launch.current / WARP && then.warp_epoch != launch.warp_epochs[launch.current / WARP]);
+}
+
+[[noreturn]] void race(const char *what, const char *where, int other, bool same_block)
+{
+    if (same_block) {
+        fail("race: %s %s that thread %d has used, without a barrier between", what, where, other);
+    }
+    fail("race: %s %s that another block has used", what, where);
+}
+
+void note(Shadow &s, bool write, const char *where)
+{
+    const int me = launch.current, warp = me / WARP;
+    const bool here = s.block == launch.block_number;
+    if (s.writer >= 0 && !(here && (s.writer == me || same_block_ordered(s.writer / WARP, s.written)))) {
+        race(write ? "a write of" : "a read of", where, s.writer, here);
+    }
+    if (write && s.reader != NOBODY) {
+        const bool mine = s.reader == me && s.reader_warp == warp;
+        const bool ordered = here && !s.read_by_others && (s.read.epoch != launch.epoch || mine
+            || (s.reader_warp == warp && s.read.warp_epoch != launch.warp_epochs[warp]));
+        if (!ordered) {
+            race("a write of", where, s.reader, here);
+        }
+    }
+    const When now = { launch.epoch, launch.warp_epochs[warp] };
+    if (write) {
+        s.writer = me;
+        s.written = now;
+        s.reader = s.reader_warp = NOBODY;
+        s.read_by_others = false;
+    } else if (s.reader != NOBODY && here && s.read.epoch == launch.epoch) {
+        s.reader_warp = s.reader_warp == warp ? warp : SEVERAL;
+        const bool alone = s.reader == me || (s.reader_warp == warp && s.read.warp_epoch != now.warp_epoch);
+        s.reader = alone ? me : SEVERAL;
+        s.read = now;
+    } else {
+        s.read_by_others |= s.reader != NOBODY && !here;
+        s.reader = me;
+        s.reader_warp = warp;
+        s.read = now;
+    }
+    if (write || s.writer == NOBODY) {
+        s.block = launch.block_number;
+    }
+}
+
+void check_shared(unsigned char *address, size_t bytes, bool write, unsigned char *start, std::vector<Shadow> &shadow)
+{
+    for (size_t n = 0; n < bytes; n++) {
+        Shadow &s = shadow[(size_t)(address - start) + n];
+        if (s.block != launch.block_number) {
+            s = Shadow();
+            s.block = launch.block_number;
+            address[n] = 0xff;
+        }
+        note(s, write, "shared memory");
+    }
+}
+
+/* Whether the access lies in one of the buffers of the launch, which is then checked. */
+bool check_global(unsigned char *address, size_t bytes, bool write)
+{
+    const Region *inside = nullptr, *writable = nullptr;
+    for (const Region &r : launch.regions) {
+        if (address >= r.start && address + bytes <= r.start + r.bytes) {
+            inside = &r;
+            writable = r.written ? &r : writable;
+        }
+    }
+    if (!inside) {
+        return false;
+    }
+    if (write && !writable) {
+        fail("a write to the parameter %s, which is only read", inside->name);
+    }
+    if (writable) {
+        std::vector<Shadow> &shadow = global_shadow[(size_t)(writable - launch.regions.data())];
+        const size_t first = (size_t)(address - writable->start) / writable->element_bytes;
+        const size_t last = ((size_t)(address - writable->start) + bytes - 1) / writable->element_bytes;
+        for (size_t n = first; n <= last; n++) {
+            note(shadow[n], write, writable->name);
+        }
+    }
+    return true;
+}
+
+/* The buffer that an address outside of all buffers is nearest to. */
+[[noreturn]] void outside(const unsigned char *address, size_t bytes, bool write)
+{
+    const Region *nearest = nullptr;
+    uint64_t least = ~(uint64_t)0;
+    for (const Region &r : launch.regions) {
+        const uint64_t before = address < r.start ? (uint64_t)(r.start - address) : 0;
+        const uint64_t after = address + bytes > r.start + r.bytes ? (uint64_t)(address + bytes - r.start - r.bytes) : 0;
+        if (before + after < least) {
+            least = before + after;
+            nearest = &r;
+        }
+    }
+    const char *const what = write ? "write" : "read";
+    if (!nearest) {
+        fail("out of bounds: a %s of %zu bytes outside of all memory", what, bytes);
+    }
+    fail("out of bounds: a %s of %zu bytes at byte %lld of %s, which has %llu", what, bytes,
+         (long long)(address - nearest->start), nearest->name, (unsigned long long)nearest->bytes);
+}
+
+} // namespace
+
+void begin_launch(size_t dynamic_shared)
+{
+    /* Sixteen bytes more, so that the memory can start at a multiple of sixteen. */
+    dynamic.assign(dynamic_shared + 16, 0xff);
+    dynamic_shadow.assign(dynamic_shared, Shadow());
+    static_shadow.assign((size_t)(__stop_emulated_shared - __start_emulated_shared), Shadow());
+    global_shadow.clear();
+    for (const Region &r : launch.regions) {
+        const bool kept = r.written && r.element_bytes;
+        global_shadow.emplace_back(kept ? (r.bytes + r.element_bytes - 1) / r.element_bytes : 0, Shadow());
+    }
+}
+
+bool in_shared(const void *address, size_t bytes)
+{
+    const unsigned char *const a = (const unsigned char *)address;
+    const unsigned char *const d = emulator_dynamic_shared();
+    return (a >= __start_emulated_shared && a + bytes <= __stop_emulated_shared)
+        || (a >= d && a + bytes <= d + dynamic_shadow.size());
+}
+
+void check_access(const void *address, size_t bytes, bool write)
+{
+    if (launch.current < 0 || on_a_stack(address)) {
+        return;
+    }
+    unsigned char *const a = (unsigned char *)address;
+    if ((bytes & (bytes - 1)) == 0 && (uintptr_t)a % bytes) {
+        fail("a misaligned %s of %zu bytes", write ? "write" : "read", bytes);
+    }
+    if (a >= __start_emulated_shared && a < __stop_emulated_shared) {
+        check_shared(a, bytes, write, __start_emulated_shared, static_shadow);
+        return;
+    }
+    if (check_global(a, bytes, write) || (a >= __ehdr_start && a < _end)) {
+        return;
+    }
+    if (in_shared(a, bytes)) {
+        check_shared(a, bytes, write, emulator_dynamic_shared(), dynamic_shadow);
+        return;
+    }
+    outside(a, bytes, write);
+}
+
+} // namespace emulator
+
+using namespace emulator;
+
+extern "C" {
+
+unsigned char *emulator_dynamic_shared(void)
+{
+    return (unsigned char *)(((uintptr_t)dynamic.data() + 15) & ~(uintptr_t)15);
+}
+
+#define ACCESS(bytes)                                                                           \
+    void __tsan_read##bytes(void *address) { check_access(address, bytes, false); }             \
+    void __tsan_write##bytes(void *address) { check_access(address, bytes, true); }             \
+    void __tsan_unaligned_read##bytes(void *address) { check_access(address, bytes, false); }   \
+    void __tsan_unaligned_write##bytes(void *address) { check_access(address, bytes, true); }   \
+    void __tsan_volatile_read##bytes(void *address) { check_access(address, bytes, false); }    \
+    void __tsan_volatile_write##bytes(void *address) { check_access(address, bytes, true); }
+
+ACCESS(1)
+ACCESS(2)
+ACCESS(4)
+ACCESS(8)
+ACCESS(16)
+
+void __tsan_read_range(void *address, unsigned long bytes) { check_access(address, bytes, false); }
+void __tsan_write_range(void *address, unsigned long bytes) { check_access(address, bytes, true); }
+void __tsan_init(void) {}
+void __tsan_func_entry(void *) {}
+void __tsan_func_exit(void) {}
+
+/* What -fsanitize=bounds calls: the place in the source, and the index. */
+struct Place {
+    const char *file;
+    unsigned line, column;
+};
+
+void __ubsan_handle_out_of_bounds(const Place *place, unsigned long index)
+{
+    fail("out of bounds: index %ld of an array in line %u", (long)index, place->line);
+}
+void __ubsan_handle_out_of_bounds_abort(const Place *place, unsigned long index)
+{
+    __ubsan_handle_out_of_bounds(place, index);
+}
+}
