@@ -166,6 +166,10 @@ def _print_loop(p: Printer, s: For, low: str, high: str, guarded: bool) -> None:
     p.scopes.append(Scope())
     p.env[s.var], p.label = counter, head  # again: an unrolled copy of the axis inside has changed it
     p.loads.clear()
+    if "reverse" in s.attrs:
+        ends = p.pure(f"add nsw i64 {low}, {high}", low, high)
+        last = p.pure(f"add nsw i64 {ends}, -1", ends)
+        p.env[s.var] = p.here(f"sub nsw i64 {last}, {counter}")
     print_block(p, s.body)
     following = p.here(f"add nuw nsw i64 {counter}, 1")
     again = p.here(f"icmp slt i64 {following}, {high}")

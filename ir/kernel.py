@@ -9,6 +9,8 @@ Loops run from 0 with step 1 and carry no values: what lives across iterations i
 indexed by unrolled loops.  A name means every loop of that axis, so copies made by schedules keep the variable.
 Vectors are in the expressions, not a kind of loop.  Unrolled loops stay loops until they are printed.
 
+Loop attributes: "reduce" (a reduction: iterations depend on each other), "reverse" (a parallel or serial loop whose
+iterations, for each thread its own, run from the last to the first).
 Loop kinds: serial, unroll, parallel (iterations are shared among the threads that all run the kernel; only outermost
 loops), block.x/y/z and thread.x/y/z (CUDA), pipeline (HLS).
 Spaces: global (parameters), stack, register, shared (CUDA), local (HLS arrays), stream (HLS).

@@ -1,5 +1,7 @@
 """Writes a kernel as Python source, for the interpreter.
 
+The function is a generator: one thread, which yields where it waits for others (see `kernel_warp.py`).
+
 Scalars are NumPy scalars of their element type, i64 scalars are Python ints, vectors are arrays of lanes; a stream is a
 pair of a position and a flat array.  What several expressions of a statement share is computed once.
 """
@@ -33,6 +35,8 @@ from .expr import (
     bounds,
 )
 from .kernel import Alloc, Barrier, Block, Buffer, Do, For, If, Kernel, Prefetch, Read, Stmt, Store, Write
+from .kernel_launch import BINDINGS
+from .kernel_warp import Copies, is_warp_function
 from .traverse import children, walk
 from .types import DTYPES
 
@@ -50,12 +54,13 @@ _UNARY = {
 _GLOBALS: dict[str, Any] = {
     "_np": np, "_min": functions.least, "_max": functions.greatest, "_tdiv": functions.tdiv, "_tmod": functions.tmod,
     "_div64": functions.div64, "_mod64": functions.mod64, "_shl64": functions.shl64, "_wrap64": functions.wrap64,
-    "_to_i64": functions.to_i64,
+    "_to_i64": functions.to_i64, "_Copies": Copies,
 }
 
 
 def kernel_source(kernel: Kernel) -> tuple[str, dict[str, Any]]:
-    """Source of a generator function `program(tid, nt, *params)` over flat arrays and sizes, and the names it needs."""
+    """Source of a generator function `program(tid, nt, at, shared, *params)` over flat arrays and sizes, and the names it
+    needs.  at: the numbers of the block and thread in x, y, z; shared: a dict that the threads of a block have in common."""
     writer = _Writer(kernel)
     return writer.program(), writer.globals
 
@@ -113,7 +118,8 @@ class _Writer:
         self.block(self.kernel.body)
         self.line("return")
         self.line("yield")
-        return "\n".join([f"def program({', '.join(['tid', 'nt', *names])}):", *self.lines, ""])
+        head = f"def program({', '.join(['tid', 'nt', 'at', 'shared', *names])}):"
+        return "\n".join([head, "    copies = _Copies()", *self.lines, ""])
 
     def block(self, block: Block) -> None:
         outer = dict(self.buffers)
@@ -142,6 +148,8 @@ class _Writer:
                     self.indented(s.other)
             case Alloc():
                 self.allocate(s.buf)
+            case Store() if s.mode == "async":
+                self.copy_async(s)
             case Store():
                 self.share((*s.idx, s.value))
                 if s.value.type.dtype != s.buf.dtype:
@@ -152,7 +160,7 @@ class _Writer:
             case Prefetch():
                 pass
             case Barrier():
-                self.line("yield")
+                self.line(f"yield {s.scope!r}")
             case Read():
                 self.share(s.idx)
                 stream = self.buffers[s.stream]
@@ -162,7 +170,7 @@ class _Writer:
                 stream = self.buffers[s.stream]
                 self.line(f"{stream}[1][next({stream}[0])] = {value}")
             case Do():
-                raise self.fail(f"the instruction {s.fn} has no meaning here")
+                self.instruction(s)
             case _:
                 raise self.fail(f"statement {type(s).__name__} has no meaning here")
 
@@ -173,21 +181,83 @@ class _Writer:
         if s.var in self.variables:
             raise self.fail(f"loop {s.var.name} stands inside a loop of the same variable")
         self.variables[s.var] = name = self.fresh("v")
+        if s.kind in BINDINGS:
+            number = f"at[{BINDINGS.index(s.kind)}]"
+            self.line(f"if {number} < {count}:")
+            self.depth += 1
+            self.line(f"{name} = {number}")
+            self.block(s.body)
+            self.depth -= 1
+            del self.variables[s.var]
+            return
         bound = f"({count}) * tid // nt, ({count}) * (tid + 1) // nt" if s.kind == "parallel" else count
-        self.line(f"for {name} in range({bound}):")
+        iterations = f"reversed(range({bound}))" if "reverse" in s.attrs else f"range({bound})"
+        self.line(f"for {name} in {iterations}:")
         self.indented(s.body)
         del self.variables[s.var]
 
+    def instruction(self, s: Do) -> None:
+        """One effectful instruction of the graphics processor; a Load among its arguments names a tile or a row."""
+        self.share(tuple(i for a in s.args for i in (a.idx if isinstance(a, Load) else (a,))))
+        args = [self.tile(a) if isinstance(a, Load) else self.expr(a) for a in s.args]
+        if s.fn in ("cp_async_commit", "cp_async_wait"):
+            self.line(f"copies.{s.fn.removeprefix('cp_async_')}({', '.join(args)})")
+        else:
+            self.line(f"yield {', '.join([repr(s.fn), *args])}")
+
+    def tile(self, e: Load) -> str:
+        """The elements below leading indices; from a full index on, the eight of a row."""
+        rest = e.buf.shape[len(e.idx) :]
+        idx = (*e.idx, *(as_expr(0) for _ in rest))
+        start = self.place(e.buf, idx, Type(e.buf.dtype)).partition("[")[2].removesuffix("]")
+        count = 1
+        for n in rest:
+            count *= int(n)  # type: ignore[arg-type]
+        return f"{self.buffers[e.buf]}[{start}:{start}+{count if rest else 8}]"
+
+    def copy_async(self, s: Store) -> None:
+        """A copy from global to shared memory, or zeros where a condition does not hold."""
+        value, cond = (s.value.a, s.value.cond) if isinstance(s.value, Select) else (s.value, None)
+        if not isinstance(value, Load):
+            raise self.fail(f"an asynchronous store to {s.buf.name} is no copy")
+        cond = cond.a if isinstance(cond, Splat) else cond
+        self.share((*s.idx, *(() if cond is None else (cond,))))
+        type = Type(s.buf.dtype, max(value.type.lanes, 2))  # a slice, also of one element
+        target = self.place(s.buf, s.idx, type._replace(lanes=value.type.lanes))
+        if value.type.lanes == 1:
+            start = target.partition("[")[2].removesuffix("]")
+            target = f"{self.buffers[s.buf]}[{start}:{start}+1]"
+        poison = self.poison(s.buf)
+        if cond is None:
+            self.line(f"copies.start({target}, {self.expr(value)}, {poison})")
+            return
+        self.line(f"if {self.expr(cond)}:")
+        self.depth += 1
+        self.line(f"copies.start({target}, {self.expr(value)}, {poison})")
+        self.depth -= 1
+        self.line("else:")
+        self.line(f"    copies.start({target}, 0, {poison})")
+
+    def poison(self, buf: Buffer) -> str:
+        """What memory holds before it is written: NaN, or a large pattern."""
+        info = DTYPES[buf.dtype]
+        value = np.nan if info.kind == "f" else True if info.kind == "b" else np.full(
+            info.size, 0x5A, np.uint8).view(info.numpy)[0]
+        return self.constant((buf.dtype, "poison"), value)
+
     def allocate(self, buf: Buffer) -> None:
         info = DTYPES[buf.dtype]
-        poison = np.nan if info.kind == "f" else True if info.kind == "b" else np.full(
-            info.size, 0x5A, np.uint8).view(info.numpy)[0]
         self.buffers[buf] = name = self.fresh("b")
         size = "1"
         for d in buf.shape:
             size += f" * {d if isinstance(d, int) else self.root(d)}"
-        dtype = self.constant(info.numpy, info.numpy)
-        self.line(f"{name} = _np.full({size}, {self.constant((buf.dtype, 'poison'), poison)}, {dtype})")
+        if buf.strides is not None:
+            size = str(1 + sum((int(n) - 1) * k for n, k in zip(buf.shape, buf.strides, strict=True)))  # type: ignore[arg-type]
+        made = f"_np.full({size}, {self.poison(buf)}, {self.constant(info.numpy, info.numpy)})"
+        if buf.space == "shared":
+            self.line(f"if {buf.name!r} not in shared: shared[{buf.name!r}] = {made}")
+            made = f"shared[{buf.name!r}]"
+        self.line(f"{name} = {made}")
 
     # ---- places
 
@@ -314,6 +384,8 @@ class _Writer:
                 name = self.constant(("reduce", e.op), functions.HORIZONTAL[e.op])
                 text = f"{name}({self.expr(e.a)}, dtype={self.constant(info.numpy, info.numpy)})"
                 return f"int({text})" if e.type == I64 else text
+            case Call() if is_warp_function(e.fn):
+                return self.named(f"(yield ({', '.join([repr(e.fn), *map(self.expr, e.args)])}))")
             case Call():
                 fn = functions.function(e.fn, e.args[0].type.dtype, e.type.dtype, lanes)
                 if fn is None:

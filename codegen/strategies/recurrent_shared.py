@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from ...ir.compute import Compute, acc_var, lower_compute
 from ...ir.expr import Const, Expr, Load, as_expr, binary, load, select
-from ...ir.kernel import Alloc, Barrier, Block, Buffer, For, Kernel, Store, axis, map_block, substitute_block
+from ...ir.kernel import Alloc, Barrier, Block, Buffer, For, Kernel, Stmt, Store, axis, map_block, substitute_block
 from ...ir.ops.recurrent import Gru, Lstm, Recurrent, Rnn, Step
 from ...ir.traverse import rewrite
 from ..machine import Machine
@@ -61,43 +61,40 @@ class _Cell:
         self.vector = rest.pop(0) if op.vector else None
         self.first = rest[: op.states]
         self.steps, self.batch, self.units = self.y.static_shape
-        blocks = self.units // block
-        self.group = 2 if blocks % 2 == 0 and blocks >= 4 else 1
-        self.share, self.turn = axis("share", blocks // self.group), axis("turn", self.group)
+        self.owner = axis("block", self.units // block)
         self.sequence = axis("sequence", self.batch)
 
-    def owner(self, number: Expr) -> Expr:
-        """The block of units at a place of the loops.  The blocks of a share are walked forwards on even steps and
-        backwards on odd ones: what was read last is still in the cache when the weights do not all fit."""
-        if self.group == 1:
-            return self.share
-        odd = number % 2
-        return self.share * self.group + self.turn + odd * (self.group - 1) - odd * self.turn * 2
-
-    def over_blocks(self, body: Block) -> For:
-        return For(self.share, (For(self.turn, (For(self.sequence, body),)),), "parallel")
+    def over_blocks(self, body: Block, reverse: bool = False) -> For:
+        return For(self.owner, (For(self.sequence, body),), "parallel", ("reverse",) if reverse else ())
 
     def body(self) -> Block:
+        """Steps in pairs: each thread walks its blocks forwards in one and backwards in the next, so that what was read
+        last is still in the cache when the weights do not all fit."""
         unit = axis("unit", self.block)
-        at = self.owner(as_expr(0)) * self.block + unit
+        at = self.owner * self.block + unit
         copies = tuple(
             Store(s, (self.sequence, at), load(f, self.sequence, at)) for s, f in zip(self.states, self.first, strict=True)
         )
         start = self.over_blocks((For(unit, copies),))
-        first = self.step(as_expr(0), lambda k: load(self.first[0], self.sequence, k))
-        if self.steps == 1:
-            return (start, *first)
-        later = axis("step", self.steps - 1)
-        before = self.time(later)
-        rest = self.step(later + 1, lambda k: load(self.y, before, self.sequence, k))
-        return (start, *first, For(later, rest))
+        body: list[Stmt] = [start, *self.step(as_expr(0), lambda k: load(self.first[0], self.sequence, k))]
+        pairs, rest = divmod(self.steps - 1, 2)
+        if pairs:
+            pair = axis("pair", pairs)
+            body.append(For(pair, (*self.later(pair * 2 + 1, True), *self.later(pair * 2 + 2))))
+        if rest:
+            body += self.later(as_expr(self.steps - 1), True)
+        return tuple(body)
+
+    def later(self, number: Expr, reverse: bool = False) -> Block:
+        before = self.time(number - 1)
+        return self.step(number, lambda k: load(self.y, before, self.sequence, k), reverse)
 
     def time(self, number: Expr) -> Expr:
         return self.steps - 1 - number if self.op.reverse else number
 
-    def step(self, number: Expr, state: Callable[[Expr], Expr]) -> Block:
+    def step(self, number: Expr, state: Callable[[Expr], Expr], reverse: bool = False) -> Block:
         """One step of all units, and the barrier after it."""
-        op, block, t, owner = self.op, self.block, self.time(number), self.owner(number)
+        op, block, t, owner = self.op, self.block, self.time(number), self.owner
         gates = Buffer("gates", "f32", (op.gates, block), "stack")
         g, ui, k = axis("gate", op.gates), axis("ui", block), axis("k", self.units)
         column = g * self.units + owner * block + ui
@@ -109,7 +106,7 @@ class _Cell:
             gates, (g, ui), state(k) * load(self.packed, owner, k, g, ui), (k,), "add", acc_var("f32") + start
         )
         inner = (Alloc(gates), *lower_compute(product), self.update(t, owner, gates))
-        return (self.over_blocks(inner), Barrier())
+        return (self.over_blocks(inner, reverse), Barrier())
 
     def update(self, t: Expr, owner: Expr, gates: Buffer) -> For:
         """The operator's loop over the units, for one block of them, reading the gates of the block."""
