@@ -1,7 +1,11 @@
-"""Attributes of a node, checked against ONNX's own schema of the operator and turned into Python values."""
+"""Attributes of a node, checked against ONNX's own schema of the operator and turned into Python values.
+
+An operator outside of the standard has no schema: the signature of the function that imports it stands for one.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -63,6 +67,49 @@ def read_attributes(node: NodeProto, schema: OpSchema, tensors: TensorReader) ->
         if facts.default_value.type:
             values[name] = attribute_value(facts.default_value, tensors, where)
     return values
+
+
+# Annotation of a parameter -> the type of attribute that it takes.
+_ANNOTATIONS = {
+    "int": "INT", "float": "FLOAT", "str": "STRING", "tuple[int, ...]": "INTS", "tuple[int, ...] | None": "INTS",
+    "tuple[float, ...]": "FLOATS",
+}
+
+
+def read_extension_attributes(node: NodeProto, function: Callable[..., Any], tensors: TensorReader) -> dict[str, Any]:
+    """As `read_attributes`, for a function whose keyword-only parameters are the attributes."""
+    where = describe(node)
+    parameters = inspect.signature(function).parameters.values()
+    known = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+    values: dict[str, Any] = {}
+    for attribute in node.attribute:
+        name = attribute.name
+        if name not in known:
+            raise ModelError(f"{where}: unknown attribute {name!r}; it has: {', '.join(sorted(known)) or 'none'}")
+        if name in values:
+            raise ModelError(f"{where}: attribute {name!r} is given twice")
+        expected = _ANNOTATIONS[known[name].annotation]
+        got = AttributeProto.AttributeType.Name(attribute.type) if attribute.type else "no type"
+        if got != expected:
+            raise ModelError(f"{where}: attribute {name!r} must be {expected}, got {got}")
+        values[name] = attribute_value(attribute, tensors, f"{where}, attribute {name!r}")
+    missing = [n for n, p in known.items() if p.default is p.empty and n not in values]
+    if missing:
+        raise ModelError(f"{where}: attribute {missing[0]!r} is required and missing")
+    return values
+
+
+def check_extension_counts(node: NodeProto, function: Callable[..., Any]) -> None:
+    """Raises ModelError unless the function takes as many operands as the node has, and those that it needs are there."""
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    plain = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    low = sum(p.default is p.empty for p in plain)
+    high = 2**31 if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(plain)
+    if not low <= len(node.input) <= high:
+        raise ModelError(f"{describe(node)}: expected {low} to {min(high, 99)} inputs, got {len(node.input)}")
+    for n, p in enumerate(plain):
+        if n < len(node.input) and not node.input[n] and p.default is p.empty and "None" not in str(p.annotation):
+            raise ModelError(f"{describe(node)}: input {n} ({p.name}) is missing")
 
 
 def _type_name(facts: Any) -> str:

@@ -11,7 +11,14 @@ from onnx.defs import OpSchema
 from ...ir.errors import InternalError, ModelError, TilewrightError
 from ...ir.graph import Graph, Value
 from ...ir.types import TensorType
-from .attributes import check_counts, describe, find_schema, read_attributes
+from .attributes import (
+    check_counts,
+    check_extension_counts,
+    describe,
+    find_schema,
+    read_attributes,
+    read_extension_attributes,
+)
 from .builder import NotConstantError, OnnxBuilder, Subgraph, TensorSequence
 from .functions import Body, FunctionKey, call_body, function_table, standard_body
 from .inputs import Shapes, bind_inputs
@@ -162,8 +169,13 @@ class Scope:
             if schema is not None:
                 check_counts(node, schema)
                 _check_kinds(schema, operands)
-            if function is not None and schema is not None:
-                made = function(self.b, *operands, **read_attributes(node, schema, self.context.tensors))
+            if function is not None:
+                if schema is not None:
+                    attributes = read_attributes(node, schema, self.context.tensors)
+                else:
+                    check_extension_counts(node, function)
+                    attributes = read_extension_attributes(node, function, self.context.tensors)
+                made = function(self.b, *operands, **attributes)
                 if not isinstance(made, Standard):
                     return made
             f = standard_body(node, opset, operands)

@@ -27,6 +27,10 @@ DTYPE_OF_ONNX: dict[int, str] = {
     TensorProto.BOOL: "bool",
 }
 ONNX_OF_DTYPE = {dtype: code for code, dtype in DTYPE_OF_ONNX.items()}
+PACKED: dict[int, tuple[str, int]] = {
+    TensorProto.INT4: ("i8", 4), TensorProto.UINT4: ("u8", 4), TensorProto.INT2: ("i8", 2), TensorProto.UINT2: ("u8", 2),
+}
+"""Types of less than a byte: the type that holds an element of constants here, and their bits."""
 
 # Which repeated field holds the elements when raw_data does not; 16-bit floats are stored as bit patterns.
 _FIELD = {
@@ -54,6 +58,8 @@ class TensorReader:
         """The array of a tensor, read-only and without copying where the data allows it.  where: what the tensor belongs
         to, for messages.  Raises ModelError for data that does not fit its type and shape."""
         where = where or f"tensor {tensor.name!r}"
+        if tensor.data_type in PACKED:
+            return self._packed(tensor, *PACKED[tensor.data_type], where)
         dtype = dtype_name(tensor.data_type, where)
         shape = tuple(tensor.dims)
         if any(d < 0 for d in shape):
@@ -72,6 +78,25 @@ class TensorReader:
             raise ModelError(f"{where}: {dtype}{list(shape)} needs {expected} bytes of data, got {data.size}")
         array = data.view(DTYPES[dtype].numpy.newbyteorder("<")) if expected else np.empty(0, DTYPES[dtype].numpy)
         return array.astype(DTYPES[dtype].numpy, copy=False).reshape(shape)
+
+    def _packed(self, tensor: TensorProto, dtype: str, bits: int, where: str) -> np.ndarray:
+        """Several elements per byte, the low bits first."""
+        count, per_byte = math.prod(tensor.dims), 8 // bits
+        if any(d < 0 for d in tensor.dims):
+            raise ModelError(f"{where}: shape {list(tensor.dims)} has a negative dimension")
+        whole = -(-count // per_byte)
+        if tensor.data_location == TensorProto.EXTERNAL:
+            data = np.asarray(self._external(tensor, whole, where))
+        elif tensor.HasField("raw_data"):
+            data = np.frombuffer(tensor.raw_data, np.uint8)
+        else:
+            data = np.array(tensor.int32_data, np.int64).astype(np.uint8)
+        if data.size != whole:
+            raise ModelError(f"{where}: {count} elements of {bits} bits need {whole} bytes of data, got {data.size}")
+        parts = np.stack([data >> (bits * i) & (2**bits - 1) for i in range(per_byte)], -1).reshape(-1)[:count]
+        if dtype == "i8":
+            parts = (parts.astype(np.int8) ^ 2 ** (bits - 1)) - 2 ** (bits - 1)
+        return parts.astype(DTYPES[dtype].numpy).reshape(tuple(tensor.dims))
 
     def _external(self, tensor: TensorProto, expected: int, where: str) -> np.ndarray:
         entries = {e.key: e.value for e in tensor.external_data}

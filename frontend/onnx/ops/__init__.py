@@ -9,9 +9,12 @@ from . import (
     gather,
     image,
     legacy,
+    microsoft,
     norm,
     pad,
     pool,
+    qonnx,
+    quantize,
     recurrent,
     reduce,
     sequence,
@@ -19,6 +22,6 @@ from . import (
 )  # fmt: skip
 
 __all__ = [
-    "attention", "contract", "control", "conv", "elementwise", "gather", "image", "legacy", "norm", "pad", "pool",
-    "recurrent", "reduce", "sequence", "shape",
+    "attention", "contract", "control", "conv", "elementwise", "gather", "image", "legacy", "microsoft", "norm", "pad",
+    "pool", "qonnx", "quantize", "recurrent", "reduce", "sequence", "shape",
 ]  # fmt: skip
