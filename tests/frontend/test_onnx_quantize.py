@@ -8,13 +8,12 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
+from frontend.onnx_models import model, node, ops, run, unknown, value
 from onnx import NodeProto, TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 from tilewright.frontend.onnx import import_model
 from tilewright.frontend.onnx.tensors import TensorReader
 from tilewright.ir.errors import ModelError
-
-from frontend.onnx_models import model, node, ops, run, unknown, value
 
 U8, I8, I32 = TensorProto.UINT8, TensorProto.INT8, TensorProto.INT32
 RNG = np.random.default_rng(3)
@@ -68,7 +67,8 @@ def _qlinear_conv(w_dtype: type, zero: int, per_channel: bool) -> tuple[onnx.Mod
     scales = RNG.uniform(0.01, 0.02, 6 if per_channel else ()).astype(f32)
     constants = {
         "xs": f32(0.1), "xz": np.uint8(77), "w": _ints(w_dtype, 6, 3, 3, 3), "ws": scales,
-        "wz": np.full(np.shape(scales), zero, w_dtype), "ys": f32(0.9), "yz": np.uint8(120), "b": _ints(np.int16, 6).astype(np.int32),
+        "wz": np.full(np.shape(scales), zero, w_dtype), "ys": f32(0.9), "yz": np.uint8(120),
+        "b": _ints(np.int16, 6).astype(np.int32),
     }
     nodes = [node("QLinearConv", ["x", "xs", "xz", "w", "ws", "wz", "ys", "yz", "b"], ["y"], pads=[1, 1, 1, 1])]
     return model(nodes, [value("x", 1, 3, 5, 6, dtype=U8)], [unknown("y", U8)], constants), _ints(np.uint8, 1, 3, 5, 6)
@@ -107,7 +107,8 @@ def test_integer_products(op: str, shapes: Sequence[tuple[int, ...]], zeros: tup
     constants = {"xz": np.uint8(120), "wz": np.uint8(33)}
     attributes = {"pads": [1, 1, 1, 1]} if op == "ConvInteger" else {}
     inputs = [value("x", *shapes[0], dtype=U8), value("w", *shapes[1], dtype=U8)]
-    m = model([node(op, ["x", "w", *zeros], ["y"], **attributes)], inputs, [unknown("y", I32)], {z: constants[z] for z in zeros})
+    nodes = [node(op, ["x", "w", *zeros], ["y"], **attributes)]
+    m = model(nodes, inputs, [unknown("y", I32)], {z: constants[z] for z in zeros})
     _against_reference(m, *(_ints(np.uint8, *s) for s in shapes))
 
 
@@ -142,11 +143,16 @@ def _quant(x: np.ndarray, bits: int, signed: bool, narrow: bool, scale: np.ndarr
     return (np.clip(np.rint(x / scale), low, high) * scale).astype(f32)
 
 
-@pytest.mark.parametrize(("bits", "signed", "narrow", "shape"), [(2, 1, 1, ()), (4, 0, 0, ()), (8, 1, 1, (4, 1)), (12, 1, 0, ())])
+QUANTS = [(2, 1, 1, ()), (4, 0, 0, ()), (8, 1, 1, (4, 1)), (12, 1, 0, ())]
+
+
+@pytest.mark.parametrize(("bits", "signed", "narrow", "shape"), QUANTS)
 def test_qonnx_quant(bits: int, signed: int, narrow: int, shape: tuple[int, ...]) -> None:
     scale, x = RNG.uniform(0.1, 0.5, shape).astype(f32), RNG.uniform(-9, 9, (4, 6)).astype(f32)
-    nodes = [_extension("Quant", "qonnx.custom_op.general", ["x", "s", "z", "b"], signed=signed, narrow=narrow, rounding_mode="ROUND")]
-    m = model(nodes, [value("x", 4, 6)], ["y"], {"s": scale, "z": f32(0), "b": f32(bits)}, domains={"qonnx.custom_op.general": 1})
+    domain, attributes = "qonnx.custom_op.general", {"signed": signed, "narrow": narrow, "rounding_mode": "ROUND"}
+    nodes = [_extension("Quant", domain, ["x", "s", "z", "b"], **attributes)]
+    constants = {"s": scale, "z": f32(0), "b": f32(bits)}
+    m = model(nodes, [value("x", 4, 6)], ["y"], constants, domains={domain: 1})
     np.testing.assert_array_equal(run(m, x)[0], _quant(x, bits, bool(signed), bool(narrow), scale))
     assert ("Quantize" in ops(import_model(m))) == (bits <= 8)
 
@@ -169,7 +175,8 @@ def test_an_unknown_attribute_of_an_extension_is_named() -> None:
 def test_microsoft_add() -> None:
     constants = {"s": f32(0.5), "z": np.uint8(10), "t": f32(0.25), "u": f32(0.75)}
     nodes = [_extension("QLinearAdd", "com.microsoft", ["x", "s", "z", "w", "t", "z", "u", "z"])]
-    m = model(nodes, [value("x", 9, dtype=U8), value("w", 9, dtype=U8)], [unknown("y", U8)], constants, domains={"com.microsoft": 1})
+    inputs = [value("x", 9, dtype=U8), value("w", 9, dtype=U8)]
+    m = model(nodes, inputs, [unknown("y", U8)], constants, domains={"com.microsoft": 1})
     x, w = _ints(np.uint8, 9), _ints(np.uint8, 9)
     total = (x.astype(int) - 10) * 0.5 + (w.astype(int) - 10) * 0.25
     np.testing.assert_array_equal(run(m, x, w)[0], np.clip(np.rint(f32(total) / f32(0.75)) + 10, 0, 255))
