@@ -27,6 +27,7 @@ from .symbolic import MOST_ELEMENTS, product, propagate
 
 FOLD_LIMIT = 64 * 2**20  # bytes of a result that is computed while importing
 GROWTH_LIMIT = 2**20  # bytes; a larger result must not be larger than its operands, else the artifact grows for nothing
+MOST_DIMENSIONS = 32
 TENSOR_LIMIT = 2**38  # bytes of one tensor; a model that asks for more is wrong or hostile
 
 class NotConstantError(ModelError):
@@ -87,7 +88,7 @@ class OnnxBuilder(Builder):
     def _fold(self, op: Op, inputs: Sequence[Value], types: Sequence[TensorType]) -> tuple[Value, ...] | None:
         arrays = [self.constants.get(v) for v in inputs]
         known = [a for a in arrays if a is not None]
-        if len(known) < len(arrays) or not op.pure or not all(t.is_static for t in types) or _has_symbols(op):
+        if len(known) < len(arrays) or not (op.pure and op.folds) or not all(t.is_static for t in types) or _has_symbols(op):
             return None
         if isinstance(op, Transpose):  # a view: the weights of a large model are not copied
             return (self.constant(np.transpose(known[0], op.perm), self.hint),)
@@ -125,8 +126,17 @@ class OnnxBuilder(Builder):
         raise self._not_constant(v, what)
 
     def ints(self, v: Value, what: str) -> tuple[int, ...]:
-        """An operand (rank 0 or 1) as integers."""
-        return tuple(int(x) for x in self.array(v, what).reshape(-1))
+        """An operand (rank 0 or 1) as integers; floats must be whole numbers."""
+        array = self.array(v, what)
+        if array.dtype.kind not in "iub" and not np.all(np.isfinite(array) & (array == np.trunc(array))):
+            raise ModelError(f"operand {what} must be whole numbers, got {array.reshape(-1)[:8].tolist()}")
+        return tuple(int(x) for x in array.reshape(-1))
+
+    def integer(self, v: Value, what: str) -> int:
+        """An operand with one element as an integer."""
+        if v.type.is_static and v.type.size != 1:
+            raise ModelError(f"operand {what} must be one number, got {v.type}")
+        return self.ints(v, what)[0]
 
     def dims(self, v: Value, what: str) -> tuple[Dim, ...]:
         """An operand (rank 0 or 1) as dimensions, symbolic ones included."""
@@ -237,6 +247,8 @@ class Subgraph:
 
 def check_size(t: TensorType, name: str) -> None:
     """Raises ModelError for a tensor that no machine holds."""
+    if t.rank > MOST_DIMENSIONS:
+        raise ModelError(f"value {name!r} would have {t.rank} dimensions; the limit is {MOST_DIMENSIONS}")
     if any(isinstance(d, int) and d < 0 for d in t.shape):
         raise ModelError(f"value {name!r} would have the shape {t}, with a negative dimension")
     if t.is_static and t.nbytes > TENSOR_LIMIT:

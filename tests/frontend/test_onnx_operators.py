@@ -150,7 +150,7 @@ def test_weights_are_laid_out_while_importing() -> None:
         ({"pads": [1, 1]}, "'pads' must have 4 numbers"),
         ({"auto_pad": "SAME"}, "'auto_pad' must be one of"),
         ({"group": 3}, "3 groups"),
-        ({"strides": [0, 1]}, "strides"),
+        ({"strides": [0, 1]}, "'strides' must have 2 numbers of at least 1"),
         ({"dilations": [9, 1]}, "does not fit"),
     ],
 )

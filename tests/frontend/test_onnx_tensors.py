@@ -119,6 +119,16 @@ def test_external_data_that_is_refused(tmp_path: Path, entries: dict[str, object
         import_model(folder / "m.onnx")
 
 
+def test_weights_behind_four_gibibytes(tmp_path: Path) -> None:
+    """A sparse file: it takes no space, and none of it is read."""
+    offset = 5 * 2**30
+    with open(tmp_path / "large.bin", "wb") as f:
+        f.seek(offset)
+        f.write(np.array([5, 6], np.float32).tobytes())
+    m = adding(external("large.bin", offset=offset, length=8))
+    assert run(m, np.zeros(2, np.float32), base_dir=tmp_path)[0].tolist() == [5, 6]
+
+
 def test_attributes_and_subgraphs_use_the_same_reader(tmp_path: Path) -> None:
     """A check that holds for initializers only is the classic hole."""
     (tmp_path / "secret.bin").write_bytes(b"\0" * 8)

@@ -69,7 +69,7 @@ def loop(
 
 
 def _known(b: OnnxBuilder, v: Value) -> int | None:
-    return int(b.constants[v].reshape(())) if v in b.constants else None
+    return b.integer(v, "M or cond") if v in b.constants else None
 
 
 def _always_true(sub: Subgraph) -> bool:

@@ -18,6 +18,8 @@ from ..symbolic import product, quotient
 from ..table import Outputs, onnx_op
 from .layout import spatial_rank, to_channels_first, to_channels_last
 
+_LARGEST_SCALE = 2**31
+
 
 @onnx_op("Upsample", since=7)
 def upsample_by_attribute(b: OnnxBuilder, x: Value, *, scales: tuple[float, ...], mode: str = "nearest") -> Outputs:
@@ -68,8 +70,8 @@ _NewSize = tuple[Dim, float]  # size, and new / old size before rounding
 
 def _scaled(x: Value, axes: Sequence[int], scales: Sequence[float]) -> list[_NewSize]:
     """The product is rounded to f32 before it is cut, as exporters expect: 3 * 2.3333333 is 7."""
-    if len(scales) != len(axes) or not all(math.isfinite(s) and s > 0 for s in scales):
-        raise ModelError(f"scales {list(scales)} must be {len(axes)} positive numbers")
+    if len(scales) != len(axes) or not all(0 < s < _LARGEST_SCALE for s in scales):
+        raise ModelError(f"scales {list(scales)} must be {len(axes)} positive numbers below {_LARGEST_SCALE}")
     made: list[_NewSize] = []
     for d, scale in zip(axes, scales, strict=True):
         n = x.type.shape[d]

@@ -28,11 +28,11 @@ def spatial_rank(x: Value) -> int:
 
 
 def each(values: Sequence[int] | None, count: int, default: int, what: str) -> tuple[int, ...]:
-    """An attribute with one entry per spatial dimension (or two, for pads)."""
+    """An attribute with one entry per spatial dimension (or two, for pads), none below its default, 0 or 1."""
     if not values:
         return (default,) * count
-    if len(values) != count:
-        raise ModelError(f"attribute {what!r} must have {count} numbers, got {list(values)}")
+    if len(values) != count or min(values) < default:
+        raise ModelError(f"attribute {what!r} must have {count} numbers of at least {default}, got {list(values)}")
     return tuple(values)
 
 

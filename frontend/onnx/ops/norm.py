@@ -13,6 +13,15 @@ from ..table import Outputs, onnx_op
 from .layout import spatial_rank, to_channels_first, to_channels_last
 
 
+def _widest(*values: Value) -> str:
+    """The element type to compute in, for operands whose types differ."""
+    order = ("bf16", "f16", "f32", "f64")
+    for v in values:
+        if v.type.dtype not in order:
+            raise ModelError(f"expected floats, got {v.type}")
+    return max((v.type.dtype for v in values), key=order.index)
+
+
 @onnx_op("BatchNormalization", since=7)
 def batch_normalization(
     b: OnnxBuilder, x: Value, scale: Value, bias: Value, mean: Value, var: Value, *, epsilon: float = 1e-5,
@@ -25,7 +34,7 @@ def batch_normalization(
         raise ModelError("attribute 'spatial' = 0 is not supported; export the model with opset 9 or newer")
     if x.type.rank < 2:
         raise ModelError(f"expected x[N, C, ...], got {x.type}")
-    dtype = max((v.type.dtype for v in (x, scale, mean)), key=("bf16", "f16", "f32", "f64").index)
+    dtype = _widest(x, scale, mean)
     statistics = (b.cast(v, dtype) for v in (scale, bias, mean, var))
     y = b.add(BatchNorm(epsilon), b.cast(to_channels_last(b, x), dtype), *statistics)
     return to_channels_first(b, b.cast(y, x.type.dtype))
@@ -92,7 +101,7 @@ def layer_normalization(
 def rms_normalization(
     b: OnnxBuilder, x: Value, scale: Value, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1
 ) -> Outputs:
-    dtype = max(x.type.dtype, scale.type.dtype, key=("bf16", "f16", "f32", "f64").index)
+    dtype = _widest(x, scale)
     y = b.add(RmsNorm(normal_axis(axis, x.type.rank), epsilon), b.cast(x, dtype), b.cast(scale, dtype))
     return b.cast(y, scale.type.dtype)
 

@@ -55,12 +55,15 @@ def _layer(
         raise ModelError(f"attribute 'layout' must be 0 or 1, got {layout}")
     count = len(DIRECTIONS[direction])
     assert x is not None and w is not None and r is not None
-    units = r.type.shape[-1]
+    units = r.type.shape[-1] if r.type.rank == 3 else None
     fits = x.type.rank == w.type.rank == r.type.rank == 3 and w.type.shape[0] == r.type.shape[0] == count
     if not fits or not isinstance(units, int) or hidden_size not in (None, units):
         raise ModelError(
             f"X {x.type}, W {w.type} and R {r.type} do not fit direction {direction!r} and hidden_size {hidden_size}"
         )
+    for name, v, rank in (("B", bias, 2), *(("initial state", s, 3) for s in states)):
+        if v is not None and v.type.rank != rank:
+            raise ModelError(f"{name} must have {rank} dimensions, got {v.type}")
     if layout:
         x = b.transpose(x, (1, 0, 2))
         states = [None if s is None else b.transpose(s, (1, 0, 2)) for s in states]
@@ -148,6 +151,8 @@ def lstm(
     hidden_size: int | None = None, input_forget: int = 0, layout: int = 0,
 ) -> Outputs:  # fmt: skip
     layer = _layer(b, (x, w, r, bias, lengths), (h, c), direction, hidden_size, layout)
+    if p is not None and p.type.rank != 2:
+        raise ModelError(f"P must have 2 dimensions, got {p.type}")
     names = ("sigmoid", "tanh", "tanh")
     functions = _activations(activations, activation_alpha, activation_beta, names, len(layer.directions))
 

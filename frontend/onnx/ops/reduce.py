@@ -82,7 +82,7 @@ onnx_op("ArgMin", since=1)(_arg("min"))
 
 @onnx_op("CumSum", since=11)
 def cum_sum(b: OnnxBuilder, x: Value, axis: Value, *, exclusive: int = 0, reverse: int = 0) -> Outputs:
-    (along,) = b.ints(axis, "axis")
+    along = b.integer(axis, "axis")
     return b.add(CumSum(normal_axis(along, x.type.rank), bool(exclusive), bool(reverse)), x)
 
 

@@ -14,7 +14,7 @@ _LONGEST = 4096  # parts of a split
 
 
 def _position(b: OnnxBuilder, at: Value, length: int) -> int:
-    (i,) = b.ints(at, "position")
+    i = b.integer(at, "position")
     if not -length <= i < length:
         raise ModelError(f"position {i} is outside of a sequence of {length}")
     return i % length
@@ -35,7 +35,7 @@ def sequence_insert(b: OnnxBuilder, s: TensorSequence, x: Value, at: Value | Non
     n = len(s.items)
     if at is None:
         return TensorSequence((*s.items, x))
-    (i,) = b.ints(at, "position")
+    i = b.integer(at, "position")
     if not -n <= i <= n:
         raise ModelError(f"position {i} is outside of a sequence of {n}")
     i = i if i >= 0 else i + n

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -183,8 +184,8 @@ def split(
         return split_by_input(b, x, split, axis=axis)
     axis = normal_axis(axis, x.type.rank)
     extent = x.type.shape[axis]
-    if num_outputs < 1:
-        raise ModelError(f"attribute 'num_outputs' must be 1 or more, got {num_outputs}")
+    if num_outputs != len(b.wanted):
+        raise ModelError(f"attribute 'num_outputs' is {num_outputs}, but the node has {len(b.wanted)} outputs")
     part = as_dim((extent + num_outputs - 1) // num_outputs)
     last = as_dim(extent - part * (num_outputs - 1))
     return _parts(b, x, axis, [*[part] * (num_outputs - 1), last])
@@ -275,8 +276,10 @@ def trilu(b: OnnxBuilder, x: Value, k: Value | None = None, *, upper: int = 1) -
 
 @onnx_op("ConstantOfShape", since=9)
 def constant_of_shape(b: OnnxBuilder, shape: Value, *, value: np.ndarray | None = None) -> Outputs:
-    element = np.zeros((), np.float32) if value is None else value.reshape(-1)[:1].reshape(())
-    return b.broadcast(b.constant(element), b.dims(shape, "input"))
+    element = np.zeros(1, np.float32) if value is None else value
+    if element.size != 1:
+        raise ModelError(f"attribute 'value' must have one element, got {element.size}")
+    return b.broadcast(b.constant(element.reshape(())), b.dims(shape, "input"))
 
 
 @onnx_op("EyeLike", since=9)
@@ -292,10 +295,12 @@ def eye_like(b: OnnxBuilder, x: Value, *, dtype: int | None = None, k: int = 0) 
 def range_(b: OnnxBuilder, start: Value, limit: Value, delta: Value, *, stash_type: int = 1) -> Outputs:
     dtype = start.type.dtype
     if is_float(dtype):
-        first, last, step = (float(b.array(v, n).reshape(())) for v, n in _named(start, limit, delta))
-        count: Dim = max(int(np.ceil((last - first) / step)), 0) if step else -1
+        first, last, step = (float(b.array(b.reshape(v, ()), n)) for v, n in _named(start, limit, delta))
+        if not np.isfinite((first, last, step)).all():
+            raise ModelError(f"start, limit and delta must be finite, got {first}, {last}, {step}")
+        count: Dim = max(math.ceil((last - first) / step), 0) if step else -1
     else:
-        low, high, by = (b.dims(v, n)[0] for v, n in _named(start, limit, delta))
+        low, high, by = (b.dims(b.reshape(v, ()), n)[0] for v, n in _named(start, limit, delta))
         if not isinstance(by, int):
             raise ModelError(f"operand delta must be a number, got {by}")
         span = as_dim(high - low) if by > 0 else as_dim(low - high)
@@ -318,7 +323,9 @@ def _is_number(b: OnnxBuilder, v: Value, number: int) -> bool:
 @onnx_op("OneHot", since=9)
 def one_hot(b: OnnxBuilder, indices: Value, depth: Value, values: Value, *, axis: int = -1) -> Outputs:
     """Negative indices count from depth; others outside give the off value everywhere."""
-    (n,) = b.dims(depth, "depth")
+    (n,) = b.dims(b.reshape(depth, ()), "depth")
+    if values.type.shape != (2,):
+        raise ModelError(f"values must be the off and the on value, got {values.type}")
     rank = indices.type.rank + 1
     at = normal_axis(axis, rank)
     where = b.cast(indices, "i64")
