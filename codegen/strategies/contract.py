@@ -38,6 +38,7 @@ from ..schedule import (
 from ..schedule.memory import Index
 from ..schedule.rewrite import Environment, extent, has_loop, on_loops
 from .axes import substitute_axes
+from .choices import divides
 from .join import join_kernels
 from .product import Product, in_pairs
 from .scheduled import Group, Pack, Scheduled
@@ -53,6 +54,7 @@ UNROLL = (4, 3, 5, 7, 2)  # steps of the reduction per iteration, the best first
 def schedule_product(group: Group, p: Product, machine: Machine) -> Scheduled:
     """Whole panels, and one narrower panel for the columns that remain."""
     lanes = machine.lanes(p.compute.acc)
+    p = replace(p, choice=group.choice)
     if PAIRS in machine.calls:
         p = in_pairs(p) or p
     columns = size_of(p.columns)
@@ -77,6 +79,9 @@ def size_of(v: Var) -> int:
 
 
 def _choose(p: Product, columns: int, lanes: int, machine: Machine) -> Tile:
+    chosen = p.choice.tile(machine)
+    if chosen is not None:
+        return chosen
     rows = [size_of(v) for v in p.rows] or [1]
     depth = prod(size_of(v) for v in p.reduce)
     last = rows[-1]
@@ -218,6 +223,8 @@ def _arrange(p: Product, packed: Buffer, panel: int, short: bool) -> tuple[Compu
 
 def _chunks(p: Product, panels: int, batch: int, short: bool) -> tuple[int, int]:
     """(number of chunks, which row axis); (1, 0) to share the panels."""
+    if p.choice.chunks is not None:
+        return divides("chunks", p.choice.chunks, size_of(p.rows[0]) if p.rows else 1), 0
     units = batch * panels
     even = units >= 8 or units % 2 == 0
     if not p.rows or (even and 4 * size_of(p.columns) >= prod(size_of(v) for v in p.rows)):
@@ -244,8 +251,9 @@ def _unroll_reduction(k: Kernel, p: Product, tile: Tile) -> tuple[Kernel, int]:
     n = extent(k, last)
     if n == 1:
         return k, 1
+    steps = p.choice.unroll
     most = max(1, 16 // tile.vectors) if tile.rows == 1 else 4 if tile.rows * tile.vectors >= 12 else 8
-    steps = next((u for u in UNROLL if n % u == 0 and u <= most), 1)
+    steps = divides("unroll", steps, n) if steps else next((u for u in UNROLL if n % u == 0 and u <= most), 1)
     if steps > 1:
         k = unroll(split(k, last, steps, last + "o", last + "i"), last + "i")
     return k, steps

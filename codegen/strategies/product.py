@@ -9,6 +9,7 @@ from ...ir.expr import Bin, Cast, Expr, Load, Var
 from ...ir.kernel import Buffer, axis, coefficient
 from ...ir.traverse import substitute, uses
 from .axes import collapse_axes, drop_unit_axes, rename_axes, substitute_axes
+from .choices import BY_MODEL, Choice
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Product:
 
     columns: only the right operand and the output walk along it; it becomes the vectors.  rows: only the left operand
     does.  batch: both do.  Axes are called b0.., m0.., n, k0...  pair: the last reduction axis, of extent 2, where an
-    instruction multiplies two neighbours at once.
+    instruction multiplies two neighbours at once.  choice: that of the group.
     """
 
     compute: Compute
@@ -27,6 +28,7 @@ class Product:
     rows: tuple[Var, ...]
     columns: Var
     pair: Var | None = None
+    choice: Choice = BY_MODEL
 
     @property
     def reduce(self) -> tuple[Var, ...]:

@@ -10,13 +10,14 @@ import numpy as np
 from ...ir.compute import Compute
 from ...ir.kernel import Buffer, Kernel
 from ...ir.ops.base import Op
+from .choices import BY_MODEL, Choice
 
 
 @dataclass(frozen=True)
 class Group:
     """A fused group.  params: the buffers in memory that it may read or write.  For an operator with a strategy of its own
     (attention, recurrences): op and its operands instead of computations.  constants: names of the params that are
-    weights."""
+    weights.  choice: measured numbers for the strategy."""
 
     kind: str
     computes: tuple[Compute, ...]
@@ -24,6 +25,7 @@ class Group:
     op: Op | None = None
     operands: tuple[Buffer, ...] = ()
     constants: frozenset[str] = frozenset()
+    choice: Choice = BY_MODEL
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from .reduce import schedule_reduce
 from .rows import schedule_rows
 from .scheduled import Group, Scheduled
 from .window import is_window, schedule_window
-from .winograd import schedule_winograd, winograd_tile
+from .winograd import is_transformable, schedule_winograd, winograd_tile
 
 SKINNY = 4  # products with fewer columns are reductions along the contiguous axis
 
@@ -50,8 +50,8 @@ def schedule_group(group: Group, machine: Machine, accuracy: str = "default") ->
         return Scheduled(schedule_map(kernel, machine), note="vectors along the contiguous axis")
     pair = operands(c)
     if pair is not None and pair[1].buf.name in group.constants and accuracy != "strict":
-        tile = winograd_tile(c, machine)
-        if tile:
+        tile = winograd_tile(c, machine) if group.choice.winograd is None else group.choice.winograd
+        if tile and is_transformable(c):
             return schedule_winograd(group, c, tile, machine)
     p = find_product(c)
     if p is not None and isinstance(p.columns.extent, int) and p.columns.extent >= SKINNY:

@@ -22,6 +22,7 @@ from ..machine import Machine
 from ..math import legalize_math
 from ..schedule import fma_contract, vectorize
 from ..schedule.rewrite import accesses, has_loop, replace_accesses
+from .choices import Choice
 from .contract import PAIRS, schedule_product, size_of
 from .product import find_product, operands
 from .scheduled import Group, Scheduled
@@ -44,6 +45,7 @@ class _Plan:
     out: tuple[int, int]
     channels: int
     outputs: int
+    block: int = BLOCK_TILES
 
     @property
     def n(self) -> int:
@@ -61,21 +63,19 @@ class _Plan:
     def block_rows(self) -> int:
         """Tile rows of one block; 0 where the threads share the phases."""
         rows, columns = self.tiles
-        if self.count < 2 * BLOCK_TILES:
+        if self.count < 2 * self.block:
             return 0
-        fits = [r for r in range(1, rows + 1) if rows % r == 0 and r * columns <= BLOCK_TILES]
+        fits = [r for r in range(1, rows + 1) if rows % r == 0 and r * columns <= self.block]
         return max(fits, default=1)
 
 
 def winograd_tile(c: Compute, machine: Machine) -> int:
     """The tile side that is expected to be the fastest for this computation; 0 for direct convolution."""
     pair = operands(c)
-    if pair is None or len(c.axes) != 4 or len(c.reduce) != 3 or c.acc != "f32":
+    if pair is None or not is_transformable(c):
         return 0
-    (n, y, x, o), (ky, kx, i) = c.axes, c.reduce
+    (n, y, x, o), (_, _, i) = c.axes, c.reduce
     left, right = pair
-    if left.idx != (n, y + ky, x + kx, i) or right.idx != (ky, kx, i, o) or (ky.extent, kx.extent) != (3, 3):
-        return 0
     if min(size_of(i), size_of(o)) < SMALLEST_CHANNELS:
         return 0
     plans = [_Plan(m, size_of(n), (size_of(y), size_of(x)), size_of(i), size_of(o)) for m in (4, 2)]
@@ -84,6 +84,16 @@ def winograd_tile(c: Compute, machine: Machine) -> int:
     direct = plans[0].images * size_of(y) * size_of(x) * 9.0 * size_of(i) * size_of(o) / rate
     best = min((_cycles(p, machine), p.m) for p in plans)
     return best[1] if best[0] < 0.9 * direct else 0
+
+
+def is_transformable(c: Compute) -> bool:
+    """Whether this is a 3 x 3 convolution of stride 1 with f32 sums."""
+    pair = operands(c)
+    if pair is None or len(c.axes) != 4 or len(c.reduce) != 3 or c.acc != "f32":
+        return False
+    (n, y, x, o), (ky, kx, i) = c.axes, c.reduce
+    left, right = pair
+    return left.idx == (n, y + ky, x + kx, i) and right.idx == (ky, kx, i, o) and (ky.extent, kx.extent) == (3, 3)
 
 
 def _cycles(p: _Plan, machine: Machine) -> float:
@@ -101,14 +111,15 @@ def _cycles(p: _Plan, machine: Machine) -> float:
 def schedule_winograd(group: Group, c: Compute, m: int, machine: Machine) -> Scheduled:
     pair = operands(c)
     assert pair is not None
-    plan = _Plan(m, size_of(c.axes[0]), (size_of(c.axes[1]), size_of(c.axes[2])), size_of(c.reduce[2]), size_of(c.axes[3]))
+    plan = _Plan(m, size_of(c.axes[0]), (size_of(c.axes[1]), size_of(c.axes[2])), size_of(c.reduce[2]), size_of(c.axes[3]),
+                 group.choice.block or BLOCK_TILES)
     blocked = plan.block_rows > 0
     tiles = plan.block_rows * plan.tiles[1] if blocked else plan.count
     space = "stack" if blocked else "global"
     planes = plan.n * plan.n
     v = Buffer("v", "f32", (planes, tiles * plan.channels + LINE), space)
     mm = Buffer("m", "f32", (planes, tiles * plan.outputs + LINE), space)
-    product = _product(plan, tiles, pair[1].buf.name, machine)
+    product = _product(plan, tiles, pair[1].buf.name, machine, group.choice)
     gather = partial(_gather, plan, pair[0], v, machine.lanes("f32"))
     scatter = partial(_scatter, plan, c, mm, machine.lanes("f32"))
     inner = _on_buffers(product.kernel.body, {"v": v, "m": mm})
@@ -129,7 +140,7 @@ def schedule_winograd(group: Group, c: Compute, m: int, machine: Machine) -> Sch
     return Scheduled(kernel, product.packs, note, temporaries)
 
 
-def _product(plan: _Plan, tiles: int, weights: str, machine: Machine) -> Scheduled:
+def _product(plan: _Plan, tiles: int, weights: str, machine: Machine, choice: Choice) -> Scheduled:
     """M[xi, t, o] = sum over c of V[xi, t, c] * U[xi, c, o]; the packed weights come from the convolution's."""
     planes = plan.n * plan.n
     v = Buffer("v", "f32", (planes, tiles * plan.channels + LINE))
@@ -141,7 +152,7 @@ def _product(plan: _Plan, tiles: int, weights: str, machine: Machine) -> Schedul
     )
     p = find_product(c)
     assert p is not None
-    made = schedule_product(Group("product", (c,), (out, v)), p, machine)
+    made = schedule_product(Group("product", (c,), (out, v), choice=choice), p, machine)
     packs = tuple(
         (name, replace(pack, source=weights, transform=WEIGHT_TRANSFORMS[plan.m])) for name, pack in made.packs
     )
