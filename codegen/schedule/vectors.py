@@ -211,6 +211,8 @@ def _dot(kernel: Kernel, what: str, lane: str, group: str, fn: str, count: int, 
         assert isinstance(st, Store)
         need(a is not None and b is not None, kernel, what, "expected a and b to be loaded")
         assert a is not None and b is not None
+        if coefficient(a.buf, a.idx, lv) != 0:  # the factors of a product stand in any order
+            a, b = b, a
         steps = [coefficient(x.buf, x.idx, v) for x in (a, b, st) for v in (lv, qv)]
         need(steps == [0, 1, count, 1, 1, 0], kernel, what, f"a, b and acc move by {steps} for the two loops")
         sizes = (DTYPES[a.buf.dtype].size, DTYPES[b.buf.dtype].size)
@@ -221,7 +223,7 @@ def _dot(kernel: Kernel, what: str, lane: str, group: str, fn: str, count: int, 
         packed, result = Type("i32", n), Type(total, n)
         args = (
             Load.of(st.buf, at(st.idx), result),
-            Splat.of(Load.of(a.buf, at(a.idx), Type("i32")), packed),
+            splat(Load.of(a.buf, at(a.idx), Type("i32")), n),
             Load.of(b.buf, at(b.idx), packed),
         )
         made += 1
