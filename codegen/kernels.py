@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -54,6 +55,13 @@ def drop_unused_params(kernel: Kernel) -> Kernel:
     used = {a.buf for a in accesses(kernel.body)} | {s.buf for s in walk_block(kernel.body) if isinstance(s, Prefetch)}
     params = tuple(p for p in kernel.params if not isinstance(p, Buffer) or p in used)
     return Kernel(kernel.name, params, kernel.body)
+
+
+def group_hash(group: Group, accuracy: str) -> str:
+    """What measured numbers are found by: the same for the same computation on the same shapes and layouts, in every
+    process."""
+    parts = [sorted(part) if isinstance(part, frozenset) else part for part in _key(group)]
+    return hashlib.blake2b(repr((accuracy, *parts)).encode(), digest_size=12).hexdigest()
 
 
 def _key(group: Group) -> tuple[object, ...]:

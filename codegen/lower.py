@@ -26,11 +26,12 @@ from .border import border_group
 from .compose import compose
 from .control_flow import lower_control, resolve_steps
 from .cost import cost_of
-from .kernels import KernelTable
+from .kernels import KernelTable, group_hash
 from .machine_gpu import GpuMachine
 from .program import Address, Call, Cost, Placement, Program, Step
 from .storage import Place, Reference, Root, Scope
 from .strategies.by_machine import AnyMachine, strategies_of
+from .strategies.choices import Choice
 from .strategies.scheduled import Group, Pack, Scheduled
 from .views import Layout, Views, backward_layout, dense_strides, is_dense
 
@@ -40,8 +41,11 @@ Progress = Callable[[int, int], None]
 class Lowering:
     """The state of one lowering.  Calls hold `Reference`s to roots until the arena is planned."""
 
-    def __init__(self, graph: Graph, machine: AnyMachine, name: str, accuracy: str) -> None:
+    def __init__(
+        self, graph: Graph, machine: AnyMachine, name: str, accuracy: str, choices: Mapping[str, Choice] | None = None
+    ) -> None:
         self.graph, self.machine, self.name = graph, machine, name
+        self.choices = choices or {}
         self.strategies = strategies_of(machine)
         self.kernels = KernelTable()
         self.accuracy = accuracy
@@ -145,7 +149,14 @@ class Lowering:
         self.emit(scope, self.schedule(group), {"x0": source, "y0": target}, node, cost)
 
     def schedule(self, group: Group) -> Scheduled:
-        return self.kernels.scheduled(group, lambda: self.strategies.schedule_group(group, self.machine, self.accuracy))
+        return self.kernels.scheduled(group, lambda: self._make(group))
+
+    def _make(self, group: Group) -> Scheduled:
+        choice = self.choices.get(group_hash(group, self.accuracy)) if self.choices else None
+        if choice is None:
+            return self.strategies.schedule_group(group, self.machine, self.accuracy)
+        made = self.strategies.schedule_group(replace(group, choice=choice), self.machine, self.accuracy)
+        return replace(made, note=f"measured: {made.note}")
 
     # -- nodes
 
@@ -284,15 +295,20 @@ class Lowering:
         )
 
 
-def lower(graph: Graph, machine: AnyMachine, name: str = "model", *, accuracy: str = "default") -> Program:
-    """Lower a fused graph of static shapes.  Raises TargetError if a dimension is symbolic."""
+def lower(
+    graph: Graph, machine: AnyMachine, name: str = "model", *, accuracy: str = "default",
+    choices: Mapping[str, Choice] | None = None,
+) -> Program:
+    """Lower a fused graph of static shapes.  choices: measured numbers for groups, by `group_hash`.
+
+    Raises TargetError if a dimension is symbolic, OptionError for a choice that does not fit its group."""
     for v in (*graph.inputs, *graph.outputs):
         if not v.type.is_static:
             raise TargetError(
                 f"target {machine.name}: {v.name!r} has the shape {v.type}; every dimension must be a number. "
                 f"Bind it with dims={{...}} or shapes={{...}} (--dim NAME=N, --shape {v.name}=...)."
             )
-    program = Lowering(graph, machine, name, accuracy).run()
+    program = Lowering(graph, machine, name, accuracy, choices).run()
     return program if isinstance(machine, GpuMachine) else synchronize(program, machine)
 
 

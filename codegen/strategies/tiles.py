@@ -7,6 +7,7 @@ latency of four cycles, so at least eight accumulators are needed to keep both u
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -55,6 +56,17 @@ def spread(total: int, most: int) -> list[tuple[int, int]]:
 def choose_tile(rows: int, columns: int, depth: int, lanes: int, machine: Machine, element: int = 4) -> Tile:
     """The cheapest tile for a product of this many rows, columns and reduction steps.  lanes: elements per vector."""
     best: tuple[float, Tile] | None = None
+    for cycles, tile in tile_costs(rows, columns, depth, lanes, machine, element):
+        if best is None or cycles < best[0] * 0.998:
+            best = cycles, tile
+    assert best is not None
+    return best[1]
+
+
+def tile_costs(
+    rows: int, columns: int, depth: int, lanes: int, machine: Machine, element: int = 4
+) -> Iterator[tuple[float, Tile]]:
+    """Expected cycles of every tile that fits."""
     width = -(-columns // lanes)
     for vectors in range(1, min(width, 16) + 1):
         panel = vectors * lanes * depth * element
@@ -69,7 +81,4 @@ def choose_tile(rows: int, columns: int, depth: int, lanes: int, machine: Machin
                 for v, n in panels
                 if n
             )
-            if best is None or cycles < best[0] * 0.998:
-                best = cycles, Tile(most, vectors)
-    assert best is not None
-    return best[1]
+            yield cycles, Tile(most, vectors)
