@@ -113,11 +113,13 @@ def compile_program(program: Program, machine: Machine | None = None) -> NativeP
     return NativeProgram(program, compile_texts([program_text(program, "p", machine)], machine), "p.tw_main")
 
 
-def optimise(graph: Graph, machine: Machine | None = None, only: Sequence[str] = ()) -> Graph:
+def optimise(
+    graph: Graph, machine: Machine | None = None, only: Sequence[str] = (), precision: str = "f32"
+) -> Graph:
     """The graph after the compiler's passes, or some of them, each verified."""
     machine = machine or host_machine()
     passes = tuple(step for step in GRAPH_PASSES if not only or step[0] in only)
-    return run_passes(graph, Options(), Stages(), lambda *_: None, passes, partial(is_native, machine))
+    return run_passes(graph, Options(precision=precision), Stages(), lambda *_: None, passes, partial(is_native, machine))
 
 
 def lower_graph(graph: Graph, machine: Machine | None = None) -> Program:

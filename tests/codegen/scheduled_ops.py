@@ -99,7 +99,7 @@ def run_op(
 ) -> Scheduled:
     """Schedules and runs an operator, and compares with its meaning: the same bits unless a tolerance is given."""
     operands = [a if isinstance(a, Operand) else Operand(a) for a in arrays]
-    made, named, outs = schedule_op(op, operands, MACHINES[machine])
+    made, named, outs = schedule_op(op, operands, parse_machine(f"cpu:{machine}"))
     got = run_scheduled(made, named, outs)
     for a, b in zip(got, op.evaluate(*(o.array for o in operands)), strict=True):
         check(a, b, tolerance)

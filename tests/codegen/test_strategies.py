@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from codegen.scheduled_ops import MACHINES, Operand, run_op, run_scheduled, schedule_op
+from ml_dtypes import bfloat16
 from tilewright.codegen.strategies.product import find_product
 from tilewright.codegen.strategies.scheduled import Pack, Scheduled
 from tilewright.codegen.strategies.tiles import choose_tile, spread, tile_cycles
@@ -61,6 +62,13 @@ def test_products_of_few_columns_are_reductions(shapes: tuple[tuple[int, ...], .
 def test_products_of_other_types(dtype: type, machine: str) -> None:
     x, y = (np.abs(exact(*s) * 8).astype(dtype) for s in ((5, 6), (6, 21)))
     run_op(MatMul(), x, y, machine=machine)
+
+
+@pytest.mark.parametrize("shapes", [((5, 6), (6, 17)), ((3, 8), (8, 40)), ((7, 6), (6, 1)), ((4, 7), (7, 20))], ids=str)
+def test_products_of_bf16_pairs(shapes: tuple[tuple[int, ...], ...]) -> None:
+    """An even depth takes the instruction, also for a tail of one column, and for a vector that is the left operand."""
+    made = run_op(MatMul(), *(exact(*s, dtype=bfloat16) for s in shapes), machine="sapphirerapids")
+    assert ("vdpbf16ps" in str(made.kernel)) is (shapes[0][1] % 2 == 0)
 
 
 @each_machine
