@@ -193,6 +193,8 @@ class ExprPrinter:
 
     def binary(self, e: Bin) -> tuple[str, int]:
         dtype, kind = e.a.type.dtype, DTYPES[e.a.type.dtype].kind
+        if kind == "b" and e.op == "eq" and isinstance(e.b, Const) and not e.b.value:
+            return f"!{self.expr(e.a, UNARY)}", UNARY
         if kind == "b" and e.op in _BOOL:
             return self.infix(e, *_BOOL_INFIX[_BOOL[e.op]])
         if dtype in ("f16", "bf16"):
@@ -210,8 +212,12 @@ class ExprPrinter:
     def infix(self, e: Bin, op: str, level: int) -> tuple[str, int]:
         """Both sides bind at least as tightly; the right side of an operator that is not associative more so."""
         tight = level + (op not in ("+", "*", "&&", "||") or DTYPES[e.a.type.dtype].kind == "f")
-        a, b = self.expr(e.a, level), self.expr(e.b, tight)
-        if op == "||":  # C does not need these parentheses, readers and compilers' warnings do
+        if level == EQUALITY:  # C does not need parentheses around comparisons and conjunctions, readers and warnings do
+            level_of_sides = tight = RELATION + 1
+        else:
+            level_of_sides = level
+        a, b = self.expr(e.a, level_of_sides), self.expr(e.b, tight)
+        if op == "||":
             a, b = (f"({x})" if self._is_conjunction(c) else x for x, c in ((a, e.a), (b, e.b)))
         return f"{a} {op} {b}", level
 

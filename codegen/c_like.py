@@ -35,7 +35,7 @@ from ..ir.kernel import (
     Write,
     walk_block,
 )
-from ..ir.kernel_launch import Size, launch_size
+from ..ir.kernel_launch import Size, launch_size, mentions
 from ..ir.traverse import walk
 from ..ir.types import DTYPES
 from .c_dialect import Dialect, identifier, unsupported
@@ -126,6 +126,11 @@ class _KernelPrinter:
     def block(self, block: Block) -> None:
         taken, names = set(self.taken), dict(self.e.names)
         for n, s in enumerate(block):
+            if n and _is_start(block[n - 1], s):
+                continue  # printed with its declaration
+            if _is_start(s, block[n + 1] if n + 1 < len(block) else None):
+                self.start(s, block[n + 1])
+                continue
             show = _PRINT.get(type(s))
             if show is None:
                 raise unsupported(f"no statement {type(s).__name__}")
@@ -178,7 +183,8 @@ class _KernelPrinter:
         elif followed:
             self.line("{")
         self.depth += guarded or followed
-        self.line(f"const int {name} = {number};")
+        if s.var in mentions(s.body):
+            self.line(f"const int {name} = {number};")
         self.block(s.body)
         self.depth -= guarded or followed
         if guarded or followed:
@@ -216,6 +222,12 @@ class _KernelPrinter:
         align = "alignas(16) " if small else ""
         self.line(f"{self.dialect.spaces[b.space]}{align}{ctype} {name}{dims};")
 
+    def start(self, s: Alloc, first: Store) -> None:
+        """The declaration of one cell with its first value."""
+        self.e.begin(first.value)
+        value = self.e.expr(first.value)
+        self.line(f"{self.dialect.spaces[s.buf.space]}{self.e.ctype(s.buf.dtype)} {self.declare(s.buf)} = {value};")
+
     # ---- stores
 
     def store(self, s: Store, followed: bool) -> None:
@@ -239,7 +251,7 @@ class _KernelPrinter:
     def _update(self, s: Store) -> tuple[str, Expr] | None:
         """(op, x) of a store `place = place op x` of floats."""
         v = s.value
-        if not isinstance(v, Bin) or v.op not in _PLAIN_ASSIGN or DTYPES[v.type.dtype].kind != "f" or v in self.e.values:
+        if not isinstance(v, Bin) or v.op not in _PLAIN_ASSIGN or v.type.dtype not in ("f32", "f64") or v in self.e.values:
             return None
         own = isinstance(v.a, Load) and v.a.buf == s.buf and v.a.idx == s.idx and v.a.type == v.type
         return (_PLAIN_ASSIGN[v.op], v.b) if own else None
@@ -355,6 +367,13 @@ _PRINT: dict[type[Stmt], Callable[[Any, Any, bool], None]] = {
     Write: _KernelPrinter.write,
     Prefetch: lambda p, s, followed: None,  # a hint; the hardware's own prefetching is meant
 }
+
+
+def _is_start(s: Stmt, following: Stmt | None) -> bool:
+    """Whether a statement declares one cell, and the following gives it its first value."""
+    if not isinstance(s, Alloc) or s.buf.shape or s.buf.space != "register" or not isinstance(following, Store):
+        return False
+    return following.buf == s.buf and following.value.type.lanes == 1 and not _reads(following.value, s.buf)
 
 
 def _is_whole(e: Load) -> bool:

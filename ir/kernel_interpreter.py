@@ -8,8 +8,9 @@ that a missing initialisation or barrier shows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,12 @@ from .errors import InternalError
 from .expr import Bin, Const, Expr, Var
 from .kernel import Buffer, For, Kernel, walk_block
 from .kernel_functions import div64, mod64
+from .kernel_launch import is_bound, launch_size, split_launches
 from .kernel_python import kernel_source
+from .kernel_warp import Thread, run_block
 from .types import DTYPES
+
+_NOWHERE = (0,) * 6  # the block and thread of a kernel without such loops
 
 
 def run_kernel(
@@ -29,27 +34,45 @@ def run_kernel(
 
     arrays: one C-contiguous array per buffer parameter, of its element type; a parameter with strides is given as the
     array of all elements that the strides reach.  sizes: values of the run-time sizes.  threads: the threads among
-    which parallel loops are shared out; a kernel without one is run by one thread.
+    which parallel loops are shared out; a kernel without one is run by one thread.  A kernel with block and thread loops
+    is launched part by part, its blocks one after the other.
     Raises InternalError for a wrong argument, an index out of bounds, or a barrier that not all threads reach.
     """
     sizes = sizes or {}
+    if is_bound(kernel):
+        for part in split_launches(kernel):
+            _run_launch(part, arrays, sizes)
+        return
     program = _compile(kernel)
-    for p in kernel.params:
-        if isinstance(p, Var) and p.name not in sizes:
-            raise InternalError(f"kernel {kernel.name}: no value for the size {p.name!r}")
-    values = [
-        int(sizes[p.name]) if isinstance(p, Var) else _flat_argument(kernel, p, arrays, sizes) for p in kernel.params
-    ]
+    values = _arguments(kernel, arrays, sizes)
     parallel = any(isinstance(s, For) and s.kind == "parallel" for s in walk_block(kernel.body))
     count = threads if parallel else 1
     done = object()
     with np.errstate(all="ignore"):
-        running = [program(tid, count, *values) for tid in range(count)]
+        running = [program(tid, count, _NOWHERE, {}, *values) for tid in range(count)]
         while running:
             states = [next(g, done) for g in running]
             if len({s is done for s in states}) > 1:
                 raise InternalError(f"kernel {kernel.name}: a barrier is not reached by all threads", str(kernel))
             running = [] if states[0] is done else running
+
+
+def _run_launch(kernel: Kernel, arrays: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> None:
+    """The blocks of one launch, one after the other."""
+    program, values = _compile(kernel), _arguments(kernel, arrays, sizes)
+    grid, block = launch_size(kernel)
+    with np.errstate(all="ignore"):
+        for bz, by, bx in product(*map(range, reversed(grid))):
+            shared: dict[str, np.ndarray] = {}
+            places = [(bx, by, bz, tx, ty, tz) for tz, ty, tx in product(*map(range, reversed(block)))]
+            run_block(kernel.name, [program(0, 1, at, shared, *values) for at in places])
+
+
+def _arguments(kernel: Kernel, arrays: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> list[Any]:
+    for p in kernel.params:
+        if isinstance(p, Var) and p.name not in sizes:
+            raise InternalError(f"kernel {kernel.name}: no value for the size {p.name!r}")
+    return [int(sizes[p.name]) if isinstance(p, Var) else _flat_argument(kernel, p, arrays, sizes) for p in kernel.params]
 
 
 def _flat_argument(kernel: Kernel, p: Buffer, arrays: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> Any:
@@ -91,7 +114,7 @@ def _evaluate(d: int | Expr, sizes: Mapping[str, int]) -> int:
 
 
 @lru_cache(maxsize=256)
-def _compile(kernel: Kernel) -> Callable[..., Iterator[None]]:
+def _compile(kernel: Kernel) -> Callable[..., Thread]:
     source, names = kernel_source(kernel)
     exec(compile(source, f"<kernel {kernel.name}>", "exec"), names)
     return names["program"]

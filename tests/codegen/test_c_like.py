@@ -1,0 +1,146 @@
+"""Kernels as C++: the plain dialect compiled by the host's compiler, what the CUDA text looks like, hostile names."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from suites import rows_a, rows_b
+from suites.lowered import naive_kernel
+from suites.row import Row, check, type_of
+from tilewright.codegen.c_dialect import comment_text, identifier
+from tilewright.codegen.c_like import print_kernel
+from tilewright.codegen.cuda import CUDA
+from tilewright.codegen.plain_cpp import plain_source
+from tilewright.codegen.strategies.gpu.legalize import legalize
+from tilewright.ir.errors import InternalError
+from tilewright.ir.expr import Load, Type, as_expr, binary, cast, const, load, select
+from tilewright.ir.kernel import Alloc, Barrier, Buffer, For, If, Kernel, Store, axis, store
+from tilewright.ir.ops.base import form_of
+from tilewright.ir.types import DTYPES
+
+# A row in twenty, of those whose operator has loops: every fifth one of the elementwise families is among them.
+ROWS: list[Row] = [row for row in (*rows_a.ROWS, *rows_b.ROWS) if form_of(row.op) != "expand"][::8]
+
+
+@functools.cache
+def library(folder: str) -> ctypes.CDLL:
+    """All rows as one plain C++ file."""
+    kernels = []
+    for n, row in enumerate(ROWS):
+        made = legalize(naive_kernel(row.op, tuple(map(type_of, row.arrays()))))
+        kernels.append(Kernel(f"row{n}", made.params, _in_stacks(made)))
+    source = Path(folder) / "rows.cpp"
+    source.write_text(plain_source(*kernels))
+    flags = ["-std=c++17", "-O1", "-fPIC", "-shared", "-Wall", "-Werror", "-ffp-contract=off"]
+    done = subprocess.run(["g++", *flags, "rows.cpp", "-o", "rows.so"], cwd=folder, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr[:2000]
+    return ctypes.CDLL(str(Path(folder) / "rows.so"))
+
+
+def _in_stacks(kernel: Kernel):  # type: ignore[no-untyped-def]
+    return tuple(s for s in kernel.body if not isinstance(s, Barrier))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+def test_rows_as_plain_cpp(row: Row, folder: str) -> None:
+    arrays = row.arrays()
+    expected = row.op.evaluate(*arrays)
+    outs = [np.zeros(e.shape, e.dtype) for e in expected]
+    memory = [*outs, *map(np.ascontiguousarray, arrays)]
+    getattr(library(folder), f"row{ROWS.index(row)}")(*(ctypes.c_void_p(a.ctypes.data) for a in memory))
+    for got, wanted in zip(outs, expected, strict=True):
+        check(got, wanted, row.tolerance)
+
+
+def text_of(*body, params: tuple[Buffer, ...]) -> str:  # type: ignore[no-untyped-def]
+    return print_kernel(Kernel("k", params, body), CUDA).text
+
+
+X, Y = Buffer("x", "f32", (8, 64)), Buffer("y", "f32", (8, 64))
+ROW, J = axis("i", 8), axis("j", 64)
+
+
+def test_loops_and_updates_read_as_people_write_them() -> None:
+    acc = Buffer("acc", "f32", (), "register")
+    body = For(ROW, (Alloc(acc), store(acc, (), const(0, "f32")), For(J, (store(acc, (), load(acc) + load(X, ROW, J)),)),
+                   store(Y, (ROW, as_expr(0)), load(acc))), "thread.x")
+    assert text_of(body, params=(Y, X)) == """\
+extern "C" __global__ void __launch_bounds__(8)
+k(float *__restrict__ y, const float *__restrict__ x)
+{
+    const int i = threadIdx.x;
+    float acc = 0.0f;
+    for (int j = 0; j < 64; ++j) {
+        acc += x[i * 64 + j];
+    }
+    y[i * 64] = acc;
+}
+"""
+
+
+def test_vectors_are_one_access_and_a_loop_over_lanes() -> None:
+    v = axis("v", 16)
+    copy = For(ROW, (For(v, (Store(Y, (ROW, v * 4), Load.of(X, (ROW, v * 4), Type("f32", 4))),)),))
+    assert "*(vec<float, 4> *)&y[i * 64 + v * 4] = *(const vec<float, 4> *)&x[i * 64 + v * 4];" in text_of(copy, params=(Y, X))
+    double = For(ROW, (For(v, (Store(Y, (ROW, v * 4), Load.of(X, (ROW, v * 4), Type("f32", 4)) * 2.0),)),))
+    text = text_of(double, params=(Y, X))
+    assert "for (int lane = 0; lane < 4; ++lane)" in text
+    assert ".v[lane] = " in text
+
+
+def test_wide_addresses_are_computed_in_64_bits() -> None:
+    big = Buffer("big", "u8", (70000, 70000))
+    i, j = axis("i", 70000), axis("j", 70000)
+    text = text_of(For(i, (For(j, (store(big, (i, j), const(0, "u8")),)),)), params=(big,))
+    assert "(long long)i * 70000" in text or "i * 70000ll" in text or "(long long)(i * 70000)" not in text
+    assert "long long" in text
+
+
+def test_division_of_negative_numbers_goes_through_helpers() -> None:
+    ints, short = Buffer("n", "i64", (64,)), Buffer("s", "i32", (64,))
+    body = For(J, (store(ints, (J,), binary("div", cast(load(short, J), "i64"), 3)),))
+    assert "floor_div<long long>(s[j], 3)" in text_of(body, params=(ints, short))
+    body = For(J, (store(ints, (J,), binary("div", load(ints, J), 3)),))
+    assert "floor_div<long long>(n[j], 3)" in text_of(body, params=(ints,))
+
+
+def test_what_the_language_lacks_is_refused() -> None:
+    half = Buffer("h", "f16", (64,))
+    with pytest.raises(InternalError, match="legalize"):
+        text_of(For(J, (store(half, (J,), load(half, J) + load(half, J)),)), params=(half,))
+    with pytest.raises(InternalError, match="parallel"):
+        text_of(For(J, (store(X, (as_expr(0), J), const(0, "f32")),), "parallel"), params=(X,))
+
+
+def test_names_come_from_a_checked_alphabet() -> None:
+    assert identifier("int", ()) == "int_"
+    assert identifier("a b\n*/", ()) == "a_b___"
+    assert identifier("x", {"x", "x_2"}) == "x_3"
+    assert comment_text("a\\\n#include */ \x00 é") == "a___include _/ _ _"
+    hostile = Buffer("for", "f32", (64,))
+    text = text_of(For(axis("while", 64), (store(hostile, (axis("while", 64),), const(1, "f32")),)), params=(hostile,))
+    assert "for_[while_] = 1.0f;" in text
+
+
+def test_conditions_and_selections() -> None:
+    cond = binary("or", binary("and", binary("lt", ROW, 3), binary("lt", J, 5)), binary("eq", ROW, 7))
+    value = select(cond, load(X, ROW, J), cast(ROW, "f32"))
+    text = text_of(For(ROW, (For(J, (If(cond, (store(Y, (ROW, J), value),)),)),)), params=(Y, X))
+    assert "if ((i < 3 && j < 5) || i == 7) {" in text
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_constants_of_every_type(dtype: str) -> None:
+    b = Buffer("b", dtype, (64,))
+    text = text_of(For(J, (store(b, (J,), const(1, dtype)),)), params=(b,))
+    assert "b[j] = " in text
