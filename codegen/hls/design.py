@@ -1,0 +1,204 @@
+"""Tensors between processes, the processes, and a whole design.
+
+A tensor crosses the design as a stream of packets: its elements in row-major order, `lanes` of them at a time.  A
+process is one hardware loop nest.  Its parts:
+
+- `run`: what it computes, on int64 arrays of the tensors' shapes; the C simulation must give the same integers;
+- `timing`: in which iteration each packet is read and written, which is all that cycle counts and FIFO depths need;
+- `code`: its C++; `roms`: its constants; `cost`: what it takes of the device.
+
+Processes are frozen; `folded` gives one that does more per cycle, `wired` one that fits the lanes of its operands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import ClassVar
+
+import numpy as np
+
+from ...ir.errors import InternalError
+from .fixed import Fixed
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """name: of the value in the model, for people.  base: the tensor whose stream this is under another shape."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: Fixed
+    base: Tensor | None = None
+
+    @property
+    def stream(self) -> Tensor:
+        return self if self.base is None else self.base
+
+    def reshaped(self, shape: tuple[int, ...]) -> Tensor:
+        """The same elements in the same order."""
+        return self if shape == self.shape else Tensor(self.name, shape, self.type, self.stream)
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+    def __repr__(self) -> str:
+        return f"%{self.name}: {self.type}{list(self.shape)}"
+
+
+@dataclass(frozen=True, eq=False)
+class Timing:
+    """iterations: of the process's loop, one per cycle.  reads[n], writes[n]: the iteration of each packet of operand or
+    result n, increasing.  latency: cycles from an iteration's read to its write."""
+
+    iterations: int
+    reads: tuple[np.ndarray, ...]
+    writes: tuple[np.ndarray, ...]
+    latency: int = 4
+
+
+@dataclass(frozen=True)
+class Rom:
+    """A constant array [rows, columns]; a row is read at once.  partition: each column is a memory of its own."""
+
+    name: str
+    values: np.ndarray
+    type: Fixed
+
+    @property
+    def bits(self) -> int:
+        return self.values.size * self.type.bits
+
+
+@dataclass(frozen=True)
+class Memory:
+    """`depth` words of `width` bits.  constant: it can be kept in logic when it is small."""
+
+    depth: int
+    width: int
+    constant: bool = False
+
+
+@dataclass(frozen=True)
+class Cost:
+    """products: (how many, bits of one operand, bits of the other).  adder_bits: of all adders and selectors; memories."""
+
+    products: tuple[tuple[int, int, int], ...] = ()
+    adder_bits: int = 0
+    memories: tuple[Memory, ...] = ()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Process:
+    """lanes_in, lanes_out: elements per packet of each operand and of the results; set by `wired`.
+    where: the model's nodes that it comes from."""
+
+    kind: ClassVar[str] = ""
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    where: str = ""
+    lanes_in: tuple[int, ...] = ()
+    lanes_out: int = 1
+
+    def run(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        raise InternalError(f"{self.kind} has no run")
+
+    def timing(self) -> Timing:
+        raise InternalError(f"{self.kind} has no timing")
+
+    def code(self) -> str:
+        raise InternalError(f"{self.kind} has no code")
+
+    def accepts(self, lanes: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+        """Given the lanes of the producers: the lanes that it reads of each operand, and those that it writes."""
+        raise InternalError(f"{self.kind} has no lanes")
+
+    def roms(self) -> tuple[Rom, ...]:
+        return ()
+
+    def cost(self) -> Cost:
+        return Cost()
+
+    def foldings(self) -> tuple[Process, ...]:
+        """The same process with every parallelism that it can have, slowest first."""
+        return (self,)
+
+    @property
+    def work(self) -> int:
+        """Multiply-accumulates of one frame."""
+        return 0
+
+    @property
+    def cycles(self) -> int:
+        """Iterations of one frame at the folding that it has; the wired process may differ by its reads."""
+        return self.timing().iterations
+
+    def about(self) -> str:
+        """One line for the comment above its code."""
+        return f"{self.kind} {list(self.inputs[0].shape)} -> {list(self.outputs[0].shape)}"
+
+    def wired(self, lanes: tuple[int, ...]) -> Process:
+        lanes_in, out = self.accepts(lanes)
+        return replace(self, lanes_in=lanes_in, lanes_out=out)
+
+    def packet(self, n: int, of_result: bool = False) -> str:
+        """The C++ type of the packets of operand or result n."""
+        if of_result:
+            return f"tw::vec<{self.outputs[n].type.cpp}, {self.lanes_out}>"
+        return f"tw::vec<{self.inputs[n].type.cpp}, {self.lanes_in[n]}>"
+
+    def signature(self) -> str:
+        """The first line of its C++ function: operands x0.., results y0.."""
+        ports = [f"tw::stream<{self.packet(n)}>& x{n}" for n in range(len(self.inputs))]
+        ports += [f"tw::stream<{self.packet(n, True)}>& y{n}" for n in range(len(self.outputs))]
+        return f"static void {self.name}({', '.join(ports)})"
+
+
+def divisors(n: int) -> list[int]:
+    return [d for d in range(1, n + 1) if n % d == 0]
+
+
+def every(count: int, per: int, start: int = 0) -> np.ndarray:
+    """start, start + per, ... : count iterations, per apart."""
+    return start + per * np.arange(count, dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """processes: in an executable order, all streams with one writer and one reader.
+    inputs, outputs: tensors of the top function; perms: how the host permutes each array before or after (empty: not)."""
+
+    name: str
+    processes: tuple[Process, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    input_perms: tuple[tuple[int, ...], ...]
+    output_perms: tuple[tuple[int, ...], ...]
+    input_names: tuple[str, ...] = ()
+    output_names: tuple[str, ...] = ()
+    depths: Mapping[Tensor, int] = field(default_factory=dict)
+
+    def run(self, arrays: Sequence[np.ndarray], watch: dict[Tensor, np.ndarray] | None = None) -> list[np.ndarray]:
+        """The integers of the outputs for those of the inputs: the integer interpreter."""
+        env = dict(zip(self.inputs, arrays, strict=True))
+        for p in self.processes:
+            results = p.run(*(env.pop(t.stream).reshape(t.shape) for t in p.inputs))
+            for t, a in zip(p.outputs, results, strict=True):
+                if a.shape != t.shape or (a.size and (a.min() < t.type.low or a.max() > t.type.high)):
+                    raise InternalError(f"{p.name}: {t} got {a.shape} with {a.min()}..{a.max()}")
+                env[t] = a
+                if watch is not None:
+                    watch[t] = a
+        return [env[t.stream].reshape(t.shape) for t in self.outputs]
+
+    @property
+    def lanes(self) -> dict[Tensor, int]:
+        """Elements per packet of every stream."""
+        found = dict.fromkeys(self.inputs, 1)
+        for p in self.processes:
+            found.update(dict.fromkeys(p.outputs, p.lanes_out))
+        return found

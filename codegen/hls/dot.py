@@ -1,0 +1,292 @@
+"""Products with constant weights: the part of convolutions and matrix products behind the window.
+
+`Dot` reads the K values of each of P positions, once, and writes O results: folded over O / pe groups of outputs and
+K / simd packets of inputs, one packet a cycle.  `ChannelDot` keeps channels apart: depthwise convolution and pooling.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from ...ir.errors import InternalError
+from .body import Body
+from .design import Cost, Memory, Process, Rom, Timing, divisors, every
+from .fixed import Fixed, holding
+
+MAX_UNROLL = 1024  # multipliers of one process
+
+
+def vector_roms(name: str, body: Body, lanes: int) -> tuple[Rom, ...]:
+    """The vectors of a body as memories with one row per packet."""
+    period = body.period
+    roms = []
+    for n, i in enumerate(body.vectors):
+        assert i.vector is not None
+        values = np.resize(i.vector, max(period, 1)).reshape(-1, lanes)
+        roms.append(Rom(f"{name}_c{n}", values, i.out.type))
+    return tuple(roms)
+
+
+def vector_arguments(name: str, body: Body, row: str, lane: str) -> str:
+    return "".join(f", {name}_c{n}[{row}][{lane}]" for n in range(len(body.vectors)))
+
+
+def rom_memories(roms: tuple[Rom, ...]) -> tuple[Memory, ...]:
+    return tuple(Memory(r.values.shape[0], r.values.shape[1] * r.type.bits, True) for r in roms)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Dot(Process):
+    """weights [O, K], bias [O]: integers; body: from the accumulator to the result, its vectors of period O.
+    run_length: how many inputs lie side by side in the stream; simd divides it."""
+
+    kind: ClassVar[str] = "dot"
+
+    weights: np.ndarray
+    weight_type: Fixed
+    bias: np.ndarray
+    body: Body
+    run_length: int
+    pe: int = 1
+    simd: int = 1
+
+    @property
+    def positions(self) -> int:
+        return self.inputs[0].size // self.weights.shape[1]
+
+    @property
+    def work(self) -> int:
+        return self.positions * self.weights.size
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Groups of outputs, packets of inputs."""
+        return self.weights.shape[0] // self.pe, self.weights.shape[1] // self.simd
+
+    @property
+    def cycles(self) -> int:
+        groups, packets = self.sizes
+        return self.positions * groups * packets
+
+    def run(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        outputs, k = self.weights.shape
+        x = arrays[0].reshape(-1, k)
+        acc = exact_product(x, self.weights.T) + self.bias
+        return (self.body.run(acc.ravel()).reshape(self.outputs[0].shape),)
+
+    def foldings(self) -> tuple[Process, ...]:
+        outputs, k = self.weights.shape
+        best: dict[int, tuple[int, int]] = {}
+        for pe in divisors(outputs):
+            for simd in divisors(self.run_length):
+                if pe * simd <= MAX_UNROLL:
+                    old = best.get(pe * simd)
+                    if old is None or abs(pe - simd) < abs(old[0] - old[1]):
+                        best[pe * simd] = (pe, simd)
+        return tuple(replace(self, pe=pe, simd=simd) for _, (pe, simd) in sorted(best.items()))
+
+    def accepts(self, lanes: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+        return (self.simd,), self.pe
+
+    def timing(self) -> Timing:
+        groups, packets = self.sizes
+        total = self.positions * groups * packets
+        starts = every(self.positions, groups * packets)
+        reads = (starts[:, None] + np.arange(packets)).ravel()
+        writes = every(self.positions * groups, packets, packets - 1)
+        return Timing(total, (reads,), (writes,), 6 + len(self.body.tables) * 4)
+
+    def roms(self) -> tuple[Rom, ...]:
+        groups, packets = self.sizes
+        w = self.weights.reshape(groups, self.pe, packets, self.simd).transpose(0, 2, 1, 3)
+        weights = Rom(f"{self.name}_w", w.reshape(groups * packets, self.pe * self.simd), self.weight_type)
+        bias = Rom(f"{self.name}_b", self.bias.reshape(groups, self.pe), holding(int(self.bias.min()), int(self.bias.max())))
+        return (weights, bias, *vector_roms(self.name, self.body, self.pe))
+
+    def cost(self) -> Cost:
+        groups, packets = self.sizes
+        lanes = self.pe * self.simd
+        acc = self.body.inputs[0].bits
+        buffered = (Memory(packets, self.simd * self.inputs[0].type.bits),) if groups > 1 else ()
+        products = ((lanes, self.inputs[0].type.bits, self.weight_type.bits), (self.pe * self.body.products, 18, 18))
+        tables = tuple(Memory(len(t.start), t.start_type.bits + t.slope_type.bits, True)
+                       for t in self.body.tables for _ in range(self.pe))
+        return Cost(products, self.pe * (acc * self.simd + self.body.adder_bits),
+                    (*rom_memories(self.roms()), *buffered, *tables))
+
+    def about(self) -> str:
+        outputs, k = self.weights.shape
+        return (f"{self.positions} x ({k} -> {outputs}), weights {self.weight_type}, accumulator {self.body.inputs[0]}, "
+                f"{self.pe} x {self.simd} products a cycle")
+
+    def code(self) -> str:
+        groups, packets = self.sizes
+        acc, n = self.body.inputs[0].cpp, self.name
+        read = "const auto x = x0.read();"
+        keep = ""
+        if groups > 1:
+            keep = f"  {self.packet(0)} kept[{packets}];\n"
+            read = f"""{self.packet(0)} x;
+        if (g == 0) {{
+          x = x0.read();
+          kept[k] = x;
+        }} else {{
+          x = kept[k];
+        }}"""
+        row = "k" if groups == 1 else f"g * {packets} + k" if packets > 1 else "g"
+        body = f"{n}_body(sum{vector_arguments(n, self.body, 'g', 'o')})"
+        return f"""{self.body.code(n + "_body")}
+{self.signature()} {{
+{keep}  {acc} acc[{self.pe}];
+#pragma HLS ARRAY_PARTITION variable=acc complete
+  for (int p = 0; p < {self.positions}; ++p)
+    for (int g = 0; g < {groups}; ++g)
+      for (int k = 0; k < {packets}; ++k) {{
+#pragma HLS PIPELINE II=1
+        {read}
+        {self.packet(0, True)} y;
+        for (int o = 0; o < {self.pe}; ++o) {{
+#pragma HLS UNROLL
+          {acc} sum = k == 0 ? {acc}({n}_b[g][o]) : acc[o];
+          for (int i = 0; i < {self.simd}; ++i) {{
+#pragma HLS UNROLL
+            sum += x.v[i] * {n}_w[{row}][{f'o * {self.simd} + i' if self.simd > 1 else 'o'}];
+          }}
+          acc[o] = sum;
+          y.v[o] = {body};
+        }}
+        if (k == {packets - 1}) y0.write(y);
+      }}
+}}
+"""
+
+
+def exact_product(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """An integer matrix product, through floats when they are exact, since NumPy has no fast integer one."""
+    reach = int(np.abs(x).max(initial=0)) * int(np.abs(w).sum(0).max(initial=0))
+    if reach < 2**53:
+        return np.rint(x.astype(np.float64) @ w.astype(np.float64)).astype(np.int64)
+    return x @ w
+
+
+def accumulator(weights: np.ndarray, bias: np.ndarray, low: int, high: int, frac: int) -> Fixed:
+    """The narrowest accumulator for these weights [O, K] and operands from low to high.  It holds every partial sum."""
+    w = weights.astype(object)
+    top = np.maximum(w * low, w * high).clip(0).sum(1) + bias.clip(0)
+    bottom = np.minimum(w * low, w * high).clip(None, 0).sum(1) + bias.clip(None, 0)
+    if max(int(top.max()), -int(bottom.min())) >= 2**61:
+        raise InternalError("an accumulator of more than 62 bits; use fewer bits")
+    return holding(int(bottom.min()), int(top.max()), frac)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ChannelDot(Process):
+    """Windows of `taps` values per channel to one value per channel: fn "dot" (weights [taps, C] and bias [C]), "max" or
+    "sum".  It reads, for each position and each packet of channels, the taps in order.
+
+    A vector of the body has period C, or positions * C (averages whose windows are cut by the border)."""
+
+    kind: ClassVar[str] = "channels"
+
+    fn: str
+    taps: int
+    body: Body
+    weights: np.ndarray | None = None
+    weight_type: Fixed | None = None
+    bias: np.ndarray | None = None
+    pe: int = 1
+
+    @property
+    def channels(self) -> int:
+        return self.outputs[0].shape[-1]
+
+    @property
+    def positions(self) -> int:
+        return self.outputs[0].size // self.channels
+
+    @property
+    def work(self) -> int:
+        return self.inputs[0].size if self.fn == "dot" else 0
+
+    @property
+    def cycles(self) -> int:
+        return self.inputs[0].size // self.pe
+
+    def run(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        x = arrays[0].reshape(-1, self.taps, self.channels)
+        if self.fn == "dot":
+            assert self.weights is not None and self.bias is not None
+            acc = (x * self.weights).sum(1) + self.bias
+        else:
+            acc = x.max(1) if self.fn == "max" else x.sum(1)
+        return (self.body.run(acc.ravel()).reshape(self.outputs[0].shape),)
+
+    def foldings(self) -> tuple[Process, ...]:
+        return tuple(replace(self, pe=pe) for pe in divisors(self.channels) if pe <= MAX_UNROLL)
+
+    def accepts(self, lanes: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+        return (self.pe,), self.pe
+
+    def timing(self) -> Timing:
+        total = self.cycles
+        return Timing(total, (every(total, 1),), (every(total // self.taps, self.taps, self.taps - 1),), 6)
+
+    def roms(self) -> tuple[Rom, ...]:
+        vectors = vector_roms(self.name, self.body, self.pe)
+        if self.weights is None or self.bias is None or self.weight_type is None:
+            return vectors
+        w = self.weights.reshape(self.taps, -1, self.pe).transpose(1, 0, 2).reshape(-1, self.pe)
+        bias = Rom(f"{self.name}_b", self.bias.reshape(-1, self.pe), holding(int(self.bias.min()), int(self.bias.max())))
+        return (Rom(f"{self.name}_w", w, self.weight_type), bias, *vectors)
+
+    def cost(self) -> Cost:
+        bits = self.inputs[0].type.bits
+        products = ((self.pe, bits, self.weight_type.bits),) if self.weight_type else ()
+        products += ((self.pe * self.body.products, 18, 18),)
+        tables = tuple(Memory(len(t.start), t.start_type.bits + t.slope_type.bits, True)
+                       for t in self.body.tables for _ in range(self.pe))
+        return Cost(products, self.pe * (self.body.inputs[0].bits + self.body.adder_bits),
+                    (*rom_memories(self.roms()), *tables))
+
+    def about(self) -> str:
+        return f"{self.fn} over windows of {self.taps}, {self.positions} x {self.channels}, {self.pe} channels a cycle"
+
+    def code(self) -> str:
+        acc, n, groups = self.body.inputs[0].cpp, self.name, self.channels // self.pe
+        value = "x.v[o]"
+        if self.fn == "dot":
+            first = f"{acc}({n}_b[c][o]) + x.v[o] * {n}_w[c * {self.taps} + t][o]"
+            more = f"acc[o] + x.v[o] * {n}_w[c * {self.taps} + t][o]"
+        elif self.fn == "sum":
+            first, more = f"{acc}({value})", f"acc[o] + {value}"
+        else:
+            first, more = f"{acc}({value})", f"acc[o] > {value} ? {acc}(acc[o]) : {acc}({value})"
+        row = "c" if self.body.period == self.channels or not self.body.vectors else f"p * {groups} + c"
+        return f"""{self.body.code(n + "_body")}
+{self.signature()} {{
+  {acc} acc[{self.pe}];
+#pragma HLS ARRAY_PARTITION variable=acc complete
+  for (int p = 0; p < {self.positions}; ++p)
+    for (int c = 0; c < {groups}; ++c)
+      for (int t = 0; t < {self.taps}; ++t) {{
+#pragma HLS PIPELINE II=1
+        const auto x = x0.read();
+        {self.packet(0, True)} y;
+        for (int o = 0; o < {self.pe}; ++o) {{
+#pragma HLS UNROLL
+          {acc} sum;
+          if (t == 0)
+            sum = {first};
+          else
+            sum = {more};
+          acc[o] = sum;
+          y.v[o] = {n}_body(sum{vector_arguments(n, self.body, row, 'o')});
+        }}
+        if (t == {self.taps - 1}) y0.write(y);
+      }}
+}}
+"""
+

@@ -1,0 +1,89 @@
+"""From processes that name each other's results to a design whose streams have one writer and one reader.
+
+What several processes read is copied by a `Fork`, what nobody reads is taken by a `Drop`, and where a reader wants
+packets of another width than the writer gives, a `Regroup` changes them (two, through the common divisor, if neither
+width divides the other).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import gcd
+
+from .design import Process, Tensor
+from .dot import ChannelDot, Dot
+from .route import Drop, Fork, Regroup
+from .window import Window
+
+
+def connect(processes: Sequence[Process], inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> tuple[
+    tuple[Process, ...], tuple[Tensor, ...]
+]:
+    """Forks and drops; the processes in order and the tensors that are the outputs now."""
+    readers: dict[Tensor, int] = {}
+    for t in [t for p in processes for t in p.inputs] + list(outputs):
+        readers[t.stream] = readers.get(t.stream, 0) + 1
+    copies: dict[Tensor, list[Tensor]] = {}
+    done: list[Process] = []
+
+    def made(t: Tensor) -> None:
+        count = readers.get(t, 0)
+        if count == 0:
+            done.append(Drop(name=f"drop_{len(done)}", inputs=(t,), outputs=()))
+        elif count > 1:
+            copies[t] = [Tensor(f"{t.name}_{n}", t.shape, t.type) for n in range(count)]
+            done.append(Fork(name=f"fork_{len(done)}", inputs=(t,), outputs=tuple(copies[t])))
+
+    def taken(t: Tensor) -> Tensor:
+        if t.stream not in copies:
+            return t
+        copy = copies[t.stream].pop(0)
+        return copy.reshaped(t.shape)
+
+    for t in inputs:
+        made(t)
+    for p in processes:
+        done.append(replace(p, inputs=tuple(taken(t) for t in p.inputs)))
+        for t in p.outputs:
+            made(t)
+    return tuple(done), tuple(taken(t) for t in outputs)
+
+
+def wire(processes: Sequence[Process], inputs: Sequence[Tensor]) -> tuple[Process, ...]:
+    """Chooses the width of every stream; needs what `connect` gives."""
+    lanes = dict.fromkeys(inputs, 1)
+    consumers = {t.stream: p for p in processes for t in p.inputs}
+    done: list[Process] = []
+    for p in processes:
+        p = _matched(p, consumers)
+        wanted, out = p.accepts(tuple(lanes[t.stream] for t in p.inputs))
+        operands = []
+        for t, width in zip(p.inputs, wanted, strict=True):
+            operands.append(_regrouped(done, t, lanes, width))
+        done.append(replace(p, inputs=tuple(operands), lanes_in=wanted, lanes_out=out))
+        lanes.update(dict.fromkeys(p.outputs, out))
+    return tuple(done)
+
+
+def _matched(p: Process, consumers: dict[Tensor, Process]) -> Process:
+    """A window emits the packets that the product behind it reads."""
+    if isinstance(p, Window):
+        reader = consumers.get(p.outputs[0])
+        if isinstance(reader, Dot):
+            return replace(p, emit=reader.simd)
+        if isinstance(reader, ChannelDot):
+            return replace(p, emit=reader.pe)
+    return p
+
+
+def _regrouped(done: list[Process], t: Tensor, lanes: dict[Tensor, int], width: int) -> Tensor:
+    have = lanes[t.stream]
+    steps = [] if have == width else [width] if max(have, width) % min(have, width) == 0 else [gcd(have, width), width]
+    for target in steps:
+        new = Tensor(f"{t.name}_by{target}", t.shape, t.type)
+        done.append(Regroup(name=f"regroup_{len(done)}", inputs=(t,), outputs=(new,), lanes_in=(lanes[t.stream],),
+                            lanes_out=target, target=target))
+        lanes[new] = target
+        t = new
+    return t

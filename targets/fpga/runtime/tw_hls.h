@@ -1,0 +1,123 @@
+// What the generated kernel is written in: integers of any width, packets, streams, rounding.
+// With TW_VITIS these are the vendor's ap_int and hls::stream.  Without it they are the small classes below, which any
+// C++14 compiler takes: they count every value that does not fit its type, and every read of an empty stream.
+#ifndef TW_HLS_H
+#define TW_HLS_H
+
+#ifdef TW_VITIS
+#include <ap_int.h>
+#include <hls_stream.h>
+namespace tw {
+template <int W> using sint = ap_int<W>;
+template <int W> using uint = ap_uint<W>;
+template <int W> using srom = ap_int<W>;
+template <int W> using urom = ap_uint<W>;
+template <class T> using stream = hls::stream<T>;
+}
+#else
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+namespace tw {
+inline long& faults() {
+  static long count = 0;
+  return count;
+}
+template <int W, bool SIGNED> class integer {
+  long long v;
+ public:
+  static constexpr long long LOW = SIGNED ? -(1LL << (W - 1)) : 0;
+  static constexpr long long HIGH = SIGNED ? (1LL << (W - 1)) - 1 : (1LL << W) - 1;
+  integer() : v(0) {}
+  integer(long long x) : v(x) {
+    if (x < LOW || x > HIGH) ++faults();
+  }
+  template <int V, bool S> integer(const integer<V, S>& x) : integer((long long)x) {}
+  operator long long() const { return v; }
+  integer& operator+=(long long x) { return *this = integer(v + x); }
+};
+template <int W> using sint = integer<W, true>;
+template <int W> using uint = integer<W, false>;
+
+template <int BYTES> struct plain;
+template <> struct plain<1> { typedef int8_t s; typedef uint8_t u; };
+template <> struct plain<2> { typedef int16_t s; typedef uint16_t u; };
+template <> struct plain<4> { typedef int32_t s; typedef uint32_t u; };
+template <> struct plain<8> { typedef int64_t s; typedef uint64_t u; };
+constexpr int bytes_for(int w) { return w <= 8 ? 1 : w <= 16 ? 2 : w <= 32 ? 4 : 8; }
+template <int W> using srom = typename plain<bytes_for(W)>::s;
+template <int W> using urom = typename plain<bytes_for(W)>::u;
+
+template <class T> class stream {
+  std::vector<T> kept;
+  std::size_t next = 0;
+ public:
+  T read() {
+    if (next == kept.size()) {
+      ++faults();
+      return T();
+    }
+    const T x = kept[next++];
+    if (next == kept.size()) {
+      kept.clear();
+      next = 0;
+    }
+    return x;
+  }
+  void write(const T& x) { kept.push_back(x); }
+  bool empty() const { return kept.empty(); }
+};
+}
+#endif
+
+namespace tw {
+// N elements that cross a stream together.
+template <class T, int N> struct vec {
+  T v[N];
+};
+
+template <class OUT, class IN> OUT saturate(IN x, long long low, long long high) {
+#pragma HLS INLINE
+  if (x < low) return OUT(low);
+  if (x > high) return OUT(high);
+  return OUT(x);
+}
+
+template <int SHIFT, bool RIGHT> struct shifted {  // to nearest, halves up
+  template <class IN> static auto of(IN x) -> decltype((x + 1LL) >> SHIFT) { return (x + (1LL << (SHIFT - 1))) >> SHIFT; }
+};
+template <int SHIFT> struct shifted<SHIFT, false> {
+  template <class IN> static auto of(IN x) -> decltype(x * 1LL) { return x * (1LL << -SHIFT); }
+};
+
+// x / 2^SHIFT to nearest, saturated.
+template <class OUT, int SHIFT, class IN> OUT round(IN x, long long low, long long high) {
+#pragma HLS INLINE
+  return saturate<OUT>(shifted<SHIFT, (SHIFT > 0)>::of(x), low, high);
+}
+
+// Truncated towards zero; 0 for a divisor of 0.
+template <class OUT, class A, class B> OUT divide(A a, B b) {
+#pragma HLS INLINE
+  return b == 0 ? OUT(0) : OUT(a / b);
+}
+
+// The integer part of the square root.
+inline uint<32> root(uint<62> x) {
+#pragma HLS INLINE
+  uint<62> rest = x;
+  uint<62> found = 0;
+  for (int bit = 60; bit >= 0; bit -= 2) {
+#pragma HLS UNROLL
+    const uint<62> trial = found + (1LL << bit);
+    if (rest >= trial) {
+      rest = rest - trial;
+      found = (found >> 1) + (1LL << bit);
+    } else {
+      found = found >> 1;
+    }
+  }
+  return uint<32>(found);
+}
+}
+#endif
