@@ -23,6 +23,7 @@ from .passes.fold_constants import fold_constants
 from .passes.fold_permutations import fold_permutations
 from .passes.fold_scales import fold_scales
 from .passes.fuse import fuse
+from .passes.lower_quantization import lower_quantization
 from .passes.merge_products import merge_products
 from .passes.narrow_storage import narrow_storage
 from .passes.narrow_values import narrow_values
@@ -38,6 +39,7 @@ GRAPH_PASSES: tuple[tuple[str, PassFunction], ...] = (
     ("fold_constants", fold_constants),
     ("simplify", simplify),
     ("channels_last", channels_last),
+    ("lower_quantization", lower_quantization),
     ("fold_permutations", fold_permutations),
     ("recognise", recognise),
     ("fold_scales", fold_scales),
@@ -57,6 +59,10 @@ ORDER: tuple[tuple[str, str, str], ...] = (
     ("channels_last", "fold_scales", "channels are the last axis, next to the convolution that takes their scales"),
     ("recognise", "fold_scales", "the scales of a pattern would be gone into weights in front of it"),
     ("channels_last", "fold_permutations", "the transposes that are left are those that weights can absorb"),
+    ("channels_last", "lower_quantization", "channels are the last axis, in which scales and biases of products run"),
+    ("lower_quantization", "fold_permutations", "weights that stay in floats are constants only then"),
+    ("lower_quantization", "explicit_padding", "a border of quantized values is their zero point"),
+    ("lower_quantization", "expand_composites", "what it does not lower is expanded"),
     ("recognise", "merge_products", "heads are found as attention before their projections become slices of one product"),
     ("recognise", "expand_composites", "what is recognised as a composite may stay whole"),
     ("explicit_padding", "fuse", "a window without padding reads its operand without conditions"),
@@ -66,7 +72,7 @@ ORDER: tuple[tuple[str, str, str], ...] = (
     ("channels_last", "fuse", "a transpose between two nodes would keep them out of one kernel"),
 )
 
-_FOR_LOOPS = ("explicit_padding", "fuse", "narrow_storage")
+_FOR_LOOPS = ("lower_quantization", "explicit_padding", "fuse", "narrow_storage")
 
 
 def _whole_graph_passes() -> Passes:

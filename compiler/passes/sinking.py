@@ -22,8 +22,8 @@ from ...ir.ops.elementwise import Binary, Cast, Select, Unary
 from ...ir.ops.image import Resize
 from ...ir.ops.movement import Broadcast, Concat, Gather, Pad, Reshape, Slice, Transpose
 from ...ir.ops.norm import BatchNorm, Gelu, LayerNorm, LogSoftmax, RmsNorm, Softmax
-from ...ir.ops.reduce import ArgReduce, CumSum, Reduce
 from ...ir.ops.quantize import Dequantize, Quantize, Saturate
+from ...ir.ops.reduce import ArgReduce, CumSum, Reduce
 from ...ir.types import TensorType
 from .layout import Perm, broadcast, compose, elements, identity, inverse, moves, permuted, reshape, transpose
 from .matching import leading_ones, made_by

@@ -1,0 +1,227 @@
+"""`lower_quantization`: products become sums of integers, what is between them stays in integers, and the meaning holds.
+
+Integers may differ by one unit where a value is within rounding errors of a tie; these graphs are drawn so that few are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tilewright.compiler.passes.fold_constants import fold_constants
+from tilewright.compiler.passes.lower_quantization import lower_quantization
+from tilewright.ir.graph import Builder, Graph, Value
+from tilewright.ir.interpreter import run_graph
+from tilewright.ir.ops.contract import Conv, MatMul
+from tilewright.ir.ops.elementwise import Binary, Cast
+from tilewright.ir.ops.movement import Concat, Pad, Reshape, Transpose
+from tilewright.ir.ops.norm import BatchNorm
+from tilewright.ir.ops.quantize import Dequantize, Quantize, integer_range
+from tilewright.ir.ops.reduce import Reduce
+from tilewright.ir.ops.window import Pool
+from tilewright.ir.types import DTYPES, TensorType
+from tilewright.ir.verify import verify_graph
+
+F32 = np.float32
+
+
+class Model:
+    """Builds small quantized graphs."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.b = Builder("quantized")
+        self.rng = np.random.default_rng(seed)
+
+    def input(self, *shape: int, dtype: str = "f32") -> Value:
+        return self.b.input("x", TensorType(dtype, shape))
+
+    def ints(self, dtype: str, *shape: int) -> Value:
+        low, high = integer_range(dtype)
+        return self.b.constant(self.rng.integers(low, high, shape, endpoint=True).astype(DTYPES[dtype].numpy))
+
+    def number(self, value: float, dtype: str = "f32") -> Value:
+        return self.b.constant(np.asarray(value).astype(DTYPES[dtype].numpy))
+
+    def scales(self, *shape: int) -> Value:
+        return self.b.constant(self.rng.uniform(0.005, 0.02, shape).astype(F32))
+
+    def quantize(self, x: Value, scale: float, zero: int, dtype: str = "u8") -> Value:
+        return self.b.add(Quantize(dtype, *integer_range(dtype)), x, self.number(scale), self.number(zero, dtype))
+
+    def dequantize(self, q: Value, scale: float, zero: int) -> Value:
+        return self.b.add(Dequantize(), q, self.number(scale), self.number(zero, q.type.dtype))
+
+    def pair(self, x: Value, scale: float, zero: int, dtype: str = "u8") -> Value:
+        return self.dequantize(self.quantize(x, scale, zero, dtype), scale, zero)
+
+    def weights(self, *shape: int, axis: int | None = None, zero: bool = False, dtype: str = "i8") -> Value:
+        q = self.ints(dtype, *shape)
+        count = () if axis is None else (shape[axis],)
+        zeros = (self.b.constant(np.full(count, 128 if dtype == "u8" else 0, DTYPES[dtype].numpy)),)
+        return self.b.add(Dequantize(axis or 0), q, self.scales(*count), *(zeros if zero or dtype == "u8" else ()))
+
+
+def lowered(g: Graph, *arrays: np.ndarray, most: float = 1, share: float = 0.01) -> Graph:
+    """The graph after the pass, its meaning compared: at most `share` of the integers differ, by no more than `most`."""
+    after = lower_quantization(g)
+    verify_graph(after)
+    for a, c in zip(run_graph(g, arrays), run_graph(after, arrays), strict=True):
+        assert a.dtype == c.dtype
+        difference = np.abs(a.astype(np.float64) - c.astype(np.float64))
+        assert difference.max(initial=0) <= most
+        assert (difference > 1e-5 * np.abs(a.astype(np.float64)).max(initial=1)).mean() <= share
+    return after
+
+
+def names(g: Graph) -> list[str]:
+    return [n.op.name for n in g.nodes]
+
+
+def draw(*shape: int, seed: int = 1, span: float = 3) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-span, span, shape).astype(F32)
+
+
+def integer_products(g: Graph) -> int:
+    return sum(isinstance(n.op, (MatMul, Conv)) and n.op.to == "i32" for n in g.nodes)
+
+
+@pytest.mark.parametrize("dtype", ["u8", "i8"])
+@pytest.mark.parametrize("weights", ["i8", "u8"])
+@pytest.mark.parametrize("axis", [None, 1])
+def test_a_product(dtype: str, weights: str, axis: int | None) -> None:
+    m = Model()
+    y = m.b.add(MatMul(), m.pair(m.input(5, 24), 0.02, 17, dtype), m.weights(24, 7, axis=axis, dtype=weights))
+    y = m.b.add(Binary("add"), y, m.scales(7))
+    y = m.quantize(m.b.add(Binary("max"), y, m.number(0)), 0.01, -3 if dtype == "i8" else 5, dtype)
+    after = lowered(m.b.graph([y]), draw(5, 24), share=0.1)
+    assert integer_products(after) == 1
+    assert all(n.inputs[0].type.dtype == "u8" for n in after.nodes if isinstance(n.op, MatMul))
+    assert names(after).count("Saturate") == 2
+
+
+@pytest.mark.parametrize("groups", [1, 3, 6])
+def test_a_convolution_with_a_border_of_zero_points(groups: int) -> None:
+    m = Model()
+    q = m.ints("i32", 6)
+    bias = m.b.add(Dequantize(), q, m.number(1e-9))
+    x = m.pair(m.input(1, 7, 6, 6), 0.02, 200)
+    y = m.b.add(Conv((2, 1), (1, 1, 1, 0), (1, 1), groups), x, m.weights(3, 3, 6 // groups, 6, axis=3), bias)
+    after = lowered(m.b.graph([m.quantize(y, 0.05, 3)]), draw(1, 7, 6, 6), share=0.1)
+    assert integer_products(after) == 1
+    (pad,) = [n for n in after.nodes if isinstance(n.op, Pad)]
+    assert after.constants[pad.inputs[1]] == 200
+    assert pad.outputs[0].type.shape[-1] == (8 if groups == 1 else 6)
+
+
+def test_a_bias_of_the_same_scale_is_added_to_the_sums() -> None:
+    m = Model()
+    w = m.weights(8, 4, axis=1)
+    scale = m.b.constants[m.b.producers[w].inputs[1]]
+    bias = m.b.add(Dequantize(0), m.ints("i16", 4), m.b.constant(scale * F32(0.02)))
+    wide = m.b.add(Dequantize(0), m.b.add(Cast("i32"), m.ints("i16", 4)), m.b.constant(scale * F32(0.02)))
+    for v in (bias, wide):
+        y = m.b.add(Conv((1,), (0, 0), (1,), 1), m.pair(m.input(1, 5, 8), 0.02, 3), _as_kernel(m, w), v)
+        lowered(m.b.graph([m.quantize(y, 0.5, 3)]), *[draw(1, 5, 8)] * len(m.b.inputs))
+
+
+def _as_kernel(m: Model, w: Value) -> Value:
+    """[C, O] as the weights [1, C, O] of a convolution."""
+    node = m.b.producers[w]
+    q = m.b.constants[node.inputs[0]]
+    return m.b.add(Dequantize(2), m.b.constant(q[None]), node.inputs[1])
+
+
+def test_what_moves_elements_stays_in_integers() -> None:
+    m = Model()
+    x = m.pair(m.input(1, 4, 6, 8), 0.03, 9)
+    y = m.b.add(Pool("max", (2, 2), (2, 2), (0, 0, 0, 0), (1, 1), False), x)
+    y = m.b.add(Transpose((0, 3, 1, 2)), m.b.add(Pad((0, 1, 1, 0), (0, 1, 0, 0), "constant"), y, m.number(0)))
+    y = m.quantize(m.b.add(Reshape((8, 16)), y), 0.03, 9)
+    after = lowered(m.b.graph([y]), draw(1, 4, 6, 8), most=0)
+    assert names(after) == ["Binary", "Saturate", "Pool", "Pad", "Transpose", "Reshape"]
+
+
+def test_parts_of_a_concat_are_quantized_one_by_one() -> None:
+    m = Model()
+    x = m.input(2, 8)
+    parts = [m.pair(x, 0.02, 100), m.pair(x, 0.03, 90)]
+    y = m.quantize(m.b.add(Concat(1), *parts), 0.03, 90)
+    after = lowered(m.b.graph([y]), draw(2, 8), share=0.1)
+    (concat,) = [n for n in after.nodes if isinstance(n.op, Concat)]
+    assert concat.outputs[0].type.dtype == "u8"
+
+
+def test_a_second_quantization_of_the_same_kind_disappears() -> None:
+    m = Model()
+    x = m.input(3, 4)
+    y = m.quantize(m.pair(m.pair(x, 0.1, -4, "i8"), 0.1, -4, "i8"), 0.1, -4, "i8")
+    assert names(lowered(m.b.graph([y]), draw(3, 4, span=20), most=0)) == ["Binary", "Saturate", "Binary", "Cast"]
+
+
+def test_normalisation_and_clipping_are_part_of_the_scale() -> None:
+    m = Model()
+    y = m.b.add(MatMul(), m.pair(m.input(3, 8), 0.02, 128), m.weights(8, 4))
+    y = m.b.add(BatchNorm(1e-3), y, *(m.b.constant(draw(4, seed=s) ** 2 + 1) for s in range(4)))
+    y = m.b.add(Binary("min"), m.b.add(Binary("max"), y, m.number(0)), m.number(6))
+    after = lowered(m.b.graph([m.quantize(y, 6 / 255, 0)]), draw(3, 8), share=0.1)
+    product = names(after).index("MatMul")
+    assert names(after)[product + 1 :] == ["Binary", "Cast", "Binary", "Binary", "Saturate"]
+
+
+def test_integer_products_with_zero_points_of_the_run() -> None:
+    m = Model()
+    q, z = m.input(4, 12, dtype="u8"), m.b.input("z", TensorType("u8", ()))
+    centred = m.b.add(Binary("sub"), m.b.add(Cast("i32"), q), m.b.add(Cast("i32"), z))
+    y = m.b.add(MatMul(), centred, m.b.constant(np.random.default_rng(0).integers(-128, 127, (12, 5)).astype(np.int32)))
+    array = np.random.default_rng(1).integers(0, 255, (4, 12)).astype(np.uint8)
+    after = lowered(m.b.graph([y]), array, np.array(97, np.uint8), most=0)
+    assert integer_products(after) == 1
+
+
+def test_a_border_of_a_zero_point_of_the_run() -> None:
+    m = Model()
+    q, z = m.input(1, 5, 5, 4, dtype="u8"), m.b.input("z", TensorType("u8", ()))
+    centred = m.b.add(Binary("sub"), m.b.add(Cast("i32"), q), m.b.add(Cast("i32"), z))
+    w = m.b.constant(np.random.default_rng(0).integers(-128, 127, (3, 3, 4, 5)).astype(np.int32))
+    y = m.b.add(Conv((1, 1), (1, 1, 1, 1), (1, 1), 1), centred, w)
+    array = np.random.default_rng(1).integers(0, 255, (1, 5, 5, 4)).astype(np.uint8)
+    assert integer_products(lowered(m.b.graph([y]), array, np.array(97, np.uint8), most=0)) == 1
+
+
+def test_products_that_stay_in_floats_are_named() -> None:
+    m = Model()
+    x = m.pair(m.input(6, 8), 0.02, 30000, "u16")
+    a, c = m.pair(m.input(6, 8), 0.02, 3), m.pair(m.input(8, 6), 0.02, 3)
+    wide = m.b.add(Dequantize(), m.b.constant(np.full((8, 3), 255, np.uint8)), m.number(0.1), m.number(3, "u8"))
+    outputs = [m.b.add(MatMul(), x, m.weights(8, 3)), m.b.add(MatMul(), a, c), m.b.add(MatMul(), a, wide)]
+    found: list[str] = []
+    g = m.b.graph(outputs)
+    after = lower_quantization(g, note=found.append)
+    assert integer_products(after) == 0
+    assert [t.rpartition(": ")[2] for t in found] == [
+        "activations are u16, not of 8 bits", "the right operand is no constant",
+        "weights less their zero point do not fit 8 signed bits",
+    ]
+    arrays = [draw(*v.type.static_shape, seed=i) for i, v in enumerate(g.inputs)]
+    for before, now in zip(run_graph(g, arrays), run_graph(after, arrays), strict=True):
+        np.testing.assert_allclose(now, before, rtol=1e-4, atol=1e-4)
+
+
+def test_a_mean_and_the_largest() -> None:
+    m = Model()
+    x = m.pair(m.input(1, 4, 4, 8), 0.03, 9)
+    outputs = [m.quantize(m.b.add(Reduce(fn, (1, 2), True), x), 0.03, 9) for fn in ("mean", "max")]
+    after = lowered(m.b.graph(outputs), draw(1, 4, 4, 8), share=0.1)
+    assert {n.inputs[0].type.dtype for n in after.nodes if isinstance(n.op, Reduce)} == {"f32", "u8"}
+
+
+def test_nothing_to_do() -> None:
+    m = Model()
+    g = m.b.graph([m.b.add(Binary("add"), m.input(3), m.number(1))])
+    assert lower_quantization(g) is g
+
+
+def test_constants_alone_are_folded_by_nobody_before() -> None:
+    m = Model()
+    g = m.b.graph([m.b.add(MatMul(), m.input(2, 4), m.weights(4, 3))])
+    assert names(fold_constants(g)) == ["Dequantize", "MatMul"]
+    assert names(lowered(g, draw(2, 4))) == ["MatMul"]
