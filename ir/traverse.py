@@ -79,7 +79,17 @@ def substitute(e: Expr, mapping: Mapping[Expr, Expr], memo: dict[Expr, Expr] | N
 
 
 def uses(e: Expr, part: Expr) -> bool:
-    return e is part or any(uses(c, part) for c in children(e))
+    """Whether a part occurs in an expression; each distinct node is visited once."""
+    seen: set[Expr] = set()
+    stack = [e]
+    while stack:
+        x = stack.pop()
+        if x is part:
+            return True
+        if x not in seen:
+            seen.add(x)
+            stack += children(x)
+    return False
 
 
 def walk(e: Expr) -> Iterable[Expr]:

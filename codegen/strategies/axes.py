@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...ir.compute import Compute, identity
-from ...ir.expr import Expr, Load, Var, as_expr, const
+from ...ir.expr import Expr, Load, Var, as_expr, const, linear
 from ...ir.kernel import Buffer, axis, flat_index
-from ...ir.traverse import substitute
+from ...ir.traverse import children, substitute, uses
 from ..views import is_dense
 
 
@@ -72,9 +72,6 @@ def _join(c: Compute, group: str, n: int) -> Compute | None:
 
 def _is_linear(buf: Buffer, idx: tuple[Expr, ...], v: Var) -> bool:
     """The address moves by the same distance with every step of v: v is in no quotient or remainder."""
-    from ...ir.expr import linear
-    from ...ir.traverse import uses
-
     if any(isinstance(i, Load) for i in idx):
         return not any(uses(i, v) for i in idx)
     _, terms = linear(flat_index(buf, idx))
@@ -83,15 +80,16 @@ def _is_linear(buf: Buffer, idx: tuple[Expr, ...], v: Var) -> bool:
 
 def _bare(c: Compute, v: Var) -> bool:
     """v is used as a value (not only in addresses): a quotient of it would be computed for every element."""
-    from ...ir.traverse import children, uses
-
-    def visit(e: Expr) -> bool:
-        if isinstance(e, Load):
-            return False
-        return e is v or any(visit(k) for k in children(e))
-
-    exprs = [c.body] + ([] if c.finish is None else [c.finish])
-    return any(uses(e, v) and visit(e) for e in exprs)
+    stack = [c.body] + ([] if c.finish is None else [c.finish])
+    seen: set[Expr] = set()
+    while stack:
+        e = stack.pop()
+        if e is v:
+            return True
+        if e not in seen and not isinstance(e, Load):
+            seen.add(e)
+            stack += children(e)
+    return False
 
 
 def simplify_axes(c: Compute) -> Compute:
