@@ -18,14 +18,14 @@ Spaces: global (parameters), stack, register, shared (CUDA), local (HLS arrays),
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Union
 
 from .errors import InternalError
-from .expr import Expr, ExprLike, Var, as_expr, linear, load
-from .traverse import substitute
+from .expr import I64, Expr, ExprLike, Type, Var, as_expr, is_const, linear, load
+from .traverse import substitute, uses
 from .types import Dim
 
 
@@ -72,20 +72,6 @@ def flat_index(buf: Buffer, idx: tuple[Expr, ...]) -> Expr:
     for i, n in zip(idx, buf.shape, strict=True):
         total = total * as_expr(n) + i
     return total
-
-
-def unflatten(flat: Expr, shape: Sequence[Dim]) -> tuple[Expr, ...]:
-    """The index of element number `flat` of a dense array of this shape: the inverse of `flat_index`."""
-    index: list[Expr] = []
-    for d in range(len(shape) - 1, -1, -1):
-        if shape[d] == 1:
-            index.append(as_expr(0))
-        elif all(n == 1 for n in shape[:d]):
-            index.append(flat)
-        else:
-            index.append(flat % as_expr(shape[d]))
-            flat = flat / as_expr(shape[d])
-    return tuple(reversed(index))
 
 
 class Stmt:
@@ -194,15 +180,11 @@ class Kernel:
 
 
 def store(buf: Buffer, idx: tuple[ExprLike, ...], value: ExprLike) -> Store:
-    from .expr import Type
-
     return Store(buf, tuple(as_expr(i) for i in idx), as_expr(value, Type(buf.dtype)))
 
 
 def axis(name: str, extent: Dim) -> Var:
     """A loop variable of type i64."""
-    from .expr import I64, is_const
-
     if is_const(extent):
         extent = extent.value  # type: ignore[union-attr]
     return Var.of(name, extent, I64)
@@ -277,8 +259,6 @@ def walk_block(block: Block) -> Iterator[Stmt]:
 
 def coefficient(buf: Buffer, idx: tuple[Expr, ...], var: Var) -> int | None:
     """How many elements the address moves when var grows by one; None if it is not linear in var."""
-    from .traverse import uses
-
     _, terms = linear(flat_index(buf, idx))
     if any(a is not var and uses(a, var) for a in terms):
         return None

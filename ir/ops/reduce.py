@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..compute import Compute, acc_var, identity
-from ..dims import multiply_dims
+from ..dims import multiply_dims, split_index
 from ..expr import Expr, as_expr, binary, cast, const
-from ..kernel import Alloc, Block, Buffer, For, If, Kernel, Stmt, axis, store, unflatten
+from ..kernel import Alloc, Block, Buffer, For, If, Kernel, Stmt, axis, store
 from ..types import Dim, TensorType, dtype_of, is_float
 from .arithmetic import arithmetic_dtype, as_dtype, read, require_kind, widen
 from .base import Op
@@ -115,7 +115,7 @@ def along_axis(name: str, outs: tuple[Buffer, ...], ins: tuple[Buffer, ...], at:
     shape = ins[0].shape
     others = (*shape[:at], *shape[at + 1 :])
     line = axis("line", multiply_dims(others))
-    where = unflatten(line, others)
+    where = split_index(others, line)
     return Kernel(name, (*outs, *ins), (For(line, body(lambda i: (*where[:at], i, *where[at:])), "parallel"),))
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..compute import Compute, acc_var, identity
-from ..dims import multiply_dims
+from ..dims import multiply_dims, split_index
 from ..expr import Expr, Var, all_of, as_expr, binary, cast, select
-from ..kernel import Alloc, Buffer, For, If, Kernel, axis, nest, store, unflatten
+from ..kernel import Alloc, Buffer, For, If, Kernel, axis, nest, store
 from ..types import Dim, TensorType, dtype_of, is_float
 from .arithmetic import arithmetic_dtype, read, require_kind, widen
 from .base import Op
@@ -137,7 +137,7 @@ class MaxPoolIndices(Op):
         (out,), (x,) = outs, ins
         spatial = x.shape[1:-1]
         number = axis("window", multiply_dims(out.shape))
-        n, *o, c = unflatten(number, out.shape)
+        n, *o, c = split_index(out.shape, number)
         k = tuple(axis(f"k{d}", size) for d, size in enumerate(self.kernel_shape))
         at, inside = self.window.read_at(spatial, o, k)
         value = read(x, n, *at, c)

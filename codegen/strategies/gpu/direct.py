@@ -11,6 +11,7 @@ from dataclasses import replace
 from math import prod
 
 from ....ir.compute import Compute, lower_compute
+from ....ir.dims import split_index
 from ....ir.expr import Expr, as_expr, binary
 from ....ir.kernel import (
     Alloc,
@@ -24,7 +25,6 @@ from ....ir.kernel import (
     axis,
     map_block,
     substitute_block,
-    unflatten,
     walk_block,
 )
 from ....ir.types import DTYPES
@@ -109,7 +109,7 @@ def _bind(block: Block) -> Block:
     threads = min(THREADS, -(-count // 32) * 32)
     b, t = axis("block", -(-count // threads)), axis("thread", threads)
     flat = b * threads + t
-    index = dict(zip((f.var for f in loops), unflatten(flat, extents), strict=True))
+    index = dict(zip((f.var for f in loops), split_index(extents, flat), strict=True))
     body = substitute_block(_serial(block), dict(index))
     if count % threads:
         body = (If(_below(flat, count), body),)
