@@ -15,7 +15,7 @@ from typing import Any
 from .errors import InternalError
 from .expr import Expr, Load, Type, Var, binary, cast, const
 from .kernel import Alloc, Block, Buffer, Kernel, Stmt, Store, nest
-from .traverse import rewrite, substitute
+from .traverse import rewrite, substitute, walk
 
 IDENTITY: dict[str, Any] = {"add": 0, "mul": 1, "max": float("-inf"), "min": float("inf")}
 
@@ -72,8 +72,6 @@ class Compute:
 
     def reads(self) -> tuple[Load, ...]:
         """Every distinct Load of body, finish and index."""
-        from .traverse import walk
-
         found: dict[Load, None] = {}
         for e in (self.body, *([self.finish] if self.finish is not None else []), *self.out_index):
             for x in walk(e):
