@@ -33,6 +33,8 @@ def compile(
     accuracy: str = "default",
     precision: str = "f32",
     profile: bool = False,
+    tune: float | None = None,
+    tuning_file: str | os.PathLike[str] | None = None,
     emit: str | Sequence[str] = (),
     cc: str | None = None,
     embed_limit: int | None = None,
@@ -60,6 +62,8 @@ def compile(
     name: prefix of the C symbols, a C identifier; default: from the file's name.
     accuracy: "default", or "strict" (no transformed convolution, no reassociation beyond a register tile).
     precision: "f32"; "bf16" or "f16" store intermediate values and weights of products in 16 bits and sum in f32.
+    tune: seconds to spend on running variants of the kernels on this machine and keeping the fastest; what is found is
+    kept in a file and used again.  tuning_file: that file; without `tune` it is only read.  Default: one in the cache.
     profile: record the time of every step while the artifact runs: `Module.profile()`, `tilewright run --profile`.
     emit: what the artifact holds beside the library: "object", "llvm-ir", "asm".
     cc: the C compiler to link with, a command; default: cc, gcc or clang, or zig from the ziglang package.
@@ -82,7 +86,7 @@ def compile(
         raise OptionError(f"compile: no option is called {word!r}{nearest(word, known)}; options are {', '.join(known)}")
     done = compile_with(
         model, target, shapes=shapes, dims=dims, name=name, accuracy=accuracy, precision=precision,
-        profile=profile, emit=emit, cc=cc,
+        profile=profile, tune=tune, tuning_file=tuning_file, emit=emit, cc=cc,
         embed_limit=embed_limit, shard=shard, cache=cache, report=report, verify=verify, print_after=print_after,
         check_passes=check_passes, jobs=jobs, base_dir=base_dir, progress=progress,
     )

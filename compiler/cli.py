@@ -126,6 +126,11 @@ def _add_compile(parser: argparse.ArgumentParser) -> None:
         "--precision", default="f32", metavar="TYPE",
         help="f32, or bf16, f16: store intermediate values and weights of products in 16 bits, sum in f32",
     )
+    code.add_argument(
+        "--tune", type=float, nargs="?", const=60.0, metavar="SECONDS",
+        help="run variants of the kernels here and keep the fastest (60 seconds); found ones are kept and used again",
+    )
+    _completed(code.add_argument("--tuning-file", metavar="FILE", help="where they are kept; alone: only use them"), "FILE")
     code.add_argument("--profile", action="store_true", help="record the time of every step, for tilewright run --profile")
     code.add_argument("--cc", metavar="COMMAND", help="C compiler to link with (default: cc, gcc, clang, or zig)")
     code.add_argument(

@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..codegen.lower import lower
 from ..codegen.machine import Machine
 from ..codegen.program import Program
+from ..codegen.strategies.choices import Choice
 from ..frontend.onnx.fingerprint import model_content, model_sha256
 from ..frontend.onnx.importer import import_graph
 from ..frontend.onnx.reader import ModelFile, read_model
@@ -27,6 +29,7 @@ from .progress import Progress, Stages, silent
 from .stored import cache_key, load_stored, store
 from .summary import Summary, summarize, summarize_graph
 from .targets import Target, find_target
+from .tuning_file import default_file, digest_of, read_tuning
 
 
 @dataclass(frozen=True)
@@ -69,10 +72,12 @@ def compile_model(
     with stages.stage("read"):
         source = read_model(model, base_dir)
         digest = model_sha256(model, source)
+    job, graphs, notes = _tuned(job, source)
+    options = job.options
     unusable = cache.problem() if cache is not None else ""
     if cache is None or unusable:
-        done = job.run(source, digest)
-        return replace(done, notes=(unusable,)) if unusable else done
+        done = job.run(source, digest, graphs)
+        return replace(done, notes=(*notes, *done.notes, *([unusable] if unusable else [])))
     with stages.stage("cache"):
         key = cache_key(source.name, model_content(source), options, job.machine)
     with cache.building(key):
@@ -80,11 +85,11 @@ def compile_model(
             with stages.stage("cache"):
                 stored = load_stored(cache, key)
             if stored is not None:
-                return Compilation(*stored, options, job.machine, stages.seconds, cached=True)
-        done = job.run(source, digest)
+                return Compilation(*stored, options, job.machine, stages.seconds, cached=True, notes=notes)
+        done = job.run(source, digest, graphs)
         with stages.stage("cache"):
             note = store(cache, key, done.artifact, done.summary)
-        return replace(done, notes=(note,)) if note else done
+        return replace(done, notes=(*notes, *done.notes, *([note] if note else [])))
 
 
 @dataclass(frozen=True)
@@ -96,15 +101,22 @@ class _Job:
     machine: Machine
     stages: Stages
     show: Print
+    choices: Mapping[str, Choice] = field(default_factory=dict)
 
-    def run(self, source: ModelFile, digest: str) -> Compilation:
+    def graphs(self, source: ModelFile) -> tuple[Graph, Graph]:
+        """The model as it was imported, and after all passes."""
         options, stages = self.options, self.stages
         with stages.stage("import"):
             imported = import_graph(source, dict(options.shapes), dict(options.dims))
         if wanted(options, "import"):
             self.show("import", str(imported))
         native = self.target.native(self.machine)
-        fused = run_passes(imported, options, stages, self.show, self.target.passes_for(options), native)
+        return imported, run_passes(imported, options, stages, self.show, self.target.passes_for(options), native)
+
+    def run(self, source: ModelFile, digest: str, graphs: tuple[Graph, Graph] | None = None) -> Compilation:
+        """graphs: those of the model, if they are there already."""
+        options, stages = self.options, self.stages
+        imported, fused = graphs or self.graphs(source)
         if self.target.takes == "graph":
             with guarded("build", fused):
                 artifact = self.target.build(fused, self.machine, options, digest, stages)
@@ -114,7 +126,7 @@ class _Job:
                 notes=tuple(artifact.notes),
             )
         with stages.stage("lower"), guarded("lower", fused):
-            program = lower(fused, self.machine, source.name, accuracy=options.accuracy)
+            program = lower(fused, self.machine, source.name, accuracy=options.accuracy, choices=self.choices)
             program = replace(program, profile=options.profile)
         if wanted(options, "lower"):
             self.show("lower", "\n\n".join(map(str, program.kernels.values())))
@@ -124,3 +136,28 @@ class _Job:
         return Compilation(
             artifact, summary, options, self.machine, stages.seconds, imported=imported, fused=fused, program=program
         )
+
+
+def _tuned(job: _Job, source: ModelFile) -> tuple[_Job, tuple[Graph, Graph] | None, tuple[str, ...]]:
+    """The job with measured numbers, if they are asked for; the graphs if they had to be made for it; notes."""
+    options, machine = job.options, job.machine
+    if not options.tune and not options.tuning_file:
+        return job, None, ()
+    if job.target.name != "cpu":
+        raise OptionError(f"tune: target {job.target.name} has no kernels to measure; use it with the target cpu")
+    path = Path(options.tuning_file) if options.tuning_file else default_file()
+    if not options.tune and not path.is_file():
+        raise OptionError(f"tuning_file: {path} does not exist; give one that tune wrote, or tune as well")
+    found = read_tuning(path, machine)
+    graphs, notes = None, ()
+    if options.tune:
+        from .tuning import check_runs_here, search_engine, tunable_groups, tune  # only here: it needs LLVM and Optuna
+
+        search_engine()
+        check_runs_here(machine, job.target.machine("cpu"))
+        graphs = job.graphs(source)
+        with job.stages.stage("tune"), guarded("tune", graphs[1]):
+            groups = tunable_groups(graphs[1], machine, options.accuracy)
+            found, notes = tune(groups, found, machine, options.accuracy, path, options.tune, job.stages.progress)
+    choices = {key: f.choice for key, f in found.items() if f.choice.to_json()}
+    return replace(job, options=replace(options, tuned=digest_of(found)), choices=choices), graphs, notes

@@ -7,6 +7,7 @@ compiler works: verification, printing, parallel jobs.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -20,7 +21,7 @@ EMITS = ("object", "llvm-ir", "asm")
 Shapes = Mapping[str, Sequence[Union[int, str]]]
 _SHARD = re.compile(r"(data|model)=[1-9][0-9]{0,4}")
 _MAX_DIM = 2**40  # beyond any memory, and far below the overflow of a 64-bit size
-_WORKING_FIELDS = frozenset({"verify", "print_after", "check_passes", "jobs"})
+_WORKING_FIELDS = frozenset({"tune", "tuning_file", "verify", "print_after", "check_passes", "jobs"})
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Options:
     name: the C symbol prefix; empty: from the model's file name.
     accuracy: "default", or "strict": no transformed convolution and no reassociation beyond a register tile.
     precision: of PRECISIONS, what intermediate values and weights of products are stored in; sums are always f32.
+    tune: seconds to search for faster numbers of kernels by measurement, 0: none.  tuning_file: the database of what
+    was found, empty: the user's own.  tuned: hash of the measured numbers in use, which the driver finds out.
     profile: the artifact records the time of every step.
     emit: what the artifact holds beside the library, of EMITS.
     cc: the C compiler to link with, as a command; empty: found.  embed_limit: bytes of weights above which they go to a
@@ -46,6 +49,9 @@ class Options:
     accuracy: str = "default"
     precision: str = "f32"
     profile: bool = False
+    tune: float = 0.0
+    tuning_file: str = ""
+    tuned: str = ""
     emit: tuple[str, ...] = ()
     cc: str = ""
     embed_limit: int | None = None
@@ -64,7 +70,8 @@ class Options:
         shapes = {name: list(shape) for name, shape in self.shapes}
         values = {"shapes": shapes, "dims": dict(self.dims), "accuracy": self.accuracy,
                   "shard": self.shard, "precision": "" if self.precision == "f32" else self.precision, "emit": list(self.emit),
-                  "embed_limit": self.embed_limit, "profile": self.profile or None}
+                  "embed_limit": self.embed_limit, "profile": self.profile or None,
+                  "tuned": self.tuned}
         return {name: value for name, value in values.items() if value not in ({}, [], None, "", "default")}
 
 
@@ -77,6 +84,8 @@ def make_options(
     accuracy: str = "default",
     precision: str = "f32",
     profile: bool = False,
+    tune: float | None = None,
+    tuning_file: str | os.PathLike[str] | None = None,
     emit: str | Sequence[str] = (),
     cc: str | None = None,
     embed_limit: int | None = None,
@@ -100,9 +109,12 @@ def make_options(
         raise OptionError(f"shard: expected data=N or model=N with N chips, got {shard!r}")
     if jobs is not None and (not isinstance(jobs, int) or jobs < 1):
         raise OptionError(f"jobs: expected a positive number of processes, got {jobs!r}")
+    if tune is not None and (isinstance(tune, bool) or not isinstance(tune, (int, float)) or not 0 < tune < 1e9):
+        raise OptionError(f"tune: expected a number of seconds above 0, got {tune!r}")
     return Options(
         target=target, shapes=_checked_shapes(shapes or {}), dims=_checked_dims(dims or {}), name=name or "",
-        accuracy=accuracy, precision=precision, profile=profile, emit=emits, cc=cc or "", embed_limit=embed_limit,
+        accuracy=accuracy, precision=precision, profile=profile, tune=float(tune or 0.0),
+        tuning_file="" if tuning_file is None else os.fspath(tuning_file), emit=emits, cc=cc or "", embed_limit=embed_limit,
         shard=shard, verify=verify, print_after=prints,
         check_passes=check_passes, jobs=jobs or 0,
     )
