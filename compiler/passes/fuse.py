@@ -32,6 +32,7 @@ from ...ir.ops.window import Pool
 
 ELEMENTWISE = (Unary, Binary, Select, Cast, Saturate)
 MAX_ROW_ELEMENTS = 32768  # a row of a "rows" group has to stay in the second-level cache
+MAX_NODES = 100  # of a group: one pass over memory is little beside so much work, and code must not grow without bound
 
 
 @dataclass(eq=False)
@@ -93,7 +94,7 @@ class _Fuser:
         frontier = list(self._node_users(start))
         seen: set[int] = set()
         heapq.heapify(frontier)
-        while frontier:
+        while frontier and len(members) < MAX_NODES:
             i = heapq.heappop(frontier)
             if i in seen:
                 continue
@@ -174,7 +175,7 @@ class _Fuser:
         if self.shape(start) != (*lead, *(1 for _ in row)):
             return members  # the reduced axes are dropped: nothing of the row's rank follows
         changed = True
-        while changed:
+        while changed and len(members) < MAX_NODES:
             changed = False
             for m in sorted(members):
                 for u in self._node_users(m):
@@ -213,6 +214,8 @@ class _Fuser:
                 exits = self.exits(other.nodes)
                 users = set(self.users.get(v, ()))
                 if exits != [v] or v in self.kept or not users <= group.nodes:
+                    continue
+                if len(group.nodes) + len(other.nodes) > MAX_NODES:
                     continue
                 if not self._convex(group.nodes | other.nodes):
                     continue

@@ -7,8 +7,9 @@ from collections import Counter
 import numpy as np
 import pytest
 from codegen.random_graphs import random_graph
+from tilewright.codegen.lower import lower
 from tilewright.compiler.passes.expand_composites import expand_composites
-from tilewright.compiler.passes.fuse import MAX_ROW_ELEMENTS, fuse
+from tilewright.compiler.passes.fuse import MAX_NODES, MAX_ROW_ELEMENTS, fuse
 from tilewright.ir.graph import Builder, Graph, Node, Value
 from tilewright.ir.interpreter import run_graph
 from tilewright.ir.ops.contract import Conv, MatMul
@@ -20,6 +21,7 @@ from tilewright.ir.ops.reduce import Reduce
 from tilewright.ir.ops.window import Pool
 from tilewright.ir.types import TensorType
 from tilewright.ir.verify import verify_graph
+from tilewright.targets.cpu.host import host_machine
 
 
 def f32(*shape: int) -> TensorType:
@@ -226,6 +228,21 @@ def test_attention_stays_alone_where_it_is_native() -> None:
     q, k, v = (b.input(n, f32(1, 2, 8, 16)) for n in "qkv")
     graph = fuse(b.graph([b.add(Unary("neg"), b.add(Attention(0.25, False), q, k, v))]))
     assert groups(graph) == [("attention", ["Attention"]), ("map", ["Unary"])]
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_groups_have_a_bounded_size(rows: bool) -> None:
+    """A long chain of elementwise nodes is several kernels, and the compiler does not recurse over all of it."""
+    b = Builder()
+    x = b.input("x", f32(3, 8))
+    if rows:
+        x = b.add(Binary("sub"), x, b.add(Reduce("max", (1,), True), x))
+    for n in range(700):
+        x = b.add(Binary("add" if n % 2 else "mul"), x, scalar(b, 1 + n / 1000))
+    graph = fused(b, x)
+    assert all(len(ops) <= MAX_NODES for _, ops in groups(graph))
+    assert len(graph.nodes) < 15
+    assert lower(graph, host_machine()).kernels
 
 
 # ---- meaning
