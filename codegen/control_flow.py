@@ -1,15 +1,27 @@
-"""Control flow: the graphs of If and Loop become nested steps on the same memory."""
+"""Control flow: the graphs of If and Loop become nested steps on the same memory.
+
+    for i < trips while go:    Repeat(body, counter, trips, go): the body's kernels at fixed addresses, then
+        s, y = body(i, s)        copy y to row [i] of the stack; copy the new s over the old one
+
+Carried values lie where the loop's outputs lie.  A kernel takes addresses that are fixed at compile time, so rows of what
+is scanned are read by gathers at the counter, and written by a copy whose index is loaded from it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..ir.compute import Compute
 from ..ir.errors import InternalError, TargetError
+from ..ir.expr import load
 from ..ir.graph import Graph, Node, Value
-from ..ir.ops.control import If
-from .program import Address, Branch, Call, Repeat, Step
+from ..ir.kernel import axis
+from ..ir.ops.control import BOOL, I64, If, Loop
+from ..ir.types import TensorType
+from .program import Address, Branch, Call, Cost, Repeat, Step
 from .storage import Place, Scope
+from .strategies.scheduled import Group
 from .views import Views, dense_strides, is_dense
 
 if TYPE_CHECKING:
@@ -17,14 +29,14 @@ if TYPE_CHECKING:
 
 
 def lower_control(lowering: Lowering, scope: Scope, node: Node) -> None:
-    """Raises TargetError for operators that have no lowering yet."""
-    if isinstance(node.op, If):
-        _lower_if(lowering, scope, node, node.op)
-        return
-    raise TargetError(
-        f"{node.op.name} at {node.where!r}: the target cannot run this operator yet; "
-        "give the loop a constant trip count so that it can be unrolled, or run the model with the interpreter"
-    )
+    """Raises TargetError for a loop whose number of iterations sizes an output and is only known when it runs."""
+    match node.op:
+        case If():
+            _lower_if(lowering, scope, node, node.op)
+        case Loop():
+            _lower_loop(lowering, scope, node, node.op)
+        case _:
+            raise InternalError(f"{node.op.name} at {node.where!r} is no control flow that has steps")
 
 
 def _lower_if(lowering: Lowering, scope: Scope, node: Node, op: If) -> None:
@@ -55,9 +67,7 @@ def _dense_place(lowering: Lowering, scope: Scope, v: Value, node: Node) -> Plac
 def _lower_branch(
     lowering: Lowering, graph: Graph, captured: Sequence[Place], outs: Sequence[Place], node: Node
 ) -> tuple[Step, ...]:
-    inner = Scope(graph, Views(graph, lowering.is_free))
-    for v, place in zip(graph.inputs, captured, strict=True):
-        inner.memory[v] = (place.root, place.offset)
+    inner = _inner_scope(lowering, graph, captured)
     later = []
     for v, place in zip(graph.outputs, outs, strict=True):
         if v in inner.memory or v in graph.constants:
@@ -68,6 +78,76 @@ def _lower_branch(
     for v, place in later:  # an output that is a captured value or a constant
         lowering.copy(inner, v.type, lowering.place(inner, v), place, node)
     return tuple(inner.steps)
+
+
+def _inner_scope(lowering: Lowering, graph: Graph, inputs: Sequence[Place]) -> Scope:
+    scope = Scope(graph, Views(graph, lowering.is_free))
+    for v, place in zip(graph.inputs, inputs, strict=True):
+        scope.memory[v] = (place.root, place.offset)
+    return scope
+
+
+def _lower_loop(lowering: Lowering, scope: Scope, node: Node, op: Loop) -> None:
+    for v in node.outputs:
+        if not v.type.is_static:
+            raise TargetError(
+                f"Loop at {node.where!r}: {v.name} is {v.type}: how often the loop runs sizes it, and is only known when it "
+                "runs; give the loop a constant trip count and a condition that stays true, or run the model with the "
+                "interpreter"
+            )
+    trips = _dense_place(lowering, scope, node.inputs[0], node)
+    start = [lowering.place(scope, v) for v in node.inputs[1 : 2 + op.carried]]
+    captured = [_dense_place(lowering, scope, v, node) for v in node.inputs[2 + op.carried :]]
+    outs = [lowering.place(scope, v) for v in node.outputs]
+    counter = Place(lowering.new_root("counter", I64.nbytes), 0, ())
+    state = [Place(lowering.new_root("condition", BOOL.nbytes), 0, ()), *outs[: op.carried]]
+    types = [v.type for v in op.body.outputs[: 1 + op.carried]]
+    for t, source, target in zip(types, start, state, strict=True):
+        lowering.copy(scope, t, source, target, node)
+    around = (trips, counter, *state, *captured, *outs)
+    for place in around:
+        lowering.use(place)
+    inner = _inner_scope(lowering, op.body, [counter, *state, *captured])
+    lowering.lower_scope(inner)
+    for v, stack in zip(op.body.outputs[1 + op.carried :], outs[op.carried :], strict=True):
+        _write_row(lowering, inner, v.type, lowering.place(inner, v), stack, counter, op, node)
+    _carry(lowering, inner, op, state, node)
+    addresses = [lowering.use(place) for place in around]  # alive through every iteration
+    scope.steps.append(Repeat(tuple(inner.steps), addresses[1], addresses[0], addresses[2], node.where))
+    lowering.clock += 1
+
+
+def _write_row(
+    lowering: Lowering, scope: Scope, type: TensorType, row: Place, stack: Place, counter: Place, op: Loop, node: Node
+) -> None:
+    """stack[counter] = row"""
+    length = TensorType("i64", (op.length,)).size
+    if type.size * length == 0:
+        return
+    x, i = lowering.buffer("x0", type, row), lowering.buffer("x1", I64, counter)
+    y = lowering.buffer("y0", TensorType(type.dtype, (length, *type.shape)), stack)
+    axes = tuple(axis(f"i{n}", d) for n, d in enumerate(type.static_shape))
+    group = Group("map", (Compute(y, axes, load(x, *axes), index=(load(i), *axes)),), (y, x, i))
+    places = {"x0": row, "x1": counter, "y0": stack}
+    lowering.emit(scope, lowering.schedule(group), places, node, Cost(0, type.nbytes, type.nbytes))
+
+
+def _carry(lowering: Lowering, scope: Scope, op: Loop, state: Sequence[Place], node: Node) -> None:
+    """The condition and the carried values of the next iteration, over those of this one.  Where a new value is an old
+    one, that is saved first: values may change places."""
+    olds = op.body.inputs[1 : 2 + op.carried]
+    moves = []
+    for old, new, target in zip(olds, op.body.outputs, state, strict=False):
+        if new is old:
+            continue
+        source = lowering.place(scope, new)
+        if new in olds:
+            saved = Place(lowering.new_root(new.name, new.type.nbytes), 0, dense_strides(new.type.static_shape))
+            lowering.copy(scope, new.type, source, saved, node)
+            source = saved
+        moves.append((new.type, source, target))
+    for t, source, target in moves:
+        lowering.copy(scope, t, source, target, node)
 
 
 def resolve_steps(steps: Sequence[Step]) -> tuple[Step, ...]:

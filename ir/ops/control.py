@@ -1,4 +1,5 @@
-"""Control flow: operators with graphs as fields.  They have no loops of their own; their graphs are lowered as steps.
+"""Control flow: operators with graphs as fields.  They have no loops of their own; their graphs are lowered as steps,
+Scan as the Loop that it is.
 
 A graph in a field uses nothing but its own inputs: values captured from outside are operands, listed last.
 """
@@ -11,9 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..dims import as_dim
-from ..graph import Graph
+from ..graph import Builder, Graph, Value, inline_graph
 from ..types import DTYPES, Dim, TensorType
 from .base import Op
+from .dim_tensor import DimTensor
+from .elementwise import Binary
+from .movement import Gather, Slice, Transpose
 from .operands import require, require_axis, require_count, require_scalar
 
 BOOL, I64 = TensorType("bool", ()), TensorType("i64", ())
@@ -140,6 +144,45 @@ class Scan(Op):
         types = [v.type for v in self.body.outputs[n:]]
         ends = zip(stacks, types, self.output_axes, self.output_reverse, strict=True)
         return (*states, *(stacked(s[:: -1 if back else 1], t, axis) for s, t, axis, back in ends))
+
+    def expand(self, b: Builder, *values: Value) -> tuple[Value, ...]:
+        """A Loop that captures the sequences and gathers its slices at the iteration number."""
+        n, m = self.states, self.states + len(self.input_axes)
+        steps = values[n].type.shape[self.input_axes[0]]
+        body = self._loop_body([v.type for v in values], steps)
+        trips = b.constant(np.array(steps)) if isinstance(steps, int) else b.add(DimTensor((steps,), ()))
+        loop = Loop(body, n, len(self.output_axes), steps)
+        made = b.add_multi(loop, trips, b.constant(np.array(True)), *values[:n], *values[n:m], *values[m:])
+        ends = zip(made[n:], self.output_axes, self.output_reverse, strict=True)
+        return (*made[:n], *(_laid_out(b, v, axis, back) for v, axis, back in ends))
+
+    def _loop_body(self, types: Sequence[TensorType], steps: Dim) -> Graph:
+        n, m = self.states, self.states + len(self.input_axes)
+        b = Builder(self.body.name)
+        i, go = b.input("iteration", I64), b.input("go", BOOL)
+        states, sequences, captured = (
+            [b.input(name, t) for t in part]
+            for name, part in (("state", types[:n]), ("sequence", types[n:m]), ("captured", types[m:]))
+        )
+        slices = []
+        for v, axis, back in zip(sequences, self.input_axes, self.input_reverse, strict=True):
+            at = i
+            if back:
+                last = b.constant(np.array(steps - 1)) if isinstance(steps, int) else b.add(DimTensor((steps - 1,), ()))
+                at = b.add(Binary("sub"), last, i)
+            slices.append(b.add(Gather(axis), v, at))
+        return b.graph([go, *inline_graph(b, self.body, *states, *slices, *captured)])
+
+
+def _laid_out(b: Builder, v: Value, axis: int, reverse: bool) -> Value:
+    """Slices that were stacked along the first axis, in their order and along their axis."""
+    length, *others = v.type.shape
+    if reverse:
+        flat = (0,) * len(others)
+        v = b.add(Slice((as_dim(length - 1), *flat), v.type.shape, (-1, *(1 for _ in others))), v)
+    rank = 1 + len(others)
+    perm = (*range(1, axis + 1), 0, *range(axis + 1, rank))
+    return v if axis == 0 else b.add(Transpose(perm), v)
 
 
 @dataclass(frozen=True)

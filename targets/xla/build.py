@@ -9,6 +9,7 @@ from ...codegen.stablehlo.emit import emit_module
 from ...ir.graph import Graph
 from ...ir.ops.base import Op
 from ...ir.ops.contract import ConvTranspose
+from ...ir.ops.control import Scan
 from ...ir.types import TensorType
 from ..artifact import Artifact
 from ..cpu.packaging import timed
@@ -21,7 +22,7 @@ Progress = Callable[[int, int], None]
 
 def is_native(machine: object, op: Op, types: tuple[TensorType, ...]) -> bool:
     """Composites that StableHLO says in one operation."""
-    return isinstance(op, ConvTranspose)
+    return isinstance(op, (ConvTranspose, Scan))
 
 
 def build(

@@ -15,7 +15,7 @@ from tilewright.ir.graph import Builder, Graph, Value
 from tilewright.ir.interpreter import run_graph
 from tilewright.ir.ops.base import Op
 from tilewright.ir.ops.contract import Conv, MatMul
-from tilewright.ir.ops.control import If, Loop
+from tilewright.ir.ops.control import If
 from tilewright.ir.ops.elementwise import Binary, Unary
 from tilewright.ir.ops.movement import Broadcast, Concat, Pad, Reshape, Slice, Transpose
 from tilewright.ir.ops.norm import Softmax
@@ -227,17 +227,6 @@ def test_symbolic_dimensions_are_refused() -> None:
     x = b.input("image", TensorType("f32", (Var.of("batch", None), 3)))
     with pytest.raises(TargetError, match=r"'image' has the shape .*batch.*--shape image="):
         lower(fuse(b.graph([b.add(Unary("neg"), x)])), host_machine())
-
-
-def test_loops_are_refused() -> None:
-    body = Builder("body")
-    body.input("i", TensorType("i64", ()))
-    go, state = body.input("go", TensorType("bool", ())), body.input("state", f32(2))
-    b = Builder()
-    trips, first, x = b.input("n", TensorType("i64", ())), b.input("go", TensorType("bool", ())), b.input("x", f32(2))
-    y = b.add(Loop(body.graph([go, body.add(Unary("neg"), state)]), 1, 0), trips, first, x)
-    with pytest.raises(TargetError, match=r"Loop.*cannot run this operator"):
-        lower(fuse(b.graph([y])), host_machine())
 
 
 @pytest.mark.parametrize("op, message", [(Softmax(1), "not expanded"), (Unary("neg"), "not fused")])
