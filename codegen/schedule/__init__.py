@@ -9,10 +9,10 @@ from .loops import Tiles, cut, fuse, kind, parallel, reorder, split, split_evenl
 from .memory import alias, localize, prefetch, stage
 from .registers import merge, rfactor, sink
 from .rewrite import extent, has_loop, loops
-from .vectors import dot2, dot4, fma_contract, invert_divisors, legalize, map_expressions, vectorize
+from .vectors import dot, fma_contract, invert_divisors, legalize, map_expressions, vectorize
 
 __all__ = [
-    "Tiles", "alias", "cut", "dot2", "dot4", "expand", "extent", "fma_contract", "fold", "fork_param", "forward",
+    "Tiles", "alias", "cut", "dot", "expand", "extent", "fma_contract", "fold", "fork_param", "forward",
     "fuse", "has_loop", "invert_divisors", "kind", "legalize", "localize", "loops", "map_expressions", "merge",
     "parallel", "prefetch", "relayout", "reorder", "rfactor", "sink", "split", "split_evenly", "stage", "swap_axes",
     "transpose_tile", "unroll", "vectorize",

@@ -1,4 +1,4 @@
-"""Schedules that make vectors and change expressions: vectorize, dot4, legalize, fma_contract."""
+"""Schedules that make vectors and change expressions: vectorize, dot, legalize, fma_contract."""
 
 from __future__ import annotations
 
@@ -167,28 +167,19 @@ class _Widen:
         return Load.of(e.buf, self.lanes_of(e.idx), e.type.with_lanes(self.n))
 
 
-def dot4(kernel: Kernel, lane: str, quad: str, fn: str) -> Kernel:
-    """Four products of bytes per lane become one instruction.
+ADDED_APART = frozenset({"pmaddwd"})  # instructions whose result is added to the sums by another one
 
-        for l < n: for q < 4: acc[l] = acc[l] + i32(a[q]) * i32(b[l, q])
+
+def dot(kernel: Kernel, lane: str, group: str, fn: str, count: int, total: str) -> Kernel:
+    """`count` products of neighbours per lane become one instruction; total: the type of the sums.
+
+        for l < n: for g < 4: acc[l] = acc[l] + i32(a[g]) * i32(b[l, g])
     ->  acc[0]:n = fn(acc[0]:n, splat(a[0] as i32), b[0, 0] as i32:n)
 
-    Requires that the nest is exactly that: quads of a and of b contiguous in q, b contiguous in (l, q), acc in l.
+    Requires that the nest is exactly that: groups of a and of b contiguous in g and together of 32 bits, b contiguous in
+    (l, g), acc in l.  An instruction that does not add to its first operand is followed by an addition.
     """
-    return _dot(kernel, f"dot4 {lane}, {quad}", lane, quad, fn, 4, "i32")
-
-
-def dot2(kernel: Kernel, lane: str, pair: str, fn: str) -> Kernel:
-    """Two products of bf16 per lane, summed in f32, become one instruction; otherwise as `dot4`.
-
-        for l < n: for q < 2: acc[l] = acc[l] + f32(a[q]) * f32(b[l, q])
-    ->  acc[0]:n = fn(acc[0]:n, splat(a[0] as i32), b[0, 0] as i32:n)
-    """
-    return _dot(kernel, f"dot2 {lane}, {pair}", lane, pair, fn, 2, "f32")
-
-
-def _dot(kernel: Kernel, what: str, lane: str, group: str, fn: str, count: int, total: str) -> Kernel:
-    """`count` products per lane, of operands that together fill 32 bits, summed in elements of type `total`."""
+    what = f"dot {lane}, {group}"
     made = 0
 
     def rule(s: For) -> Rewritten:
@@ -221,13 +212,12 @@ def _dot(kernel: Kernel, what: str, lane: str, group: str, fn: str, count: int, 
         zero: dict[Expr, Expr] = {lv: as_expr(0), qv: as_expr(0)}
         at = lambda idx: tuple(substitute(i, zero) for i in idx)  # noqa: E731
         packed, result = Type("i32", n), Type(total, n)
-        args = (
-            Load.of(st.buf, at(st.idx), result),
-            splat(Load.of(a.buf, at(a.idx), Type("i32")), n),
-            Load.of(b.buf, at(b.idx), packed),
-        )
+        acc = Load.of(st.buf, at(st.idx), result)
+        args = (splat(Load.of(a.buf, at(a.idx), Type("i32")), n), Load.of(b.buf, at(b.idx), packed))
         made += 1
-        return Store(st.buf, at(st.idx), Call.of(fn, args, result))
+        if fn in ADDED_APART:
+            return Store(st.buf, at(st.idx), binary("add", acc, Call.of(fn, args, result)))
+        return Store(st.buf, at(st.idx), Call.of(fn, (acc, *args), result))
 
     after = on_loops(kernel, lane, rule)
     need(made, kernel, what, f"no loop {lane} has only a loop {group} inside")

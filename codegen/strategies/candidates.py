@@ -16,8 +16,8 @@ from ...ir.kernel import Block, For, If, Kernel
 from ..machine import Machine
 from .axes import without_empty_sum
 from .choices import Choice
-from .contract import CHUNKS, PAIRS, size_of
-from .product import Product, find_product, in_pairs, operands
+from .contract import CHUNKS, size_of
+from .product import Product, find_product, grouped, operands
 from .scheduled import Group
 from .select import SKINNY
 from .tiles import fits, tile_costs
@@ -71,8 +71,7 @@ def space_of(group: Group, machine: Machine, accuracy: str) -> Space | None:
     p = None if c.is_map else find_product(c)
     if p is None or not isinstance(p.columns.extent, int) or p.columns.extent < SKINNY:
         return None
-    if PAIRS in machine.calls:
-        p = in_pairs(p) or p
+    p = grouped(p, machine)
     sides = (0, 2, 4) if _may_transform(group, c, accuracy) else (0,)
     depth = size_of(p.reduce[-1]) if p.reduce else 1
     unrolls = (None, *(u for u in UNROLLS if depth % u == 0))

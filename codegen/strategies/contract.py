@@ -24,7 +24,7 @@ from ..math import legalize_math
 from ..schedule import (
     Tiles,
     cut,
-    dot2,
+    dot,
     fma_contract,
     parallel,
     prefetch,
@@ -40,14 +40,13 @@ from ..schedule.rewrite import Environment, extent, has_loop, on_loops
 from .axes import substitute_axes
 from .choices import divides
 from .join import join_kernels
-from .product import Product, in_pairs
+from .product import Product, grouped
 from .scheduled import Group, Pack, Scheduled
 from .tiles import Tile, choose_tile
 
 CHUNKS = (8, 4, 6, 2, 7, 5, 3)  # into how many chunks rows are cut for the threads, the best first
 SHORT_ROW = 14  # rows of pixels that are shorter than half of this share a tile with the next one
 FINISH = "finish"  # the loop in which the sums of a tile are finished, where that is not done on registers
-PAIRS = "vdpbf16ps"  # the instruction that multiplies pairs of bf16
 UNROLL = (4, 3, 5, 7, 2)  # steps of the reduction per iteration, the best first
 
 
@@ -55,8 +54,7 @@ def schedule_product(group: Group, p: Product, machine: Machine) -> Scheduled:
     """Whole panels, and one narrower panel for the columns that remain."""
     lanes = machine.lanes(p.compute.acc)
     p = replace(p, choice=group.choice)
-    if PAIRS in machine.calls:
-        p = in_pairs(p) or p
+    p = grouped(p, machine)
     columns = size_of(p.columns)
     tile = _choose(p, columns, lanes, machine)
     width = min(tile.vectors * lanes, columns)
@@ -110,7 +108,7 @@ def _take_columns(p: Product, start: int, size: int) -> Product:
 
 
 def _pack(p: Product, panel: int) -> Pack:
-    """[*batch][panel][*reduction][columns of the panel], and pairs innermost."""
+    """[*batch][panel][*reduction][columns of the panel], and groups innermost."""
     origin = _at(p, {})
 
     def step(v: Var) -> tuple[int, ...]:
@@ -119,9 +117,9 @@ def _pack(p: Product, panel: int) -> Pack:
     column = step(p.columns)
     shape = [size_of(v) for v in p.batch] + [size_of(p.columns) // panel] + [size_of(v) for v in p.reduce] + [panel]
     steps = [step(v) for v in p.batch] + [tuple(panel * s for s in column)] + [step(v) for v in p.reduce] + [column]
-    if p.pair is not None:
-        shape.append(2)
-        steps.append(step(p.pair))
+    if p.group is not None:
+        shape.append(size_of(p.group))
+        steps.append(step(p.group))
     return Pack(p.right.buf.name, tuple(shape), origin, tuple(steps))
 
 
@@ -145,8 +143,8 @@ def _schedule_part(
         k, tiles = split_evenly(k, rows[-1], tile.rows, inner="mi")
         inner = ["mi"]
     k = sink(k, [*inner, "ni"])
-    if p.pair is not None:
-        k = reorder(k, ["pair", *inner, "ni"], [*inner, "ni", "pair"])
+    if p.group is not None:
+        k = reorder(k, ["group", *inner, "ni"], [*inner, "ni", "group"])
     k = _columns_to_vectors(k, panel, lanes)
     k, steps = _unroll_reduction(k, p, tile)
     if tiles and packed_shape[len(p.batch)] > 1:
@@ -154,9 +152,9 @@ def _schedule_part(
     k = unroll(k, *inner)
     if in_loop:
         k = on_loops(k, FINISH, lambda s: replace(s, body=_serial(s.body, set(inner))))
-    if p.pair is not None:
+    if p.dot is not None:
         for v in ("nl", "nt"):
-            k = dot2(k, v, "pair", PAIRS) if has_loop(k, v) else k
+            k = dot(k, v, "group", p.dot.fn, p.dot.count, p.dot.total) if has_loop(k, v) else k
     k = legalize_math(parallel(k, "p"), machine)
     k = fma_contract(k) if machine.fma else k
     for v in ("nl", "nt"):
@@ -215,7 +213,7 @@ def _arrange(p: Product, packed: Buffer, panel: int, short: bool) -> tuple[Compu
         flat = flat // size_of(v)
     batch_index = [mapping[v] for v in p.batch]
     mapping[p.columns] = no * panel + ni
-    read = Load.of(packed, (*batch_index, no, *p.reduce, ni, *([p.pair] if p.pair is not None else [])), p.right.type)
+    read = Load.of(packed, (*batch_index, no, *p.reduce, ni, *([p.group] if p.group is not None else [])), p.right.type)
     body = rewrite(p.compute.body, lambda e: read if e is p.right else None)
     c = substitute_axes(replace(p.compute, body=body), mapping, (*lead, *rows, ni), p.compute.reduce)
     return c, [v.name for v in rows], f"threads share {f'{chunks} chunks of rows' if chunks > 1 else 'panels'}"

@@ -8,8 +8,36 @@ from ...ir.compute import Compute
 from ...ir.expr import Bin, Cast, Expr, Load, Var
 from ...ir.kernel import Buffer, axis, coefficient
 from ...ir.traverse import substitute, uses
+from ..machine import Machine
 from .axes import collapse_axes, drop_unit_axes, rename_axes, substitute_axes
 from .choices import BY_MODEL, Choice
+
+
+@dataclass(frozen=True)
+class Dot:
+    """An instruction that multiplies `count` neighbours of the left operand, the same for all lanes, with those of each
+    lane of the right one, and adds them to sums of type `total`."""
+
+    fn: str
+    count: int
+    left: str
+    right: str
+    total: str
+
+
+PAIRS = Dot("vdpbf16ps", 2, "bf16", "bf16", "f32")
+DOTS = (
+    PAIRS, Dot("vpdpbusd", 4, "u8", "i8", "i32"), Dot("usdot", 4, "u8", "i8", "i32"), Dot("sdot", 4, "i8", "i8", "i32"),
+    Dot("udot", 4, "u8", "u8", "i32"), Dot("pmaddwd", 2, "i16", "i16", "i32"),
+)
+
+
+def find_dot(left: str, right: str, total: str, machine: Machine) -> Dot | None:
+    """The machine's instruction for operands and sums of these types."""
+    for dot in DOTS:
+        if (dot.left, dot.right, dot.total) == (left, right, total) and dot.fn in machine.calls:
+            return dot
+    return None
 
 
 @dataclass(frozen=True)
@@ -27,13 +55,14 @@ class Product:
     batch: tuple[Var, ...]
     rows: tuple[Var, ...]
     columns: Var
-    pair: Var | None = None
+    group: Var | None = None
+    dot: Dot | None = None
     choice: Choice = BY_MODEL
 
     @property
     def reduce(self) -> tuple[Var, ...]:
-        """The reduction axes that are loops: without the pair."""
-        return tuple(v for v in self.compute.reduce if v is not self.pair)
+        """The reduction axes that are loops: without the group."""
+        return tuple(v for v in self.compute.reduce if v is not self.group)
 
 
 def _operand(e: Expr) -> Load | None:
@@ -89,19 +118,17 @@ def right_axis(p: Product, buf: Buffer, v: Var) -> int | None:
     return found[0] if len(found) == 1 and sum(uses(i, v) for i in p.right.idx) == 1 else None
 
 
-def in_pairs(p: Product) -> Product | None:
-    """The product with its last reduction axis as pairs of neighbours, or None: both operands must be bf16, the left one
-    contiguous along the axis and aligned to pairs."""
-    if not p.compute.reduce or (p.left.type.dtype, p.right.type.dtype) != ("bf16", "bf16"):
-        return None
+def grouped(p: Product, machine: Machine) -> Product:
+    """The product with its last reduction axis in groups of neighbours for the machine's instruction, if it has one for
+    these operands and the left one is contiguous along the axis."""
+    dot = find_dot(p.left.type.dtype, p.right.type.dtype, p.compute.acc, machine)
+    if dot is None or not p.compute.reduce:
+        return p
     k = p.compute.reduce[-1]
-    steps = [coefficient(p.left.buf, p.left.idx, v) for v in p.compute.axes + p.compute.reduce[:-1]]
-    fits = isinstance(k.extent, int) and k.extent % 2 == 0 and p.left.buf.align >= 4
-    if not fits or coefficient(p.left.buf, p.left.idx, k) != 1 or any(s is None or s % 2 for s in steps):
-        return None
-    assert isinstance(k.extent, int)
-    half, pair = axis(k.name, k.extent // 2), axis("pair", 2)
-    mapping: dict[Expr, Expr] = {k: half * 2 + pair}
-    c = substitute_axes(p.compute, mapping, p.compute.axes, (*p.compute.reduce[:-1], half, pair))
+    if not isinstance(k.extent, int) or k.extent % dot.count or coefficient(p.left.buf, p.left.idx, k) != 1:
+        return p
+    groups, group = axis(k.name, k.extent // dot.count), axis("group", dot.count)
+    mapping: dict[Expr, Expr] = {k: groups * dot.count + group}
+    c = substitute_axes(p.compute, mapping, p.compute.axes, (*p.compute.reduce[:-1], groups, group))
     left, right = (substitute(x, mapping) for x in (p.left, p.right))
-    return replace(p, compute=c, left=left, right=right, pair=pair)  # type: ignore[arg-type]
+    return replace(p, compute=c, left=left, right=right, group=group, dot=dot)  # type: ignore[arg-type]

@@ -23,17 +23,16 @@ from ..math import legalize_math
 from ..schedule import fma_contract, vectorize
 from ..schedule.rewrite import accesses, has_loop, replace_accesses
 from .choices import Choice
-from .contract import PAIRS, schedule_product, size_of
-from .product import find_product, operands
+from .contract import schedule_product, size_of
+from .product import find_dot, find_product, operands
 from .scheduled import Group, Scheduled
-from .winograd_transforms import input_transform, output_transform, weights_2x2, weights_4x4
+from .winograd_transforms import WEIGHT_TRANSFORMS, input_transform, output_transform
 
 LINE = 16  # elements of padding per plane: planes a power of two apart would share sets of the cache
 SMALLEST_CHANNELS = 16
 BLOCK_TILES = 64  # tiles of one block at most, and a quarter of it at least
 Tile = Callable[[Expr, Expr, Expr, Expr], Block]
 """The statements for one tile: image, tile row, tile column, number of the tile in V and M."""
-WEIGHT_TRANSFORMS = {2: weights_2x2, 4: weights_4x4}
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def winograd_tile(c: Compute, machine: Machine) -> int:
     if min(size_of(i), size_of(o)) < SMALLEST_CHANNELS:
         return 0
     plans = [_Plan(m, size_of(n), (size_of(y), size_of(x)), size_of(i), size_of(o)) for m in (4, 2)]
-    pairs = PAIRS in machine.calls and (left.type.dtype, right.type.dtype) == ("bf16", "bf16")
+    pairs = find_dot(left.type.dtype, right.type.dtype, c.acc, machine) is not None
     rate = 2 * machine.lanes("f32") * (2 if pairs else 1) * 0.95
     direct = plans[0].images * size_of(y) * size_of(x) * 9.0 * size_of(i) * size_of(o) / rate
     best = min((_cycles(p, machine), p.m) for p in plans)
@@ -186,7 +185,7 @@ def _tile_loop(plan: _Plan, phase: Tile, name: str) -> For:
     return For(t, phase(t // (rows * columns), t // columns % rows, t % columns, t), "parallel")
 
 
-def _channel_loops(count: int, lanes: int, names: tuple[str, str, str], body: Callable[[Expr], Block]) -> Block:
+def channel_loops(count: int, lanes: int, names: tuple[str, str, str], body: Callable[[Expr], Block]) -> Block:
     """Whole vectors of channels, then one shorter vector; the lane loops are vectorized later."""
     block, lane, tail = names
     whole = count // lanes * lanes
@@ -218,7 +217,7 @@ def _gather(plan: _Plan, x: Load, v: Buffer, lanes: int, image: Expr, ty: Expr, 
                 stores.append(Store(v, (as_expr(i * n + j), t * plan.channels + c), value))
         return tuple(stores)
 
-    return _channel_loops(plan.channels, lanes, ("cb", "cl", "ct"), body)
+    return channel_loops(plan.channels, lanes, ("cb", "cl", "ct"), body)
 
 
 def _scatter(plan: _Plan, c: Compute, mm: Buffer, lanes: int, image: Expr, ty: Expr, tx: Expr, t: Expr) -> Block:
@@ -236,7 +235,7 @@ def _scatter(plan: _Plan, c: Compute, mm: Buffer, lanes: int, image: Expr, ty: E
                     stores.append(_finished(c, values[j], (image, ty * m + i, tx * m + j, o)))
             return tuple(stores)
 
-        return _channel_loops(plan.outputs, lanes, ("ob", "ol", "ot"), body)
+        return channel_loops(plan.outputs, lanes, ("ob", "ol", "ot"), body)
 
     def by_column(rows: int) -> Block:
         left = plan.out[1] % m

@@ -1,4 +1,4 @@
-"""vectorize, dot4, legalize, fma_contract: same results, and every precondition."""
+"""vectorize, dot, legalize, fma_contract: same results, and every precondition."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from codegen.small_kernels import affine, dot_bytes, matmul, row_sum, transpose
 from codegen.stepwise import Stepwise, run_steps
 from tilewright.codegen.schedule import (
     cut,
-    dot4,
+    dot,
     fma_contract,
     fuse,
     legalize,
@@ -138,7 +138,7 @@ def test_vectorize_preconditions() -> None:
         vectorize(reorder(k, ["m", "n"], ["n", "m"]), "m")
 
 
-def test_dot4() -> None:
+def test_dot() -> None:
     def quads(k: Kernel) -> Kernel:
         return relayout(k, "B", (2, 6, 4), lambda r, n: (r // 4, n, r % 4), packed=True)
 
@@ -148,23 +148,23 @@ def test_dot4() -> None:
     at(sink, ["n"])
     at(split, "k", 4, "kq", "q")
     at(reorder, ["q", "n"], ["n", "q"])
-    at(dot4, "n", "q", "vpdpbusd")
+    at(dot, "n", "q", "vpdpbusd", 4, "i32")
     at(vectorize, "n")
     at.finish()
     assert [e.type for e in expressions(at.kernel) if isinstance(e, Call)] == [("i32", 6)]
 
 
-def test_dot4_preconditions() -> None:
+def test_dot_preconditions() -> None:
     def nest(k: Kernel) -> Kernel:
         return reorder(split(sink(k, ["n"]), "k", 4, "kq", "q"), ["q", "n"], ["n", "q"])
 
-    with pytest.raises(ScheduleError, match=r"dot4 n, q: a, b and acc move by \[0, 1, 1, 6, 1, 0\] for the two loops"):
-        dot4(nest(dot_bytes(3, 6, 8)), "n", "q", "vpdpbusd")
+    with pytest.raises(ScheduleError, match=r"dot n, q: a, b and acc move by \[0, 1, 1, 6, 1, 0\] for the two loops"):
+        dot(nest(dot_bytes(3, 6, 8)), "n", "q", "vpdpbusd", 4, "i32")
     with pytest.raises(ScheduleError, match="no loop n has only a loop q inside"):
-        dot4(dot_bytes(3, 6, 8), "n", "q", "vpdpbusd")
+        dot(dot_bytes(3, 6, 8), "n", "q", "vpdpbusd", 4, "i32")
     floats = relayout(matmul(3, 6, 8), "B", (2, 6, 4), lambda r, n: (r // 4, n, r % 4))
     with pytest.raises(ScheduleError, match="summed in i32"):
-        dot4(nest(floats), "n", "q", "vpdpbusd")
+        dot(nest(floats), "n", "q", "vpdpbusd", 4, "i32")
 
 
 def test_legalize() -> None:
