@@ -16,6 +16,7 @@ from .roofline import limit_of
 
 START_SECONDS = 10e-6  # waking the others and waiting for the last, once a run: measured 13 us with sleepers, 1 us without
 MEET_SECONDS = 0.3e-6  # one barrier of two threads; it grows with the logarithm of their number
+SHARE_SECONDS = 15e-6  # of work for each thread at least, which pays for waking it
 WORTH = 0.87  # of the time on one thread: a smaller gain is not worth the other processors
 MOST = 256  # the estimate says nothing beyond this number of threads
 
@@ -36,9 +37,10 @@ def recommended_threads(program: Program, machine: Machine) -> int:
             alone += seconds
         meetings += call.meet
     times = [alone + shared] + [
-        alone + shared / n + START_SECONDS + meetings * MEET_SECONDS * math.log2(n) for n in range(2, MOST + 1)
+        alone + shared / n + START_SECONDS + meetings * MEET_SECONDS * math.log2(n)
+        for n in range(2, min(MOST, int(shared / SHARE_SECONDS)) + 1)
     ]
-    best = min(range(MOST), key=times.__getitem__)
+    best = min(range(len(times)), key=times.__getitem__)
     if times[best] > WORTH * times[0]:
         return 1
     return 0 if best + 1 == MOST else best + 1
