@@ -92,7 +92,7 @@ class Lowering:
     def buffer(self, name: str, type: TensorType, place: Place) -> Buffer:
         """A kernel parameter for a value at a place."""
         shape, size = type.static_shape, DTYPES[type.dtype].size
-        align = ALIGNMENT if place.root.space in ("arena", "constants") else size
+        align = ALIGNMENT if place.root.space in ("arena", "constants") else max(size, self.machine.io_align)
         while place.offset % align:
             align //= 2
         strides = None if is_dense(shape, place.strides) else place.strides

@@ -47,6 +47,11 @@ class Machine:
         return self.triple.partition("-")[0]
 
     @property
+    def io_align(self) -> int:
+        """Bytes of which the addresses of inputs and outputs are multiples, beside those of the element size."""
+        return 1
+
+    @property
     def feature_string(self) -> str:
         """The features in the form LLVM takes: +a,+b."""
         return ",".join("+" + f for f in self.features)

@@ -90,6 +90,11 @@ class GpuMachine:
         return feature in self.features
 
     @property
+    def io_align(self) -> int:
+        """Bytes of which the addresses of inputs and outputs are multiples; the library checks it."""
+        return 16
+
+    @property
     def newest(self) -> GpuArchitecture:
         return ARCHITECTURES[self.architectures[-1]]
 

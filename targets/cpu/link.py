@@ -41,7 +41,7 @@ _COMPILE = (
     "-std=c11", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-fno-ident", "-fno-plt", "-Wall", "-Wextra",
     "-ffile-prefix-map=.=tilewright", "-pthread",
 )
-_LINK = (
+LINK = (
     "-shared", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,defs",
     "-Wl,--as-needed", "-Wl,--gc-sections", "-Wl,--strip-debug", "-lm", "-ldl",
 )
@@ -102,10 +102,10 @@ def link(
             names.append(source.removesuffix(".c") + ".o")
             (folder / names[-1]).write_bytes(data)
         command = [
-            *_compiler(toolchain, machine.arch), *names, *_LINK, f"-Wl,-soname,{library_name(prefix)}", "-o",
+            *compiler_command(toolchain, machine.arch), *names, *LINK, f"-Wl,-soname,{library_name(prefix)}", "-o",
             library_name(prefix),
         ]
-        _run(command, folder, toolchain)
+        run_compiler(command, folder, toolchain)
         for entry in folder.iterdir():
             if entry.name != library_name(prefix):
                 entry.unlink()
@@ -146,7 +146,7 @@ def write_model_sources(
     return ["descriptor.c", "data.s"]
 
 
-def _compiler(toolchain: Toolchain, arch: str) -> list[str]:
+def compiler_command(toolchain: Toolchain, arch: str) -> list[str]:
     """The command up to the files.  zig is told the baseline processor by its target."""
     return [*toolchain.command, *_COMPILE, *(() if toolchain.is_zig else _BASELINE.get(arch, ()))]
 
@@ -157,11 +157,11 @@ def _runtime_objects(toolchain: Toolchain, arch: str) -> tuple[bytes, ...]:
     with tempfile.TemporaryDirectory(prefix="tilewright-link-") as name:
         folder = Path(name)
         for source in write_runtime_sources(folder):  # zig makes one object at a time
-            _run([*_compiler(toolchain, arch), "-c", source, "-o", f"{source}.o"], folder, toolchain)
+            run_compiler([*compiler_command(toolchain, arch), "-c", source, "-o", f"{source}.o"], folder, toolchain)
         return tuple((folder / f"{source}.o").read_bytes() for source in RUNTIME_SOURCES)
 
 
-def _run(command: Sequence[str], folder: Path, toolchain: Toolchain) -> None:
+def run_compiler(command: Sequence[str], folder: Path, toolchain: Toolchain) -> None:
     environment = {**os.environ, "SOURCE_DATE_EPOCH": "0", "LC_ALL": "C"}
     if toolchain.is_zig:
         cache = Path(platformdirs.user_cache_dir("tilewright", appauthor=False)) / "zig"

@@ -11,6 +11,7 @@ from importlib import resources
 
 from ... import __version__
 from ...codegen.machine import Machine
+from ...codegen.machine_gpu import GpuMachine
 from ...codegen.program import Program, all_calls
 from ...codegen.threads import recommended_threads
 from ...ir.types import DTYPES, TensorType
@@ -38,9 +39,14 @@ def runtime_file(name: str) -> str:
     return (resources.files(runtime) / name).read_text(encoding="utf-8")
 
 
-def _fill(template: str, values: Mapping[str, object]) -> str:
-    """The template with every @NAME@ replaced, once: what is put in is not searched again."""
-    return re.sub(r"@([A-Z_]+)@", lambda match: str(values[match[1]]), runtime_file(template))
+def fill(template: str, values: Mapping[str, object]) -> str:
+    """A template of the run-time support with every @NAME@ replaced."""
+    return fill_text(runtime_file(template), values)
+
+
+def fill_text(text: str, values: Mapping[str, object]) -> str:
+    """The text with every @NAME@ replaced, once: what is put in is not searched again."""
+    return re.sub(r"@([A-Z_]+)@", lambda match: str(values[match[1]]), text)
 
 
 def _tensor_lines(program: Program, mark: str) -> str:
@@ -51,10 +57,9 @@ def _tensor_lines(program: Program, mark: str) -> str:
     return "\n".join(lines) or f"{mark}   none"
 
 
-def _constant_lines(prefix: str, program: Program, machine: Machine) -> str:
+def _constant_lines(prefix: str, program: Program, best: int) -> str:
     """Counts and sizes as macros, for callers with static buffers; and the number of threads that pays."""
     upper = prefix.upper()
-    best = recommended_threads(program, machine)
     lines = [f"#define {upper}_BEST_THREADS {best} /* more are not expected to be faster */"] if best else []
     for kind, tensors in (("INPUT", program.inputs), ("OUTPUT", program.outputs)):
         lines.append(f"#define {upper}_{kind}_COUNT {len(tensors)}")
@@ -64,17 +69,18 @@ def _constant_lines(prefix: str, program: Program, machine: Machine) -> str:
     return "\n".join(lines) + "\n"
 
 
-def c_header(prefix: str, program: Program, machine: Machine) -> str:
-    """PREFIX.h: complete in itself, the shared types included."""
-    return _fill("model_template.h", {
+def c_header(prefix: str, program: Program, machine: Machine | GpuMachine, abi: str = "", more: str = "") -> str:
+    """PREFIX.h: complete in itself, the shared types included.  abi, more: types and functions that a target adds."""
+    best = recommended_threads(program, machine) if isinstance(machine, Machine) else 0
+    return fill("model_template.h", {
         "PREFIX": prefix, "GUARD": f"TILEWRIGHT_{prefix.upper()}_H", "VERSION": __version__,
         "TITLE": comment_text(program.name), "MACHINE": machine.name, "ABI_VERSION": ABI_VERSION,
-        "ABI": runtime_file("tw_abi.h"), "TENSORS": _tensor_lines(program, " *"),
-        "CONSTANTS": _constant_lines(prefix, program, machine),
+        "ABI": runtime_file("tw_abi.h") + abi, "MORE": more, "TENSORS": _tensor_lines(program, " *"),
+        "CONSTANTS": _constant_lines(prefix, program, best),
     })
 
 
-def cpp_header(prefix: str, program: Program, machine: Machine) -> str:
+def cpp_header(prefix: str, program: Program, machine: Machine | GpuMachine) -> str:
     """PREFIX.hpp: a C++17 class with one typed parameter for each input and output."""
     names_in = distinct_identifiers((name for name, _ in program.inputs), "in")
     names_out = distinct_identifiers((name for name, _ in program.outputs), "out")
@@ -82,7 +88,7 @@ def cpp_header(prefix: str, program: Program, machine: Machine) -> str:
     outputs = [(n, _CPP_TYPES[t.dtype], t) for n, (_, t) in zip(names_out, program.outputs, strict=True)]
     parameters = [f"view<const {c}> {n}" for n, c, _ in inputs] + [f"view<{c}> {n}" for n, c, _ in outputs]
     every = inputs + outputs
-    return _fill("model_template.hpp", {
+    return fill("model_template.hpp", {
         "PREFIX": prefix, "GUARD": f"TILEWRIGHT_{prefix.upper()}_HPP", "VERSION": __version__,
         "TITLE": comment_text(program.name), "MACHINE": machine.name, "TENSORS": _tensor_lines(program, "//"),
         "EXAMPLE": ", ".join(n for n, _, _ in every), "PARAMETERS": ", ".join(parameters),
@@ -114,7 +120,7 @@ def _returning_run(inputs: Parameters, outputs: Parameters) -> str:
     return "\n".join(lines)
 
 
-def _info_table(kind: str, tensors: Tensors) -> str:
+def info_table(kind: str, tensors: Tensors) -> str:
     """The array of tw_tensor_info for inputs or outputs; C has no empty arrays, so an empty one gets a zero row."""
     lines, rows = [], []
     for index, (name, type_) in enumerate(tensors):
@@ -142,7 +148,7 @@ def descriptor_source(
     library that holds the constants, or None when they are embedded."""
     embedded = program.constant_bytes > 0 and weights_file is None
     identity = f"static const unsigned char weights_id[] = {{ {', '.join(str(b) for b in weights_id)} }};\n"
-    return _fill("model_template.c", {
+    return fill("model_template.c", {
         "PREFIX": prefix, "NAME": c_string(program.name), "ARENA_BYTES": program.arena_bytes,
         "SCRATCH_BYTES": program.scratch_bytes, "CONSTANT_BYTES": program.constant_bytes,
         "CONSTANTS": "tw_constants" if embedded else "NULL",
@@ -151,7 +157,7 @@ def descriptor_source(
         "INPUT_COUNT": len(program.inputs), "OUTPUT_COUNT": len(program.outputs),
         "FEATURE_COUNT": len(feature_bits(machine)), "BEST_THREADS": recommended_threads(program, machine),
         "STEP_COUNT": len(list(all_calls(program.steps))) if program.profile else 0,
-        "TABLES": _info_table("inputs", program.inputs) + _info_table("outputs", program.outputs)
+        "TABLES": info_table("inputs", program.inputs) + info_table("outputs", program.outputs)
         + _feature_table(machine) + (identity if weights_file else ""),
     })
 

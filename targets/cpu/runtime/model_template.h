@@ -72,7 +72,7 @@ const char *@PREFIX@_status_text(int32_t status);
 
 /* What the library was made from, as JSON. */
 const char *@PREFIX@_manifest(void);
-
+@MORE@
 #ifdef __cplusplus
 }
 #endif

@@ -34,7 +34,10 @@ enum tw_status {
     TW_WRONG_WEIGHTS = 14, /* the weights file belongs to another library */
     TW_BAD_OPTION = 15,    /* an option is out of its range */
     TW_FORKED = 16,        /* this process is a fork of the one that created the instance */
-    TW_NO_PROFILE = 17     /* the library was not compiled with the option profile */
+    TW_NO_PROFILE = 17,    /* the library was not compiled with the option profile */
+    TW_NO_DRIVER = 18,     /* CUDA libraries: there is no driver or no GPU */
+    TW_WRONG_GPU = 19,     /* CUDA libraries: the code was compiled for other GPUs */
+    TW_DEVICE = 20         /* CUDA libraries: the driver reported an error */
 };
 
 /* Element types; the numbers are those of ONNX. */

@@ -1,0 +1,1 @@
+"""C sources that become part of every CUDA library."""

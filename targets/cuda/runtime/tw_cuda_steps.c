@@ -1,0 +1,97 @@
+/* The steps of one run: launches in order, branches and loops on values that the host reads back. */
+#include "tw_cuda.h"
+
+static CUdeviceptr address_of(const tw_cuda_model *model, const tw_cuda_address *a)
+{
+    switch (a->space) {
+    case TW_ARENA:
+        return model->arena + a->offset;
+    case TW_CONSTANTS:
+        return model->constants + a->offset;
+    case TW_INPUT:
+        return model->addresses[a->index] + a->offset;
+    case TW_OUTPUT:
+        return model->addresses[model->descriptor->base.input_count + a->index] + a->offset;
+    case TW_NOWHERE:
+        break;
+    }
+    return 0;
+}
+
+static CUresult launch(tw_cuda_model *model, const tw_cuda_step *step, CUstream stream)
+{
+    const tw_cuda_function *f = &model->descriptor->functions[step->function];
+    CUdeviceptr values[TW_MAX_ARGUMENTS];
+    void *parameters[TW_MAX_ARGUMENTS];
+    for (uint32_t i = 0; i < f->parameter_count; i++) {
+        values[i] = address_of(model, &model->descriptor->addresses[step->first + i]);
+        parameters[i] = &values[i];
+    }
+    return model->driver.launch(model->functions[step->function], f->grid[0], f->grid[1], f->grid[2], f->block[0], f->block[1],
+                                f->block[2], f->dynamic_shared, stream, parameters, NULL);
+}
+
+/* Waits for the stream and brings a value to the host. */
+static CUresult fetch(tw_cuda_model *model, uint32_t address, void *value, size_t bytes, CUstream stream)
+{
+    const CUdeviceptr from = address_of(model, &model->descriptor->addresses[address]);
+    const CUresult error = model->driver.copy_to_host_async(value, from, bytes, stream);
+    return error ? error : model->driver.stream_synchronize(stream);
+}
+
+/* Whether a loop goes on; the counter is then written for the kernels of its body. */
+static CUresult test(tw_cuda_model *model, const tw_cuda_step *step, CUstream stream, bool *goes_on)
+{
+    const tw_cuda_address *a = &model->descriptor->addresses[step->first];
+    const int64_t counter = model->counters[step->function];
+    int64_t trips = INT64_MAX;
+    unsigned char condition = 1;
+    CUresult error = 0;
+    if (a[0].space != TW_NOWHERE) {
+        error = fetch(model, step->first, &trips, sizeof trips, stream);
+    }
+    if (!error && a[1].space != TW_NOWHERE) {
+        error = fetch(model, step->first + 1, &condition, sizeof condition, stream);
+    }
+    *goes_on = counter < trips && condition;
+    if (!error && *goes_on) {
+        error = model->driver.copy_to_device_async(address_of(model, &a[2]), &counter, sizeof counter, stream);
+        error = error ? error : model->driver.stream_synchronize(stream);
+    }
+    return error;
+}
+
+CUresult tw_cuda_steps(tw_cuda_model *model, CUstream stream)
+{
+    const tw_cuda_descriptor *d = model->descriptor;
+    CUresult error = 0;
+    for (uint32_t i = 0; i < d->step_count && !error;) {
+        const tw_cuda_step *step = &d->steps[i++];
+        unsigned char condition = 0;
+        bool goes_on = false;
+        switch (step->kind) {
+        case TW_LAUNCH:
+            error = launch(model, step, stream);
+            break;
+        case TW_BRANCH:
+            error = fetch(model, step->first, &condition, sizeof condition, stream);
+            i = condition ? i : step->target;
+            break;
+        case TW_JUMP:
+            i = step->target;
+            break;
+        case TW_ENTER:
+            model->counters[step->function] = 0;
+            break;
+        case TW_TEST:
+            error = test(model, step, stream, &goes_on);
+            i = goes_on ? i : step->target;
+            break;
+        case TW_NEXT:
+            model->counters[step->function]++;
+            i = step->target;
+            break;
+        }
+    }
+    return error;
+}
