@@ -3,13 +3,15 @@
     void tw_main(ptr runtime, ptr arena, ptr scratch, ptr constants, ptr inputs, ptr outputs, i64 tid, i64 nt)
 
 Every thread runs it.  Threads meet after the calls that say so, and after they have read a condition and before
-anything can change it; with one thread the barriers are jumped over.  A program that is to be profiled
+anything can change it; with one thread the barriers are jumped over.  Called without inputs (null), it makes the calls that
+prepare an instance instead.  A program that is to be profiled
 notes the time around each call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from ..ir.errors import InternalError
 from ..ir.expr import Var
@@ -147,9 +149,16 @@ def print_main(program: Program, defined: Collection[str], declares: dict[str, N
     """The function `tw_main`; kernels that are not in `defined` are declared."""
     m = _Main(program, declares)
     m.steps(program.steps)
+    first = _Main(replace(program, profile=False), declares)
+    first.count = m.count  # names go on from there
+    first.steps(program.prepare)
     for kernel in program.kernels.values():
         if kernel.name not in defined:
             types = ["i64" if isinstance(p, Var) else "ptr" for p in kernel.params] + ["ptr", "ptr", "i64", "i64"]
             declares[f"declare hidden void @{symbol(kernel.name)}({', '.join(types)})"] = None
-    start = ["entry:", "  %many = icmp sgt i64 %nt, 1", "  %first = icmp eq i64 %tid, 0", *m.entry, "  br label %start"]
+    start = ["entry:", "  %many = icmp sgt i64 %nt, 1", "  %first = icmp eq i64 %tid, 0"]
+    if program.prepare:
+        start += ["  %new = icmp eq ptr %inputs, null", "  br i1 %new, label %prepare, label %begin"]
+        start += ["prepare:", *first.lines, "  ret void", "begin:"]
+    start += [*m.entry, "  br label %start"]
     return "\n".join([_HEAD, *start, "start:", *m.lines, "  ret void", "}", ""])

@@ -29,6 +29,7 @@ from .cost import cost_of
 from .kernels import KernelTable, group_hash
 from .machine_gpu import GpuMachine
 from .program import Address, Call, Cost, Placement, Program, Step
+from .prepared import PreparedConstants
 from .storage import Place, Reference, Root, Scope
 from .strategies.by_machine import AnyMachine, strategies_of
 from .strategies.choices import Choice
@@ -42,13 +43,15 @@ class Lowering:
     """The state of one lowering.  Calls hold `Reference`s to roots until the arena is planned."""
 
     def __init__(
-        self, graph: Graph, machine: AnyMachine, name: str, accuracy: str, choices: Mapping[str, Choice] | None = None
+        self, graph: Graph, machine: AnyMachine, name: str, accuracy: str, choices: Mapping[str, Choice] | None = None,
+        prepare_weights: bool = False,
     ) -> None:
         self.graph, self.machine, self.name = graph, machine, name
         self.choices = choices or {}
         self.strategies = strategies_of(machine)
         self.kernels = KernelTable()
         self.accuracy = accuracy
+        self.prepared = PreparedConstants(self.kernels, machine) if prepare_weights and not isinstance(machine, GpuMachine) else None
         self.clock = 0
         self.arena: list[Root] = []
         self.constants: list[tuple[int, np.ndarray]] = []
@@ -129,6 +132,8 @@ class Lowering:
     ) -> Place:
         """Memory with a packed operand: a constant packed now, or a temporary that a copy kernel fills at run time."""
         strides = dense_strides(pack.shape)
+        if array is not None and pack.transform is not None and self.prepared is not None:
+            return Place(self.prepared.root(pack, param, array, self.constant_root(array)), 0, strides)
         if array is not None:
             return Place(self.constant_root(array, pack), 0, strides)
         source = places[pack.source]
@@ -280,7 +285,10 @@ class Lowering:
         )
 
     def _finish(self, steps: list[Step]) -> Program:
-        used = [r for r in self.arena if r.first >= 0]
+        kept = [] if self.prepared is None else self.prepared.roots
+        for root in kept:
+            root.first, root.last = 0, self.clock
+        used = kept + [r for r in self.arena if r.first >= 0]
         offsets, total = plan_arena([Interval(r.nbytes, r.first, r.last) for r in used])
         for root, offset in zip(used, offsets, strict=True):
             root.offset = offset
@@ -292,14 +300,16 @@ class Lowering:
         return Program(
             self.name, self.kernels.kernels, resolve_steps(steps), io[0], io[1], tuple(self.constants),
             self.constant_bytes, total, self.kernels.scratch_bytes(), placements,
+            prepare=() if self.prepared is None else resolve_steps(self.prepared.steps),
         )
 
 
 def lower(
     graph: Graph, machine: AnyMachine, name: str = "model", *, accuracy: str = "default",
-    choices: Mapping[str, Choice] | None = None,
+    choices: Mapping[str, Choice] | None = None, prepare_weights: bool = False,
 ) -> Program:
-    """Lower a fused graph of static shapes.  choices: measured numbers for groups, by `group_hash`.
+    """Lower a fused graph of static shapes.  choices: measured numbers for groups, by `group_hash`.  prepare_weights: let
+    instances transform weights when they are created, instead of storing them transformed.
 
     Raises TargetError if a dimension is symbolic, OptionError for a choice that does not fit its group."""
     for v in (*graph.inputs, *graph.outputs):
@@ -308,7 +318,7 @@ def lower(
                 f"target {machine.name}: {v.name!r} has the shape {v.type}; every dimension must be a number. "
                 f"Bind it with dims={{...}} or shapes={{...}} (--dim NAME=N, --shape {v.name}=...)."
             )
-    program = Lowering(graph, machine, name, accuracy, choices).run()
+    program = Lowering(graph, machine, name, accuracy, choices, prepare_weights).run()
     return program if isinstance(machine, GpuMachine) else synchronize(program, machine)
 
 

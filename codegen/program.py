@@ -89,7 +89,8 @@ class Placement:
 class Program:
     """constants: (offset, array) pairs in increasing order; arrays are C-contiguous, offsets are multiples of 64.
     inputs and outputs: names and types in the model's order.  scratch_bytes: memory each thread needs for the `stack`
-    buffers of the kernels.  profile: threads record the times of every call (`tw_profile.c`)."""
+    buffers of the kernels.  profile: threads record the times of every call (`tw_profile.c`).  prepare: calls that every
+    instance makes once, when it is created, on arena memory that no step reuses."""
 
     name: str
     kernels: Mapping[str, Kernel]
@@ -102,6 +103,7 @@ class Program:
     scratch_bytes: int = 0
     placements: tuple[Placement, ...] = ()
     profile: bool = False
+    prepare: tuple[Step, ...] = ()
 
 
 def all_calls(steps: Iterable[Step]) -> Iterator[Call]:

@@ -32,6 +32,7 @@ def compile(
     name: str | None = None,
     accuracy: str = "default",
     precision: str = "f32",
+    transform_weights: str = "compile",
     profile: bool = False,
     tune: float | None = None,
     tuning_file: str | os.PathLike[str] | None = None,
@@ -65,6 +66,7 @@ def compile(
     tune: seconds to spend on running variants of the kernels on this machine and keeping the fastest; what is found is
     kept in a file and used again.  tuning_file: that file; without `tune` it is only read.  Default: one in the cache.
     profile: record the time of every step while the artifact runs: `Module.profile()`, `tilewright run --profile`.
+    transform_weights: "compile" or "create": when the weights of Winograd convolutions, up to four times as large, are made.
     emit: what the artifact holds beside the library: "object", "llvm-ir", "asm".
     cc: the C compiler to link with, a command; default: cc, gcc or clang, or zig from the ziglang package.
     embed_limit: bytes of weights above which they go to a file beside the library, default 1 GiB.
@@ -86,6 +88,7 @@ def compile(
         raise OptionError(f"compile: no option is called {word!r}{nearest(word, known)}; options are {', '.join(known)}")
     done = compile_with(
         model, target, shapes=shapes, dims=dims, name=name, accuracy=accuracy, precision=precision,
+        transform_weights=transform_weights,
         profile=profile, tune=tune, tuning_file=tuning_file, emit=emit, cc=cc,
         embed_limit=embed_limit, shard=shard, cache=cache, report=report, verify=verify, print_after=print_after,
         check_passes=check_passes, jobs=jobs, base_dir=base_dir, progress=progress,

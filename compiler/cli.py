@@ -132,6 +132,10 @@ def _add_compile(parser: argparse.ArgumentParser) -> None:
     )
     _completed(code.add_argument("--tuning-file", metavar="FILE", help="where they are kept; alone: only use them"), "FILE")
     code.add_argument("--profile", action="store_true", help="record the time of every step, for tilewright run --profile")
+    code.add_argument(
+        "--transform-weights", default="compile", metavar="TIME",
+        help="compile, or create: when Winograd weights are made; create keeps the artifact small and starts slower",
+    )
     code.add_argument("--cc", metavar="COMMAND", help="C compiler to link with (default: cc, gcc, clang, or zig)")
     code.add_argument(
         "--embed-limit", type=int, metavar="BYTES", help="larger weights go to a file beside the library (default 1 GiB)"

@@ -110,6 +110,7 @@ def compile_command(a: Arguments) -> int:
     with show_progress(a.quiet or a.json) as progress:
         done = compile_with(
             a.model, a.target, shapes=_shapes(a), dims=_dims(a), name=a.name, accuracy=a.accuracy, precision=a.precision,
+            transform_weights=a.transform_weights,
             profile=a.profile, tune=a.tune, tuning_file=a.tuning_file, emit=_words(a.emit), cc=a.cc,
             embed_limit=a.embed_limit, shard=a.shard, cache=not a.no_cache, verify=not a.no_verify,
             print_after=_words(a.print_after), check_passes=a.check_passes, jobs=a.jobs, report=a.report,

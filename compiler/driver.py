@@ -126,7 +126,10 @@ class _Job:
                 notes=tuple(artifact.notes),
             )
         with stages.stage("lower"), guarded("lower", fused):
-            program = lower(fused, self.machine, source.name, accuracy=options.accuracy, choices=self.choices)
+            program = lower(
+                fused, self.machine, source.name, accuracy=options.accuracy, choices=self.choices,
+                prepare_weights=options.transform_weights == "create",
+            )
             program = replace(program, profile=options.profile)
         if wanted(options, "lower"):
             self.show("lower", "\n\n".join(map(str, program.kernels.values())))

@@ -17,6 +17,7 @@ from ..ir.errors import OptionError
 
 ACCURACIES = ("default", "strict")
 PRECISIONS = ("f32", "bf16", "f16")
+WEIGHT_TIMES = ("compile", "create")
 EMITS = ("object", "llvm-ir", "asm")
 Shapes = Mapping[str, Sequence[Union[int, str]]]
 _SHARD = re.compile(r"(data|model)=[1-9][0-9]{0,4}")
@@ -30,6 +31,8 @@ class Options:
     shapes: input name -> dimensions, sizes or names of symbolic ones; dims: symbolic dimension -> size; sorted by name.
     name: the C symbol prefix; empty: from the model's file name.
     accuracy: "default", or "strict": no transformed convolution and no reassociation beyond a register tile.
+    transform_weights: of WEIGHT_TIMES, when the weights of Winograd convolutions are transformed: at compile time they make
+    the artifact larger, at create time they make the memory larger and the start slower.
     precision: of PRECISIONS, what intermediate values and weights of products are stored in; sums are always f32.
     tune: seconds to search for faster numbers of kernels by measurement, 0: none.  tuning_file: the database of what
     was found, empty: the user's own.  tuned: hash of the measured numbers in use, which the driver finds out.
@@ -48,6 +51,7 @@ class Options:
     name: str = ""
     accuracy: str = "default"
     precision: str = "f32"
+    transform_weights: str = "compile"
     profile: bool = False
     tune: float = 0.0
     tuning_file: str = ""
@@ -69,7 +73,8 @@ class Options:
         """What the manifest says about the options: those that are not as by default, as JSON values."""
         shapes = {name: list(shape) for name, shape in self.shapes}
         values = {"shapes": shapes, "dims": dict(self.dims), "accuracy": self.accuracy,
-                  "shard": self.shard, "precision": "" if self.precision == "f32" else self.precision, "emit": list(self.emit),
+                  "shard": self.shard, "precision": "" if self.precision == "f32" else self.precision,
+                  "transform_weights": "" if self.transform_weights == "compile" else self.transform_weights, "emit": list(self.emit),
                   "embed_limit": self.embed_limit, "profile": self.profile or None,
                   "tuned": self.tuned}
         return {name: value for name, value in values.items() if value not in ({}, [], None, "", "default")}
@@ -83,6 +88,7 @@ def make_options(
     name: str | None = None,
     accuracy: str = "default",
     precision: str = "f32",
+    transform_weights: str = "compile",
     profile: bool = False,
     tune: float | None = None,
     tuning_file: str | os.PathLike[str] | None = None,
@@ -101,6 +107,7 @@ def make_options(
     prints = _words("print_after", print_after, (*known_stages, "all"))
     one_of("accuracy", accuracy, ACCURACIES)
     one_of("precision", precision, PRECISIONS)
+    one_of("transform_weights", transform_weights, WEIGHT_TIMES)
     if name is not None and not _is_symbol(name):
         raise OptionError(f"name: expected a C identifier, got {name!r}; use letters, digits and _, a letter first")
     if embed_limit is not None and (not isinstance(embed_limit, int) or embed_limit < 0):
@@ -113,7 +120,7 @@ def make_options(
         raise OptionError(f"tune: expected a number of seconds above 0, got {tune!r}")
     return Options(
         target=target, shapes=_checked_shapes(shapes or {}), dims=_checked_dims(dims or {}), name=name or "",
-        accuracy=accuracy, precision=precision, profile=profile, tune=float(tune or 0.0),
+        accuracy=accuracy, precision=precision, transform_weights=transform_weights, profile=profile, tune=float(tune or 0.0),
         tuning_file="" if tuning_file is None else os.fspath(tuning_file), emit=emits, cc=cc or "", embed_limit=embed_limit,
         shard=shard, verify=verify, print_after=prints,
         check_passes=check_passes, jobs=jobs or 0,

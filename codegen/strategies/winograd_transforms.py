@@ -73,3 +73,7 @@ def weights_2x2(w: np.ndarray) -> np.ndarray:
 
 def weights_4x4(w: np.ndarray) -> np.ndarray:
     return transform_weights(4, w)
+
+
+WEIGHT_TRANSFORMS = {2: weights_2x2, 4: weights_4x4}
+TILE_SIDES = {transform: m for m, transform in WEIGHT_TRANSFORMS.items()}

@@ -156,6 +156,7 @@ def descriptor_source(
         "WEIGHTS_ID": "weights_id" if weights_file else "NULL",
         "INPUT_COUNT": len(program.inputs), "OUTPUT_COUNT": len(program.outputs),
         "FEATURE_COUNT": len(feature_bits(machine)), "BEST_THREADS": recommended_threads(program, machine),
+        "PREPARES": int(bool(program.prepare)),
         "STEP_COUNT": len(list(all_calls(program.steps))) if program.profile else 0,
         "TABLES": info_table("inputs", program.inputs) + info_table("outputs", program.outputs)
         + _feature_table(machine) + (identity if weights_file else ""),

@@ -28,6 +28,7 @@ static const tw_descriptor descriptor = {
     .feature_count = @FEATURE_COUNT@u,
     .best_threads = @BEST_THREADS@,
     .step_count = @STEP_COUNT@u,
+    .prepares = @PREPARES@u,
 };
 
 EXPORT uint32_t @PREFIX@_abi_version(void)

@@ -140,6 +140,9 @@ static int32_t set_up(tw_model *model, const tw_descriptor *descriptor, const tw
         if (!status && descriptor->step_count) {
             status = tw_profile_start(&model->team, descriptor->step_count);
         }
+        if (!status && descriptor->prepares) {
+            status = tw_team_run(&model->team); /* inputs are NULL still */
+        }
         if (status) {
             (void)snprintf(message, room, "could not start %d threads", (int)threads);
         }

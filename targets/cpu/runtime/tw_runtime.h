@@ -41,6 +41,7 @@ typedef struct tw_descriptor {
     uint32_t feature_count;
     int32_t best_threads; /* more are not expected to be faster; 0: no such number */
     uint32_t step_count;  /* of a profile build; 0 otherwise */
+    uint32_t prepares;    /* 1: main without inputs prepares an instance, once */
 } tw_descriptor;
 
 typedef struct tw_model tw_model;

@@ -1,0 +1,35 @@
+"""Constants that an instance computes for itself when it is created, into memory that it keeps."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..ir.kernel import Buffer
+from .kernels import KernelTable
+from .machine import Machine
+from .program import Address, Call, Step
+from .storage import Reference, Root
+from .strategies.scheduled import Pack
+from .strategies.winograd_weights import weights_kernel
+
+
+class PreparedConstants:
+    """The steps that run once, before any other, and the memory they fill."""
+
+    def __init__(self, kernels: KernelTable, machine: Machine) -> None:
+        self.kernels, self.machine = kernels, machine
+        self.steps: list[Step] = []
+        self.roots: list[Root] = []
+        self._made: dict[tuple[int, Pack], Root] = {}
+
+    def root(self, pack: Pack, param: Buffer, array: np.ndarray, raw: Root) -> Root:
+        """The memory of a transformed constant; raw: where the constant itself lies."""
+        key = (id(array), pack)
+        if key not in self._made:
+            root = self._made[key] = Root("transformed weights", "arena", param.size * 4)
+            self.roots.append(root)
+            source = Buffer("x0", param.dtype, array.shape)
+            kernel = weights_kernel(pack, source, Buffer("y0", "f32", pack.shape), self.machine)
+            args: tuple[Address, ...] = (Reference(root, 0), Reference(raw, 0))  # type: ignore[assignment]
+            self.steps.append(Call(self.kernels.add(kernel), args, ops=("weights",)))
+        return self._made[key]
