@@ -33,7 +33,7 @@ def test_weights_transformed_at_create_time(columns: int, tmp_path: Path) -> Non
     sizes, results = {}, {}
     for when in ("compile", "create"):
         artifact = tilewright.compile(model, name="two", transform_weights=when, cache=False)
-        assert "Winograd" in artifact.manifest_text()
+        assert "Winograd" in artifact.manifest_text
         place = artifact.save(tmp_path / when)
         sizes[when] = (place / "libtwo.so").stat().st_size
         runs = [tilewright.load(place, threads=threads)(x)[0] for threads in (1, 2, 3) for _ in range(2)]
