@@ -137,3 +137,14 @@ class XlaCpuBackend(InterpreterBackend):
 
         module = compile(model, target="xla:cpu", shapes=shapes, cache=False).load()
         return lambda arrays: module(*arrays)
+
+
+class TvmBackend(InterpreterBackend):
+    """Runs what TVM compiles for the processor."""
+
+    @staticmethod
+    def bound(model: onnx.ModelProto, shapes: Shapes) -> Runner:
+        from .api import compile
+
+        module = compile(model, target="tvm:llvm", shapes=shapes, cache=False).load()
+        return lambda arrays: module(*arrays)

@@ -14,6 +14,7 @@ from ..ir.errors import OptionError
 from ..ir.graph import Graph
 from ..targets.artifact import Artifact
 from ..targets.tpu.host import machines as tpu_machines
+from ..targets.tvm.host import MACHINES as TVM_MACHINES
 from .options import Options, nearest
 from .passes.expand_composites import Native
 from .pipeline import GRAPH_PASSES, WHOLE_GRAPH_PASSES, Passes
@@ -95,6 +96,10 @@ TARGETS: dict[str, Target] = {
     ),
     "tpu": Target(
         "tpu", "..targets.tpu", "StableHLO and an executable by XLA's TPU compiler; tpu alone is tpu:v5e-1", tpu_machines(),
+        takes="graph", passes=WHOLE_GRAPH_PASSES,
+    ),
+    "tvm": Target(
+        "tvm", "..targets.tvm", "a library that TVM's runtime loads; what follows the colon is a target of TVM", TVM_MACHINES,
         takes="graph", passes=WHOLE_GRAPH_PASSES,
     ),
 }

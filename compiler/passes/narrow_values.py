@@ -4,10 +4,10 @@
     z = Binary(add)(y: bf16, r: f32)        ->   z = Binary(add)(y, Cast[bf16](r)): bf16
     p = Unary(sin)(Binary(mul)(t, f))       ->   the same: nothing here comes from a product
 
-Products and convolutions get 16-bit operands, as do large tables that rows are picked from; what is computed from their results stays in 16 bits; everything else, such
-as positions and masks, stays in f32.  A product over a single element is no product but an outer one, mostly of
-positions and frequencies, and stays as well.  Composites and sums still compute in f32 inside.  Inputs and outputs of the
-graph keep their types.
+Products and convolutions get 16-bit operands, as do large tables that rows are picked from; what is computed from their
+results stays in 16 bits; everything else, such as positions and masks, stays in f32.  A product over a single element is
+no product but an outer one, mostly of positions and frequencies, and stays as well.  Composites and sums still compute in
+f32 inside.  Inputs and outputs of the graph keep their types.
 """
 
 from __future__ import annotations
