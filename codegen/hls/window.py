@@ -73,6 +73,12 @@ class Window(Process):
         read, emitted = self.row_packets(self.lanes_in[0] if self.lanes_in else 1)
         return self.image[0] * self.steps * max(self.strides[0] * read, emitted)
 
+    @property
+    def bound_by_input(self) -> bool:
+        """Reading takes longer than emitting."""
+        read, emitted = self.row_packets(self.lanes_in[0] if self.lanes_in else 1)
+        return self.strides[0] * read >= emitted
+
     def run(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         x = arrays[0]
         (kh, kw), (sh, sw), (dh, dw), (oh, ow) = self.kernel, self.strides, self.dilations, self.size

@@ -1,0 +1,247 @@
+"""From a graph to a checked HLS project.
+
+calibrate -> choose types -> lower -> fold -> simulate -> emit -> lint -> compare with f32 -> C simulation
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ... import __version__
+from ...codegen.hls.design import Design
+from ...codegen.hls.emit import identifier
+from ...codegen.hls.simulate import Simulation, simulate
+from ...codegen.hls.wire import connect
+from ...ir.errors import InternalError, ModelError, OptionError
+from ...ir.graph import Graph
+from ...ir.ops.base import Op
+from ...ir.ops.norm import Attention, LayerNorm, RmsNorm, Softmax
+from ...ir.types import TensorType, is_float
+from ..artifact import Artifact
+from ..cpu.naming import c_prefix
+from ..cpu.packaging import timed
+from ..loader import ABI_VERSION, FORMAT, FORMAT_VERSION
+from .boards import BOARDS, USABLE, Board
+from .csim import Csim, run_csim
+from .estimate import Usage, design_usage, over, total
+from .fold import Folding, fold
+from .host import FpgaMachine
+from .lint import lint
+from .lower import Lowered, lower_graph
+from .options import AUTOMATIC, MAX_BITS, FpgaOptions
+from .page import page
+from .project import model_shape, project_files
+from .ranges import Range, Ranges, Samples, random_samples, read_samples
+from .report import Accuracy, make_report
+
+DEFAULT_RANGE: Range = (-4.0, 4.0)
+_SAMPLES, _GOLDEN = 16, 4
+_LARGE_WORK = 20_000_000  # elements of a run beyond which fewer samples are taken
+_RELATIVE_BOUND = 0.02
+_NATIVE = (Softmax, LayerNorm, RmsNorm, Attention)
+
+
+def is_native(machine: FpgaMachine, op: Op, types: tuple[TensorType, ...]) -> bool:
+    """Composites that have a process of their own."""
+    return isinstance(op, _NATIVE) and (not isinstance(op, Softmax) or op.axis == types[0].rank - 1)
+
+
+def build(
+    graph: Graph, machine: FpgaMachine, *, name: str, model_sha256: str = "", options: Mapping[str, Any] | None = None,
+    progress: Callable[[str], None] | None = None, fpga: FpgaOptions | None = None, **unused: Any,
+) -> Artifact:
+    """The project of an optimized graph.
+
+    Raises ModelError for operators without hardware, OptionError for a precision or a budget that cannot be met (with
+    what would fit), TargetError without a C++ compiler, InternalError if the C simulation is not the integer interpreter.
+    """
+    settings = fpga or FpgaOptions()
+    say = progress or (lambda stage: None)
+    seconds: dict[str, float] = {}
+    _require_static(graph)
+    say("calibration")
+    with timed(seconds, "calibration"):
+        samples = _samples(graph, settings)
+        declared = settings.input_range or (None if settings.calibration else DEFAULT_RANGE)
+        ranges = Ranges(graph, samples, declared)
+    say("types")
+    with timed(seconds, "types"):
+        lowered, accuracy = _choose_bits(graph, ranges, samples, settings)
+    say("folding")
+    with timed(seconds, "folding"):
+        made = _make_design(lowered, machine, settings, c_prefix(name))
+    say("sources")
+    frames = [_encoded(made.design, s) for s in samples[: _GOLDEN if len(samples) > 2 else 1]]
+    with timed(seconds, "sources"):
+        expected = [made.design.run(f) for f in frames]
+        files = project_files(made.design, machine, frames, expected)
+        faults = lint(files[f"src/{made.design.name}.cpp"].decode(), made.design.name)
+    if faults:
+        raise InternalError("fpga: the generated kernel breaks the rules of synthesis:\n" + "\n".join(faults[:20]))
+    say("C simulation")
+    with timed(seconds, "C simulation"):
+        csim = run_csim(files, made.design.name)
+    if csim.wrong or csim.faults:
+        raise InternalError(f"fpga: the C simulation gave {csim.wrong} other integers than the interpreter, and {csim.faults} faults")
+    return _package(graph, made, machine, accuracy, csim, files, settings, model_sha256, options or {}, seconds)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A design with everything that is known about it."""
+
+    design: Design
+    folding: Folding
+    simulation: Simulation
+    limits: dict[str, float]
+    lowered: Lowered
+
+
+def _require_static(graph: Graph) -> None:
+    for v in graph.inputs:
+        if not v.type.is_static:
+            raise ModelError(f"fpga: input {v.name!r} is {v.type}; hardware needs every size: bind it with --dim or --shape")
+        if not is_float(v.type.dtype):
+            raise ModelError(f"fpga: input {v.name!r} is {v.type.dtype}; the kernel takes float inputs, which the host quantizes")
+
+
+def _samples(graph: Graph, settings: FpgaOptions) -> Samples:
+    if settings.calibration:
+        return read_samples(Path(settings.calibration), graph)
+    work = sum(v.type.size for n in graph.nodes for v in n.outputs if v.type.is_static)
+    count = max(2, min(_SAMPLES, _LARGE_WORK // max(work, 1)))
+    return random_samples(graph, settings.input_range or DEFAULT_RANGE, count)
+
+
+def _encoded(design: Design, sample: list[np.ndarray]) -> list[np.ndarray]:
+    return [t.type.quantize(a.transpose(p) if p else a).reshape(t.shape)
+            for t, a, p in zip(design.inputs, sample, design.input_perms, strict=True)]
+
+
+def _unwired(lowered: Lowered) -> Design:
+    """For the interpreter only: no widths, no FIFOs."""
+    processes, outputs = connect(lowered.processes, lowered.inputs, lowered.outputs)
+    return Design("interpreter", processes, lowered.inputs, outputs, lowered.input_perms, lowered.output_perms)
+
+
+def _choose_bits(graph: Graph, ranges: Ranges, samples: Samples, settings: FpgaOptions) -> tuple[Lowered, Accuracy]:
+    """The asked precision, or the fewest bits that keep the bound."""
+    tried = [settings.bits] if settings.bits != AUTOMATIC else list(range(4, MAX_BITS + 1))
+    reach = tuple(max(float(np.abs(r[n]).max(initial=0)) for r in ranges.outputs) for n in range(len(graph.outputs)))
+    bound = tuple(settings.max_error or _RELATIVE_BOUND * max(r, 1e-6) for r in reach)
+    worst: Accuracy | None = None
+    for bits in tried:
+        lowered = lower_graph(graph, ranges, bits)
+        error = _errors(_unwired(lowered), samples, ranges.outputs)
+        worst = Accuracy(bits, len(samples), error, reach, bound)
+        if all(e <= b for e, b in zip(error, bound, strict=True)):
+            return lowered, worst
+    assert worst is not None
+    rows = ", ".join(f"{n}: {e:.3g} where at most {b:.3g} is allowed"
+                     for n, e, b in zip(graph.output_names, worst.error, worst.bound, strict=True))
+    raise OptionError(
+        f"fpga: with {worst.bits} bits the largest error against f32 is {rows}; allow more (--max-error), take more bits "
+        "(--bits, at most 18, or auto), or calibrate on data like those of use (--calibration)"
+    )
+
+
+def _errors(design: Design, samples: Samples, outputs: list[list[np.ndarray]]) -> tuple[float, ...]:
+    found = np.zeros(len(design.outputs))
+    for sample, wanted in zip(samples, outputs, strict=True):
+        codes = design.run(_encoded(design, sample))
+        for n, (t, q, w) in enumerate(zip(design.outputs, codes, wanted, strict=True)):
+            y = t.type.real(q)
+            y = y.transpose(design.output_perms[n]) if design.output_perms[n] else y
+            if w.size:
+                found[n] = max(found[n], float(np.abs(y.reshape(w.shape) - w.astype(np.float64)).max()))
+    return tuple(found.tolist())
+
+
+def _make_design(lowered: Lowered, machine: FpgaMachine, settings: FpgaOptions, top: str) -> Made:
+    """Raises OptionError with what would fit, if the frame rate or the board cannot be met."""
+    limits = {**USABLE, "dsp": settings.max_dsp, "lut": settings.max_lut, "bram18": settings.max_bram}
+    target = int(machine.mhz * 1e6 / settings.fps) if settings.fps else 0
+    processes, outputs = connect(lowered.processes, lowered.inputs, lowered.outputs)
+    folding = fold(processes, lowered.inputs, machine.board, limits, target)
+    taken: set[str] = set()
+    design = Design(
+        top, folding.processes, lowered.inputs, outputs, lowered.input_perms, lowered.output_perms,
+        tuple(identifier("in_" + t.name, taken) for t in lowered.inputs),
+        tuple(identifier("out_" + t.name, taken) for t in lowered.outputs),
+    )
+    simulation = simulate(design)
+    design = replace(design, depths=simulation.depths)
+    used = total(design_usage(design, machine.board).values())
+    spent = over(used, machine.board, limits)
+    if spent:
+        raise OptionError(_does_not_fit(design, machine, used, spent, limits))
+    if target and simulation.interval > target:
+        raise OptionError(
+            f"fpga: {machine.name} does not reach {settings.fps:g} frames a second: {folding.stopped}; what fits is "
+            f"{machine.mhz * 1e6 / simulation.interval:,.1f} frames a second ({simulation.bottleneck} takes "
+            f"{simulation.interval:,} cycles a frame); ask for that, a faster clock, fewer bits or a larger board"
+        )
+    return Made(design, folding, simulation, limits, lowered)
+
+
+def _does_not_fit(design: Design, machine: FpgaMachine, used: Usage, spent: list[str], limits: dict[str, float]) -> str:
+    usage = design_usage(design, machine.board)
+    largest = sorted(usage, key=lambda n: (usage[n].bram18, usage[n].lut), reverse=True)[:3]
+    where = ", ".join(f"{n} ({usage[n].bram18} BRAM18, {usage[n].lut} LUT)" for n in largest)
+    fitting = [b.name for b in BOARDS.values() if b.name != machine.board.name and _fits(design, b, limits)]
+    boards = f"it would fit on {', '.join(fitting)}" if fitting else "it fits on no board that is known"
+    return (f"fpga: the smallest design for {machine.name} needs {', '.join(spent)}; the largest parts are {where}; {boards}; "
+            "or take fewer bits (--bits)")
+
+
+def _fits(design: Design, board: Board, limits: dict[str, float]) -> bool:
+    return not over(total(design_usage(design, board).values()), board, limits)
+
+
+def _package(
+    graph: Graph, made: Made, machine: FpgaMachine, accuracy: Accuracy, csim: Csim, files: dict[str, bytes],
+    settings: FpgaOptions, model_sha256: str, options: Mapping[str, Any], seconds: dict[str, float],
+) -> Artifact:
+    design = made.design
+    report = make_report(design, machine, made.simulation, accuracy, made.limits, made.folding.stopped, made.lowered.notes)
+    report["csim"] = {"frames": csim.frames, "equal": True}
+    files = {**files, "report.json": (json.dumps(report, indent=1) + "\n").encode(),
+             "report.html": page(report, f"{design.name} on {machine.name}").encode()}
+    manifest = {
+        "format": FORMAT, "format_version": FORMAT_VERSION, "abi_version": ABI_VERSION, "runtime": "fpga",
+        "name": design.name, "model_name": graph.name.encode("ascii", "replace").decode(), "model_sha256": model_sha256,
+        "versions": {"tilewright": __version__}, "target": f"fpga:{machine.name}",
+        "machine": {"required": [], "arch": "fpga", "part": machine.board.part, "mhz": machine.mhz}, "options": dict(options),
+        "inputs": [_spec(t.name, model_shape(t, p, True)) for t, p in zip(design.inputs, design.input_perms, strict=True)],
+        "outputs": [_spec(n, v.type.static_shape) for n, v in zip(graph.output_names, graph.outputs, strict=True)],
+        "library": f"src/{design.name}.cpp", "ports": {"inputs": report["inputs"], "outputs": report["outputs"]},
+        "sizes": {"code": len(files[f"src/{design.name}.cpp"]), "weights": len(files["weights/weights.h"]), "arena": 0,
+                  "scratch_per_thread": 0},
+        "operations": len(design.processes), "estimate": {"rows": _summary(report, accuracy)}, "kernels": [],
+    }
+    notes = tuple(made.lowered.notes)
+    return Artifact(f"fpga:{machine.name}", design.name, files, manifest, seconds, notes)
+
+
+def _spec(name: str, shape: tuple[int, ...]) -> dict[str, Any]:
+    return {"name": name.encode("utf-8", "backslashreplace").decode(), "dtype": "f32", "shape": list(shape)}
+
+
+def _summary(report: dict[str, Any], accuracy: Accuracy) -> list[tuple[str, str]]:
+    """What the command line prints."""
+    usage = ", ".join(f"{u['used']:,} of {u['board']:,} {r.upper()}" for r, u in report["usage"].items() if u["used"])
+    errors = ", ".join(f"{e:.3g} (allowed {b:.3g})" for e, b in zip(accuracy.error, accuracy.bound, strict=True))
+    return [
+        ("precision", f"{accuracy.bits} bits; largest error against f32 on {accuracy.samples} samples: {errors}"),
+        ("C simulation", f"{report['csim']['frames']} frames, every bit as the integer interpreter"),
+        ("throughput", f"{report['fps']:,.0f} frames a second at {report['clock_mhz']:g} MHz, {report['interval_cycles']:,} cycles "
+                       f"({report['bottleneck']}); latency {report['latency_us']:,.1f} us"),
+        ("limited by", report["limited_by"]),
+        ("resources", f"{usage} (estimates; not synthesized)"),
+    ]

@@ -1,0 +1,206 @@
+"""The files of a project: kernel, constants, test bench with golden data, tool configurations, host programs.
+
+The keys of `hls_config.cfg` are those of the unified Vitis flow; `run_hls.tcl` says the same to older releases.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...codegen.hls.design import Design, Tensor
+from ...codegen.hls.emit import kernel_header, kernel_source, weights_header, word
+from .host import FpgaMachine
+
+_HERE = Path(__file__).parent
+RUNTIME_HEADER = "tw_hls.h"
+Frames = Sequence[Sequence[np.ndarray]]
+
+
+def project_files(design: Design, machine: FpgaMachine, inputs: Frames, outputs: Frames) -> dict[str, bytes]:
+    """inputs, outputs: codes of golden frames.  Paths with / are folders of the project."""
+    top = design.name
+    texts = {
+        f"src/{top}.cpp": kernel_source(design),
+        f"src/{top}.h": kernel_header(design),
+        f"src/{RUNTIME_HEADER}": (_HERE / "runtime" / RUNTIME_HEADER).read_text(),
+        "weights/weights.h": weights_header(design),
+        f"tb/{top}_tb.cpp": test_bench(design, len(inputs)),
+        "hls_config.cfg": hls_config(design, machine),
+        "run_hls.tcl": run_hls(design, machine),
+        "Makefile": _filled("Makefile", TOP=top, LINK=_link_rule(design, machine)),
+        "host/driver.py": _filled("driver.py", TOP=top, INPUTS=_ports(design, True), OUTPUTS=_ports(design, False)),
+        "host/host.cpp": _filled("host.cpp", TOP=top, INPUTS=_sizes(design, True), OUTPUTS=_sizes(design, False)),
+    }
+    if machine.board.kind == "alveo":
+        texts["link.cfg"] = link_config(design, machine)
+    for n in range(len(design.inputs)):
+        texts[f"tb/input{n}.dat"] = golden([frame[n] for frame in inputs])
+    for n in range(len(design.outputs)):
+        texts[f"tb/expected{n}.dat"] = golden([frame[n] for frame in outputs])
+    return {name: text.encode() for name, text in texts.items()}
+
+
+def golden(frames: Sequence[np.ndarray]) -> str:
+    """One frame per line."""
+    return "\n".join(" ".join(map(str, f.ravel().tolist())) for f in frames) + "\n"
+
+
+def _filled(template: str, **values: str) -> str:
+    text = (_HERE / "templates" / template).read_text()
+    for name, value in values.items():
+        text = text.replace(f"@{name}@", value)
+    return text
+
+
+def _rows(design: Design, is_input: bool) -> list[tuple[Tensor, str, tuple[int, ...]]]:
+    if is_input:
+        return list(zip(design.inputs, design.input_names, design.input_perms, strict=True))
+    return list(zip(design.outputs, design.output_names, design.output_perms, strict=True))
+
+
+def model_shape(t: Tensor, perm: tuple[int, ...], is_input: bool) -> tuple[int, ...]:
+    """The shape that the model gives a port; perm: from it to the kernel's for inputs, from the kernel's for outputs."""
+    if not perm:
+        return t.shape
+    if not is_input:
+        return tuple(t.shape[p] for p in perm)
+    return tuple(t.shape[perm.index(d)] for d in range(len(perm)))
+
+
+def port_facts(design: Design, is_input: bool) -> list[dict[str, Any]]:
+    """What a host needs to know about each port."""
+    return [
+        {"name": t.name.encode("ascii", "replace").decode(), "port": name, "shape": list(model_shape(t, perm, is_input)),
+         "kernel_shape": list(t.shape), "perm": list(perm), "frac": t.type.frac, "bits": t.type.bits,
+         "dtype": word(t.type)[:-2], "range": [t.type.low, t.type.high]}
+        for t, name, perm in _rows(design, is_input)
+    ]
+
+
+def _ports(design: Design, is_input: bool) -> str:
+    rows = ",\n".join("    " + json.dumps(p) for p in port_facts(design, is_input))
+    return f"[\n{rows},\n]"
+
+
+def _sizes(design: Design, is_input: bool) -> str:
+    rows = [f'{{"{name}", {prod(t.shape) * np.dtype(word(t.type)[:-2]).itemsize}}}' for t, name, _ in _rows(design, is_input)]
+    return ", ".join(rows)
+
+
+def test_bench(design: Design, frames: int) -> str:
+    """Reads the golden frames, runs the kernel on each, compares every integer."""
+    top = design.name
+    declare, read, check = [], [], []
+    for n, (t, name) in enumerate(zip(design.inputs, design.input_names, strict=True)):
+        declare.append(f"  static {word(t.type)} {name}[{t.size}];\n  Data in{n}(folder, \"input{n}.dat\");")
+        read.append(f"    for (int i = 0; i < {t.size}; ++i) {name}[i] = ({word(t.type)})in{n}.next();")
+    for n, (t, name) in enumerate(zip(design.outputs, design.output_names, strict=True)):
+        declare.append(f"  static {word(t.type)} {name}[{t.size}];\n  Data out{n}(folder, \"expected{n}.dat\");")
+        check.append(f"    for (int i = 0; i < {t.size}; ++i) wrong += (long long){name}[i] != out{n}.next();")
+    call = ", ".join((*design.input_names, *design.output_names))
+    new = "\n"
+    return f"""// Test bench: every output integer must be the one of the integer interpreter.
+// usage: csim [folder of the .dat files]
+#include "{top}.h"
+#include "tw_hls.h"
+#include <cstdio>
+#include <string>
+
+struct Data {{
+  std::FILE* file;
+  Data(const std::string& folder, const char* name) : file(std::fopen((folder + "/" + name).c_str(), "r")) {{
+    if (!file) std::fprintf(stderr, "cannot open %s/%s\\n", folder.c_str(), name);
+  }}
+  long long next() {{
+    long long x = 0;
+    if (!file || std::fscanf(file, "%lld", &x) != 1) missing = true;
+    return x;
+  }}
+  bool missing = false;
+}};
+
+int main(int argc, char** argv) {{
+  const std::string folder = argc > 1 ? argv[1] : "tb";
+{new.join(declare)}
+  long wrong = 0;
+  bool missing = false;
+  for (int frame = 0; frame < {frames}; ++frame) {{
+{new.join(read)}
+    {top}({call});
+{new.join(check)}
+  }}
+  missing = {" || ".join(f"{kind}{n}.missing" for kind, ts in (("in", design.inputs), ("out", design.outputs)) for n in range(len(ts)))};
+  long faults = 0;
+#ifndef TW_VITIS
+  faults = tw::faults();
+#endif
+  std::printf("{{\\"frames\\": {frames}, \\"wrong\\": %ld, \\"faults\\": %ld, \\"missing\\": %d}}\\n", wrong, faults, (int)missing);
+  return wrong || faults || missing;
+}}
+"""
+
+
+def _flow(machine: FpgaMachine) -> str:
+    return "vitis" if machine.board.kind == "alveo" else "vivado"
+
+
+def hls_config(design: Design, machine: FpgaMachine) -> str:
+    """For v++ -c --mode hls and vitis-run --mode hls (2023.2 and newer)."""
+    top, output = design.name, "xo" if machine.board.kind == "alveo" else "ip_catalog"
+    data = [f"input{n}.dat" for n in range(len(design.inputs))] + [f"expected{n}.dat" for n in range(len(design.outputs))]
+    rows = [
+        f"part={machine.board.part}", "", "[hls]", f"clock={1000 / machine.mhz:.3f}ns", "clock_uncertainty=15%",
+        f"flow_target={_flow(machine)}", f"syn.top={top}", f"syn.file=src/{top}.cpp",
+        "syn.cflags=-Isrc -Iweights -DTW_VITIS", f"tb.file=tb/{top}_tb.cpp", "tb.cflags=-Isrc -DTW_VITIS",
+        *(f"tb.file=tb/{name}" for name in data), "csim.code_analyzer=0", f"syn.output.format={output}",
+        f"package.output.format={output}",
+    ]
+    return "\n".join(rows) + "\n"
+
+
+def run_hls(design: Design, machine: FpgaMachine) -> str:
+    """For vitis_hls -f and vitis-run --tcl."""
+    top, data = design.name, len(design.inputs)
+    files = [f"tb/input{n}.dat" for n in range(data)] + [f"tb/expected{n}.dat" for n in range(len(design.outputs))]
+    adds = "\n".join(f"add_files -tb {name}" for name in files)
+    output = "xo" if machine.board.kind == "alveo" else "ip_catalog"
+    return f"""open_project -reset build/{top}
+set_top {top}
+add_files src/{top}.cpp -cflags "-Isrc -Iweights -DTW_VITIS"
+add_files -tb tb/{top}_tb.cpp -cflags "-Isrc -DTW_VITIS"
+{adds}
+open_solution -reset solution1 -flow_target {_flow(machine)}
+set_part {machine.board.part}
+create_clock -period {1000 / machine.mhz:.3f}
+set_clock_uncertainty 15%
+csim_design -argv "."
+csynth_design
+export_design -format {output}
+exit
+"""
+
+
+def link_config(design: Design, machine: FpgaMachine) -> str:
+    """Memory banks of the ports for v++ -l."""
+    top, bank = design.name, "HBM" if "HBM" in machine.board.memory else "DDR"
+    rows = ["[connectivity]", f"nk={top}:1:{top}_1"]
+    for n, name in enumerate((*design.input_names, *design.output_names)):
+        rows.append(f"sp={top}_1.m_axi_gmem{n}:{bank}[{n % 32 if bank == 'HBM' else 0}]" if name else "")
+    return "\n".join(rows) + "\n"
+
+
+def _link_rule(design: Design, machine: FpgaMachine) -> str:
+    top = design.name
+    if machine.board.kind != "alveo":
+        return ("link:\n\t@echo the packaged IP in build/hls goes into a Vivado block design: connect its AXI masters to the\n"
+                "\t@echo memory ports of the processing system and its control port to a general-purpose master\n")
+    return f"""# PLATFORM: the .xpfm of the card
+link: csynth
+\tv++ -l -t hw --platform $(PLATFORM) --config link.cfg -o build/{top}.xclbin $(wildcard build/hls/*.xo) $(wildcard build/*.xo)
+"""
