@@ -28,8 +28,8 @@ from .control_flow import lower_control, resolve_steps
 from .cost import cost_of
 from .kernels import KernelTable, group_hash
 from .machine_gpu import GpuMachine
-from .program import Address, Call, Cost, Placement, Program, Step
 from .prepared import PreparedConstants
+from .program import Address, Call, Cost, Placement, Program, Step
 from .storage import Place, Reference, Root, Scope
 from .strategies.by_machine import AnyMachine, strategies_of
 from .strategies.choices import Choice
@@ -51,7 +51,9 @@ class Lowering:
         self.strategies = strategies_of(machine)
         self.kernels = KernelTable()
         self.accuracy = accuracy
-        self.prepared = PreparedConstants(self.kernels, machine) if prepare_weights and not isinstance(machine, GpuMachine) else None
+        self.prepared = None
+        if prepare_weights and not isinstance(machine, GpuMachine):
+            self.prepared = PreparedConstants(self.kernels, machine)
         self.clock = 0
         self.arena: list[Root] = []
         self.constants: list[tuple[int, np.ndarray]] = []

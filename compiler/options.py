@@ -72,9 +72,10 @@ class Options:
     def recorded(self) -> dict[str, Any]:
         """What the manifest says about the options: those that are not as by default, as JSON values."""
         shapes = {name: list(shape) for name, shape in self.shapes}
+        default = Options()
+        words = {n: getattr(self, n) for n in ("precision", "transform_weights") if getattr(self, n) != getattr(default, n)}
         values = {"shapes": shapes, "dims": dict(self.dims), "accuracy": self.accuracy,
-                  "shard": self.shard, "precision": "" if self.precision == "f32" else self.precision,
-                  "transform_weights": "" if self.transform_weights == "compile" else self.transform_weights, "emit": list(self.emit),
+                  "shard": self.shard, **words, "emit": list(self.emit),
                   "embed_limit": self.embed_limit, "profile": self.profile or None,
                   "tuned": self.tuned}
         return {name: value for name, value in values.items() if value not in ({}, [], None, "", "default")}

@@ -6,7 +6,24 @@ from collections.abc import Callable, Iterable, Mapping
 
 from .errors import InternalError
 from .expr import (
-    Bin, Call, Cast, Expr, Fma, HReduce, Load, Select, Shuffle, Splat, Un, binary, call, cast, fma, select, splat, unary,
+    Bin,
+    Call,
+    Cast,
+    Expr,
+    Fma,
+    HReduce,
+    Load,
+    Select,
+    Shuffle,
+    Splat,
+    Un,
+    binary,
+    call,
+    cast,
+    fma,
+    select,
+    splat,
+    unary,
 )
 
 
