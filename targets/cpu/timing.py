@@ -1,7 +1,7 @@
 """Running single kernels in this process to time them, as a program runs them: with packed weights, from cold caches.
 
-A kernel becomes a small program that calls it several times, each time on other weights, so that they come from where
-they would come from in a model: beyond the second-level cache.  Its other operands stay the same.
+A kernel becomes a program of one call.  Each run takes another copy of the weights, so that they come from where they would
+come from in a model: beyond the second-level cache.  The other operands stay the same.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import ctypes
 import functools
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -29,7 +29,7 @@ from .objects import compile_objects
 
 COLD_BYTES = 16 << 20  # of weights at least, over all copies
 MOST_COPIES = 12
-SAMPLE_SECONDS = 1e-3  # one measurement takes at least so long
+SAMPLE_SECONDS = 1e-4  # one measurement takes at least so long, and little more: it shall fit between interruptions
 TOLERANCE = 2e-2  # of the largest result: bf16 has 8 bits; a wrong schedule is off by the size of the results
 _FLOATING = ("f64", "f32", "f16", "bf16")
 _NO_BARRIER = "define void @tw_barrier(ptr %runtime) {\n  ret void\n}\n"
@@ -40,63 +40,50 @@ class TimedKernel:
     """A kernel of a group as machine code of this process, on operands that depend on the group alone."""
 
     def __init__(self, group: Group, made: Scheduled, machine: Machine) -> None:
-        kernel, packs = drop_unused_params(made.kernel), dict(made.packs)
+        kernel, packs, arrays = drop_unused_params(made.kernel), dict(made.packs), operands(group)
         weights = [b for b in kernel.buffers if b.name in packs or b.name in group.constants]
-        size = sum(_round(_place(b)[1]) for b in weights)
-        self.calls = max(1, min(MOST_COPIES, -(-COLD_BYTES // size))) if size else 1
-        starts: dict[tuple[str, int], int] = {}
-        top = 0
-        for b in kernel.buffers:
-            for copy in range(self.calls if b in weights else 1):
-                starts[b.name, copy] = top
-                top += _round(_place(b)[1])
-        self.arena = _aligned(top)
-        arrays = operands(group)
+        others = [b for b in kernel.buffers if b not in weights]
+        at = {**_offsets(weights), **_offsets(others)}
+        self._stride = sum(_round(_place(b)[1]) for b in weights)
+        copies = max(1, min(MOST_COPIES, -(-COLD_BYTES // self._stride))) if weights else 1
+        self._weights, self._arena = _aligned(self._stride * copies), _aligned(sum(_round(_place(b)[1]) for b in others))
         for b in kernel.buffers:
             array = packs[b.name].apply(arrays[packs[b.name].source]) if b.name in packs else arrays.get(b.name)
-            for copy in range(self.calls if b in weights else 1):
-                if array is not None:  # else memory that the kernel writes before it reads it
-                    self._view(b, starts[b.name, copy])[...] = array
-        steps = tuple(
-            Call(kernel.name, tuple(
-                Address("arena", starts[b.name, copy if b in weights else 0] + _place(b)[0]) for b in kernel.buffers
-            )) for copy in range(self.calls)
-        )
-        program = Program("timed", {kernel.name: kernel}, steps, (), (), (), 0, top)
+            if array is not None:  # else memory that the kernel writes before it reads it
+                _view(b, self._weights if b in weights else self._arena, at[b.name])[...] = array
+        for copy in range(1, copies):
+            self._weights[copy * self._stride :][: self._stride] = self._weights[: self._stride]
+        call = Call(kernel.name, tuple(
+            Address("constants" if b in weights else "arena", at[b.name] + _place(b)[0]) for b in kernel.buffers
+        ))
+        program = Program("timed", {kernel.name: kernel}, (call,), (), (), (), self._stride, self._arena.size)
+        text = emit_module([kernel], machine, main=program)
+        self._engine = _link(compile_objects([text, _NO_BARRIER], machine, 1))
+        main = _MAIN(self._engine.get_function_address("tw_main"))
         self._scratch = _aligned(max(1, scratch_bytes(kernel)))
-        self._engine = _link(compile_objects([emit_module([kernel], machine, main=program), _NO_BARRIER], machine, 1))
-        self._main = _MAIN(self._engine.get_function_address("tw_main"))
-        self._outputs = {
-            b.name: (b, starts[b.name, 0]) for b in kernel.buffers if b.name not in arrays and b.name in _names(group)
-        }
-        self.run()
-        started = time.perf_counter()
-        self.run()
-        self._repeat = max(1, round(SAMPLE_SECONDS / max(time.perf_counter() - started, 1e-7)))
-
-    def _view(self, b: Buffer, start: int) -> np.ndarray:
-        """The array of a buffer in the arena."""
-        base, size = _place(b)
-        dtype = np.dtype(DTYPES[b.dtype].numpy)
-        flat = self.arena[start + base : start + max(size, base + dtype.itemsize)].view(dtype)
-        strides = None if b.strides is None else tuple(s * dtype.itemsize for s in b.strides)
-        if strides is None:
-            return flat[: b.size].reshape(b.static_shape)
-        return np.lib.stride_tricks.as_strided(flat, b.static_shape, strides)
-
-    def run(self) -> None:
-        self._main(None, self.arena.ctypes.data, self._scratch.ctypes.data, None, None, None, 0, 1)
+        memory = self._arena.ctypes.data, self._scratch.ctypes.data
+        self._runs = [
+            functools.partial(main, None, *memory, self._weights.ctypes.data + copy * self._stride, None, None, 0, 1)
+            for copy in range(copies)
+        ]
+        self._next = 0
+        self._outputs = {b.name: (b, at[b.name]) for b in others if b.name in {p.name for p in group.params} - set(arrays)}
+        self._repeat = 1
+        self.seconds()
+        self._repeat = max(1, round(SAMPLE_SECONDS / max(self.seconds(), 1e-7)))
 
     def seconds(self) -> float:
         """Of one call, by one measurement."""
+        first, self._next = self._next, (self._next + self._repeat) % len(self._runs)
+        turns = [self._runs[(first + n) % len(self._runs)] for n in range(self._repeat)]
         started = time.perf_counter()
-        for _ in range(self._repeat):
-            self.run()
-        return (time.perf_counter() - started) / (self._repeat * self.calls)
+        for run in turns:
+            run()
+        return (time.perf_counter() - started) / self._repeat
 
     def results(self) -> dict[str, np.ndarray]:
         """What the kernel computed, in f64."""
-        return {name: self._view(b, start).astype(np.float64) for name, (b, start) in self._outputs.items()}
+        return {name: _view(b, self._arena, start).astype(np.float64) for name, (b, start) in self._outputs.items()}
 
 
 def operands(group: Group) -> dict[str, np.ndarray]:
@@ -124,8 +111,23 @@ def close(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> bool:
     return all(same(a[name], b[name]) for name in b)
 
 
-def _names(group: Group) -> set[str]:
-    return {b.name for b in group.params}
+def _view(b: Buffer, memory: np.ndarray, start: int) -> np.ndarray:
+    """The array of a buffer whose bytes begin at `start`."""
+    before, size = _place(b)
+    dtype = np.dtype(DTYPES[b.dtype].numpy)
+    flat = memory[start + before : start + size].view(dtype)
+    if b.strides is None:
+        return flat[: b.size].reshape(b.static_shape)
+    return np.lib.stride_tricks.as_strided(flat, b.static_shape, tuple(s * dtype.itemsize for s in b.strides))
+
+
+def _offsets(buffers: Sequence[Buffer]) -> dict[str, int]:
+    """Where each buffer begins if they follow each other."""
+    found, top = {}, 0
+    for b in buffers:
+        found[b.name] = top
+        top += _round(_place(b)[1])
+    return found
 
 
 def _place(b: Buffer) -> tuple[int, int]:

@@ -104,8 +104,8 @@ def test_the_search_keeps_the_default_unless_it_is_beaten(monkeypatch: pytest.Mo
 
     class Timed(TimedKernel):
         def __init__(self, group: Group, made: Any, machine: Any) -> None:
-            super().__init__(group, made, machine)
             self.note = made.note
+            super().__init__(group, made, machine)
 
         def seconds(self) -> float:
             return 0.5 if speed["half"] and "tile 5 x" in self.note else 1.0
