@@ -22,7 +22,7 @@ setup(
     python_requires=">=3.10",
     package_dir={"tilewright": "."},
     packages=["tilewright", *(f"tilewright.{f}" for f in FOLDERS)],
-    package_data={"tilewright.targets.cpu.runtime": ["*.c", "*.h", "*.hpp"], "tilewright.compiler": ["*.html", "*.j2"]},
+    package_data={"tilewright.targets.fpga": ["runtime/*.h", "templates/*"], "tilewright.targets.cpu.runtime": ["*.c", "*.h", "*.hpp"], "tilewright.compiler": ["*.html", "*.j2"]},
     install_requires=[
         "numpy>=1.24", "ml_dtypes>=0.4", "onnx>=1.17", "llvmlite>=0.45", "jinja2>=3.1", "rich>=13", "platformdirs>=4",
         "filelock>=3.12", "shtab>=1.6",

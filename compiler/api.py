@@ -40,6 +40,7 @@ def compile(
     cc: str | None = None,
     embed_limit: int | None = None,
     shard: str = "",
+    fpga: Mapping[str, Any] | None = None,
     cache: bool = True,
     report: str | os.PathLike[str] | None = None,
     verify: bool = True,
@@ -71,6 +72,8 @@ def compile(
     cc: the C compiler to link with, a command; default: cc, gcc or clang, or zig from the ziglang package.
     embed_limit: bytes of weights above which they go to a file beside the library, default 1 GiB.
     shard: for a TPU of several chips, "data=4" (split the batch) or "model=4" (split the large weights).
+    fpga: for an FPGA board: bits (of values and weights, or "auto"), max_error, calibration (an .npz), input_range, fps,
+    max_dsp, max_lut, max_bram; see docs/fpga.md.
     cache: find and keep the artifact in the user's cache, by content.
     report: path of an HTML page to write about the graph, kernels, memory and times.
     verify: check the graph after every pass.  print_after: print the graph after these passes ("all": every one) to
@@ -90,7 +93,7 @@ def compile(
         model, target, shapes=shapes, dims=dims, name=name, accuracy=accuracy, precision=precision,
         transform_weights=transform_weights,
         profile=profile, tune=tune, tuning_file=tuning_file, emit=emit, cc=cc,
-        embed_limit=embed_limit, shard=shard, cache=cache, report=report, verify=verify, print_after=print_after,
+        embed_limit=embed_limit, shard=shard, fpga=fpga, cache=cache, report=report, verify=verify, print_after=print_after,
         check_passes=check_passes, jobs=jobs, base_dir=base_dir, progress=progress,
     )
     for note in done.notes:

@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+FPGA_OPTIONS = ("bits", "max_error", "calibration", "input_range", "fps", "max_dsp", "max_lut", "max_bram")
 OK, USER_ERROR, USAGE, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 130
 
 _MAIN = """\
@@ -143,6 +144,11 @@ def _add_compile(parser: argparse.ArgumentParser) -> None:
     code.add_argument(
         "--shard", default="", metavar="KIND=N", help="share the work of N TPU chips: data=4 (the batch) or model=4 (weights)"
     )
+    code.add_argument("--bits", metavar="N", help="FPGA: of values and weights (16), or auto; more options: docs/fpga.md")
+    code.add_argument("--fps", type=float, metavar="N", help="FPGA: frames a second to reach (what the board allows)")
+    for name, kind in (("max-error", float), ("calibration", str), ("input-range", str), ("max-dsp", str),
+                       ("max-lut", str), ("max-bram", str)):
+        code.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
     work = parser.add_argument_group("compiler")
     work.add_argument("--no-cache", action="store_true", help="neither read nor write the cache")
     work.add_argument("--jobs", type=int, metavar="N", help="processes for machine code (default: one per core)")

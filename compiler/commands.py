@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..ir.errors import InternalError, OptionError, TilewrightError
-from .cli import INTERNAL, OK, USER_ERROR, make_parser
+from .cli import FPGA_OPTIONS, INTERNAL, OK, USER_ERROR, make_parser
 from .faults import write_fault
 from .summary import bytes_text, printable, table
 
@@ -112,7 +112,7 @@ def compile_command(a: Arguments) -> int:
             a.model, a.target, shapes=_shapes(a), dims=_dims(a), name=a.name, accuracy=a.accuracy, precision=a.precision,
             transform_weights=a.transform_weights,
             profile=a.profile, tune=a.tune, tuning_file=a.tuning_file, emit=_words(a.emit), cc=a.cc,
-            embed_limit=a.embed_limit, shard=a.shard, cache=not a.no_cache, verify=not a.no_verify,
+            embed_limit=a.embed_limit, shard=a.shard, fpga=_fpga(a), cache=not a.no_cache, verify=not a.no_verify,
             print_after=_words(a.print_after), check_passes=a.check_passes, jobs=a.jobs, report=a.report,
             progress=progress,
         )
@@ -133,6 +133,13 @@ def compile_command(a: Arguments) -> int:
         rows += [("report", a.report)] if a.report else []
         print(table(rows))
     return OK
+
+
+def _fpga(a: Arguments) -> dict[str, Any]:
+    given = {name: getattr(a, name) for name in FPGA_OPTIONS}
+    if given["bits"] is not None and given["bits"] != "auto":
+        given["bits"] = int(given["bits"]) if given["bits"].isdecimal() else given["bits"]
+    return given
 
 
 def _words(text: str) -> list[str]:

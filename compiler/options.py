@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Union
 
 from ..ir.errors import OptionError
+from ..targets.fpga.options import FpgaOptions, make_fpga_options
 
 ACCURACIES = ("default", "strict")
 PRECISIONS = ("f32", "bf16", "f16")
@@ -41,6 +42,7 @@ class Options:
     cc: the C compiler to link with, as a command; empty: found.  embed_limit: bytes of weights above which they go to a
     file beside the library, None: the target's own limit.
     shard: how a TPU's chips share the work: "data=N" splits the batch, "model=N" the large weights; empty: one chip.
+    fpga: what only the FPGA target is asked.
     verify: check the graph after every pass.  print_after: passes whose result is printed, "all" for every one.
     check_passes: run the interpreter around every pass.  jobs: processes for machine code, 0: one per core.
     """
@@ -60,6 +62,7 @@ class Options:
     cc: str = ""
     embed_limit: int | None = None
     shard: str = ""
+    fpga: FpgaOptions = FpgaOptions()
     verify: bool = True
     print_after: tuple[str, ...] = ()
     check_passes: bool = False
@@ -76,7 +79,7 @@ class Options:
         words = {n: getattr(self, n) for n in ("precision", "transform_weights") if getattr(self, n) != getattr(default, n)}
         values = {"shapes": shapes, "dims": dict(self.dims), "accuracy": self.accuracy,
                   "shard": self.shard, **words, "emit": list(self.emit),
-                  "embed_limit": self.embed_limit, "profile": self.profile or None,
+                  "fpga": self.fpga.recorded(), "embed_limit": self.embed_limit, "profile": self.profile or None,
                   "tuned": self.tuned}
         return {name: value for name, value in values.items() if value not in ({}, [], None, "", "default")}
 
@@ -97,6 +100,7 @@ def make_options(
     cc: str | None = None,
     embed_limit: int | None = None,
     shard: str = "",
+    fpga: Mapping[str, Any] | None = None,
     verify: bool = True,
     print_after: str | Sequence[str] = (),
     check_passes: bool = False,
@@ -123,7 +127,7 @@ def make_options(
         target=target, shapes=_checked_shapes(shapes or {}), dims=_checked_dims(dims or {}), name=name or "",
         accuracy=accuracy, precision=precision, transform_weights=transform_weights, profile=profile, tune=float(tune or 0.0),
         tuning_file="" if tuning_file is None else os.fspath(tuning_file), emit=emits, cc=cc or "", embed_limit=embed_limit,
-        shard=shard, verify=verify, print_after=prints,
+        shard=shard, fpga=make_fpga_options(fpga or {}), verify=verify, print_after=prints,
         check_passes=check_passes, jobs=jobs or 0,
     )
 

@@ -40,6 +40,7 @@ class Summary:
     code_bytes: int
     linker: str = ""
     operations: int = 0
+    operation_kind: str = ""
     estimate: tuple[tuple[str, str], ...] = ()
 
 
@@ -72,6 +73,7 @@ def summarize_graph(uses: Sequence[OperatorUse], graph: Graph, artifact: Artifac
         operators=sum(counts.values()), operator_counts=tuple(counts.most_common()), kernels=0, calls=0,
         macs=sum(map(_macs, graph.nodes)), weight_bytes=int(manifest["sizes"]["weights"]), arena_bytes=0,
         scratch_bytes=0, code_bytes=int(manifest["sizes"]["code"]), operations=int(manifest["operations"]),
+        operation_kind=str(manifest.get("operation_kind", " of StableHLO")),
         estimate=tuple((str(k), str(v)) for k, v in manifest["estimate"].get("rows", ())),
     )
 
@@ -134,7 +136,7 @@ def summary_rows(summary: Summary, seconds: dict[str, float], cached: bool) -> l
     more = ", ..." if len(summary.operator_counts) > 4 else ""
     rows = [
         ("operators", f"{summary.operators} ({kinds}{more})" if summary.operators else "0"),
-        ("operations", f"{summary.operations} of StableHLO") if summary.operations else
+        ("operations", f"{summary.operations}{summary.operation_kind}") if summary.operations else
         ("kernels", f"{summary.kernels} after fusion, in {summary.calls} calls"),
         ("work", f"{count_text(summary.macs)} multiply-accumulates a run"),
         ("weights", bytes_text(summary.weight_bytes)),

@@ -13,11 +13,12 @@ from ..codegen.program import Program
 from ..ir.errors import OptionError
 from ..ir.graph import Graph
 from ..targets.artifact import Artifact
+from ..targets.fpga.host import machines as fpga_machines
 from ..targets.tpu.host import machines as tpu_machines
 from ..targets.tvm.host import MACHINES as TVM_MACHINES
 from .options import Options, nearest
 from .passes.expand_composites import Native
-from .pipeline import GRAPH_PASSES, WHOLE_GRAPH_PASSES, Passes
+from .pipeline import GRAPH_PASSES, STREAM_PASSES, WHOLE_GRAPH_PASSES, Passes
 from .progress import Stages
 
 
@@ -59,7 +60,7 @@ class Target:
 
     def _build_graph(self, graph: Any, machine: Any, options: Options, digest: str, stages: Stages) -> Artifact:
         artifact = self._function("build", "build")(
-            graph, machine, name=options.name or graph.name, accuracy=options.accuracy, shard=options.shard,
+            graph, machine, name=options.name or graph.name, accuracy=options.accuracy, shard=options.shard, fpga=options.fpga,
             model_sha256=digest, options=options.recorded(),
             progress=lambda stage: stages.progress(stage, 0, 0),
         )
@@ -101,6 +102,10 @@ TARGETS: dict[str, Target] = {
     "tvm": Target(
         "tvm", "..targets.tvm", "a library that TVM's runtime loads; what follows the colon is a target of TVM", TVM_MACHINES,
         takes="graph", passes=WHOLE_GRAPH_PASSES,
+    ),
+    "fpga": Target(
+        "fpga", "..targets.fpga", "an HLS C++ project of streaming processes; fpga:BOARD@MHZ, or a board's .toml file",
+        fpga_machines(), takes="graph", passes=STREAM_PASSES,
     ),
 }
 

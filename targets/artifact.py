@@ -1,4 +1,5 @@
-"""What a compilation gives: named files and a manifest, saved as one folder or loaded at once.
+"""What a compilation gives: named files and a manifest, saved as one folder or loaded at once.  A name with / is in a
+folder of its own.
 
 A folder appears whole or not at all: it is written beside its place and renamed into it.  Large files are not held in
 memory: a `ConstantFile` writes itself from the arrays, a path is copied by the system.
@@ -165,6 +166,7 @@ def _chunks(content: FileContent) -> Iterator[bytes | memoryview]:
 
 
 def _write(content: FileContent, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, ConstantFile):
         content.write_to(path)
     elif isinstance(content, Path):
@@ -187,7 +189,7 @@ def _check_replaceable(place: Path) -> bool:
         ours = set()
     if not ours:
         raise OptionError(f"save: {place} exists and is not an artifact; {advice}")
-    foreign = sorted({entry.name for entry in place.iterdir()} - ours)
+    foreign = sorted({entry.relative_to(place).as_posix() for entry in place.rglob("*") if not entry.is_dir()} - ours)
     if foreign:
         raise OptionError(
             f"save: {place} holds files that are not of the artifact ({', '.join(foreign[:5])}); move them or {advice}"

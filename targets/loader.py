@@ -28,7 +28,7 @@ MANIFEST_NAME = "manifest.json"
 FORMAT, FORMAT_VERSION, ABI_VERSION = "tilewright", 1, 1
 _BUSY, _NO_MEMORY = 12, 10
 Arrays = Union[Sequence[Any], Mapping[str, Any]]  # in the model's order, or by name
-_RUNTIMES = {"xla": ".xla.loader", "tvm": ".tvm.loader"}  # of artifacts that are no library of their own
+_RUNTIMES = {"fpga": ".fpga.loader", "xla": ".xla.loader", "tvm": ".tvm.loader"}  # of artifacts that are no library of their own
 _ARCHES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 

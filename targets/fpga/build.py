@@ -223,7 +223,8 @@ def _package(
         "library": f"src/{design.name}.cpp", "ports": {"inputs": report["inputs"], "outputs": report["outputs"]},
         "sizes": {"code": len(files[f"src/{design.name}.cpp"]), "weights": len(files["weights/weights.h"]), "arena": 0,
                   "scratch_per_thread": 0},
-        "operations": len(design.processes), "estimate": {"rows": _summary(report, accuracy)}, "kernels": [],
+        "operations": len(design.processes), "operation_kind": " processes",
+        "estimate": {"rows": _summary(report, accuracy)}, "kernels": [],
     }
     notes = tuple(made.lowered.notes)
     return Artifact(f"fpga:{machine.name}", design.name, files, manifest, seconds, notes)

@@ -34,6 +34,12 @@ class FpgaOptions:
     max_lut: float = 0.7
     max_bram: float = 0.8
 
+    def recorded(self) -> dict[str, Any]:
+        """Those that are not as by default, as JSON values; of a calibration file its content only."""
+        skipped = {"calibration"}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skipped}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if v != getattr(FpgaOptions(), k)}
+
 
 def make_fpga_options(given: Mapping[str, Any]) -> FpgaOptions:
     """Options from what a caller wrote.  Raises OptionError for unknown names and wrong values."""

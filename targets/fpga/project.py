@@ -34,7 +34,7 @@ def project_files(design: Design, machine: FpgaMachine, inputs: Frames, outputs:
         "hls_config.cfg": hls_config(design, machine),
         "run_hls.tcl": run_hls(design, machine),
         "Makefile": _filled("Makefile", TOP=top, LINK=_link_rule(design, machine)),
-        "host/driver.py": _filled("driver.py", TOP=top, INPUTS=_ports(design, True), OUTPUTS=_ports(design, False)),
+        "host/driver.py": _filled("driver.py.in", TOP=top, INPUTS=_ports(design, True), OUTPUTS=_ports(design, False)),
         "host/host.cpp": _filled("host.cpp", TOP=top, INPUTS=_sizes(design, True), OUTPUTS=_sizes(design, False)),
     }
     if machine.board.kind == "alveo":
