@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .machine import Machine
+from .machine_gpu import GpuMachine
 from .program import Cost
 
 NOMINAL_HZ = 3.0e9
@@ -20,16 +21,19 @@ MEMORY_BYTES_PER_SECOND = 20e9
 
 @dataclass(frozen=True)
 class Limit:
-    """seconds on one core; bound: "compute", "cache" or "memory"."""
+    """seconds on one core, or on a GPU; bound: "compute", "cache" or "memory"."""
 
     seconds: float
     bound: str
 
 
-def limit_of(cost: Cost, machine: Machine) -> Limit:
-    """The machine's limit for one call, in f32 arithmetic."""
-    compute = cost.macs / (machine.lanes("f32") * VECTOR_UNITS * NOMINAL_HZ)
+def limit_of(cost: Cost, machine: Machine | GpuMachine) -> Limit:
+    """The machine's limit for one call, in f32 arithmetic; of a GPU, the whole of it."""
     traffic = cost.bytes_read + cost.bytes_written
+    if isinstance(machine, GpuMachine):
+        compute, memory = cost.macs / machine.simt_macs, traffic / machine.bandwidth
+        return Limit(compute, "compute") if compute >= memory else Limit(memory, "memory")
+    compute = cost.macs / (machine.lanes("f32") * VECTOR_UNITS * NOMINAL_HZ)
     near = traffic <= machine.l2
     speed = CACHE_BYTES_PER_CYCLE * NOMINAL_HZ if near else MEMORY_BYTES_PER_SECOND
     if compute >= traffic / speed:
@@ -37,8 +41,11 @@ def limit_of(cost: Cost, machine: Machine) -> Limit:
     return Limit(traffic / speed, "cache" if near else "memory")
 
 
-def assumptions(machine: Machine) -> str:
+def assumptions(machine: Machine | GpuMachine) -> str:
     """The figures behind the limits, for the reader of a report."""
+    if isinstance(machine, GpuMachine):
+        return (f"{machine.name}: {machine.newest.board}, {2 * machine.simt_macs / 1e12:g} TFLOP/s of f32 outside of tensor "
+                f"cores, {machine.bandwidth / 1e9:g} GB/s from memory")
     flops = 2 * machine.lanes("f32") * VECTOR_UNITS * NOMINAL_HZ / 1e9
     return (
         f"{machine.name}: {machine.vector_bits}-bit vectors, {VECTOR_UNITS} multiply-add units, nominal "

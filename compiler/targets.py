@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from ..codegen.machine import EXTENSIONS, LEVELS, PROCESSORS, Machine
+from ..codegen.machine_gpu import ALL, ARCHITECTURES
 from ..codegen.program import Program
 from ..ir.errors import OptionError
 from ..ir.graph import Graph
@@ -87,9 +88,17 @@ _CPU_MACHINES = {
     **{name: "+".join((level, *features)) for name, (level, features, _) in PROCESSORS.items()},
 }
 
+_GPUS = {
+    **{name: f"{a.board} and other GPUs of this architecture" for name, a in ARCHITECTURES.items()},
+    "all": f"the same as {'+'.join(ALL)}",
+}
+
 TARGETS: dict[str, Target] = {
     "cpu": Target(
         "cpu", "..targets.cpu", "a shared library for a processor; cpu alone is this one", _CPU_MACHINES, EXTENSIONS
+    ),
+    "cuda": Target(
+        "cuda", "..targets.cuda", "a shared library for NVIDIA GPUs: cuda:sm_80+sm_90, cuda alone is cuda:all", _GPUS
     ),
     "xla": Target(
         "xla", "..targets.xla", "StableHLO that XLA compiles where it is loaded", {"cpu": "the processor, for testing"},

@@ -2,7 +2,7 @@
 
     for i: for j: body   ->   for b < ceil(I*J / 256) block.x: for t < 256 thread.x: if b*256 + t < I*J: body
 
-Each nest is a launch of its own, so that it sees all that the nests before it wrote.  Reductions are serial in a thread.
+A nest that reads what another one writes is a launch of its own.  Reductions are serial in a thread.
 """
 
 from __future__ import annotations
@@ -39,11 +39,19 @@ _PRIVATE_BYTES = 1024
 
 
 def schedule_per_element(group: Group) -> Scheduled:
-    """A thread per output element for every computation of a group, one launch each."""
+    """A thread per output element for every computation of a group."""
     body: Block = ()
     temporaries: dict[Buffer, Buffer] = {}
+    read: set[Buffer] = set()
+    written: set[Buffer] = set()
     for n, c in enumerate(group.computes):
-        body += (*((Barrier("pool"),) if body else ()), *_bind(lower_compute(_simple(c), str(n))))
+        own = {r.buf for r in c.reads()}
+        if own & written or c.out in read:
+            body += (Barrier("pool"),)
+            read, written = set(), set()
+        read |= own
+        written.add(c.out)
+        body += _bind(lower_compute(_simple(c), str(n)))
         if c.out not in group.params:
             temporaries.setdefault(c.out, replace(c.out, space="global"))
     for old, new in temporaries.items():
