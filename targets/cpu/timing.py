@@ -89,7 +89,8 @@ class TimedKernel:
 def operands(group: Group) -> dict[str, np.ndarray]:
     """Random values for everything that the group reads and does not write; whole numbers are zero, so that they may be
     indices."""
-    written = {c.out.name for c in group.computes}
+    read = {b.name for b in group.operands}
+    written = {c.out.name for c in group.computes} if group.op is None else {b.name for b in group.params} - read
     arrays: dict[str, np.ndarray] = {}
     for b in group.params:
         if b.name in written:
