@@ -31,6 +31,7 @@ from ...ir.ops.reduce import Reduce
 from ...ir.ops.window import Pool
 
 ELEMENTWISE = (Unary, Binary, Select, Cast, Saturate)
+CHEAP = (Binary, Select, Cast, Saturate)  # elementwise, without functions that take many instructions
 MAX_ROW_ELEMENTS = 32768  # a row of a "rows" group has to stay in the second-level cache
 MAX_NODES = 100  # of a group: one pass over memory is little beside so much work, and code must not grow without bound
 
@@ -106,8 +107,28 @@ class _Fuser:
         for last in sorted(members, reverse=True):
             part = {m for m in members if m == last or self.descendants[m] >> last & 1}
             if start in part and self.exits(part) == [self.nodes[last].outputs[0]]:
-                return part
+                return self._narrow(part, last)
         return {start}
+
+    def _narrow(self, part: set[int], last: int) -> set[int]:
+        """A group that ends in integers made floats again, for elementwise readers: without that end, which the readers'
+        groups take over, so that the integers are stored."""
+        (out,) = self.nodes[last].outputs
+        if out in self.kept or not all(isinstance(self.nodes[u].op, ELEMENTWISE) for u in self.users.get(out, ())):
+            return part
+        for m in sorted(part, reverse=True):
+            if not isinstance(self.nodes[m].op, Saturate):
+                continue
+            end = {n for n in part if self.descendants[m] >> n & 1}
+            if end and all(self._follows(n, end | {m}) for n in end) and self.exits(part - end) == [self.nodes[m].outputs[0]]:
+                return part - end
+        return part
+
+    def _follows(self, i: int, members: set[int]) -> bool:
+        """Node i costs little and reads only members and constants."""
+        if not isinstance(self.nodes[i].op, CHEAP):
+            return False
+        return all(v in self.graph.constants or self._producer(v) in members for v in self.nodes[i].inputs)
 
     def exits(self, members: set[int]) -> list[Value]:
         """The values made by members that something else reads."""
@@ -201,10 +222,10 @@ class _Fuser:
 
     def absorb_producers(self) -> None:
         """Movement and elementwise nodes whose only readers are in one map, rows or reduce group of no smaller size are
-        computed there."""
+        computed there; elementwise nodes also in the epilogue of a contraction or window."""
         for i in reversed(range(len(self.nodes))):
             group = self.group.get(i)
-            if group is None or group.kind not in ("map", "rows", "reduce"):
+            if group is None or group.kind == "attention":
                 continue
             for v in self.nodes[i].inputs:
                 p = self._producer(v)
@@ -215,17 +236,28 @@ class _Fuser:
                 users = set(self.users.get(v, ()))
                 if exits != [v] or v in self.kept or not users <= group.nodes:
                     continue
+                epilogue = group.kind in ("contract", "window")
+                if epilogue and not self._fits_epilogue(other.nodes, i, users):
+                    continue
                 if len(group.nodes) + len(other.nodes) > MAX_NODES:
                     continue
                 if not self._convex(group.nodes | other.nodes):
                     continue
                 if group.kind == "rows" and self.shape(p) != self.shape(i):
                     continue
-                if any(self.shape(u) != self.shape(p) and not self._reads_once(u, v) for u in users):
+                repeated = any(self.shape(u) != self.shape(p) and not self._reads_once(u, v) for u in users)
+                if repeated and not epilogue:
                     continue
                 group.nodes |= other.nodes
                 for m in other.nodes:
                     self.group[m] = group
+
+    def _fits_epilogue(self, members: set[int], i: int, users: set[int]) -> bool:
+        """Elementwise nodes that only elementwise nodes read; those of a smaller shape are computed for every element."""
+        if not all(isinstance(self.nodes[u].op, ELEMENTWISE) for u in users):
+            return False
+        kinds = ELEMENTWISE if all(self.shape(m) == self.shape(i) for m in members) else CHEAP
+        return all(isinstance(self.nodes[m].op, kinds) for m in members)
 
     def _reads_once(self, user: int, v: Value) -> bool:
         return self.nodes[user].outputs[0].type.size <= v.type.size or isinstance(self.nodes[user].op, Reduce)
