@@ -140,6 +140,11 @@ def sigmoid(x: Expr, scale: Scale) -> Expr:
     return _logistic(x, _exp_in_range(binary("max", -unary("abs", x), -104.0), scale))
 
 
+def silu(x: Expr, scale: Scale) -> Expr:
+    """x * sigmoid(x) as x / (1 + e^-x): no branch on the sign; -0 below -88.7, where it is smaller than 1e-36."""
+    return x / (_exp_in_range(binary("min", binary("max", -x, -104.0), 89.0), scale) + 1.0)
+
+
 def _logistic(x: Expr, e: Expr) -> Expr:
     return select(binary("le", 0.0, x), const(1.0, x.type.dtype), e) / (e + 1.0)
 
@@ -160,7 +165,9 @@ def legalize_math(kernel: Kernel, machine: Machine) -> Kernel:
     """The kernel with functions, instructions and half-precision arithmetic that the machine lacks written in
     operations that it has."""
     scale = scale_by_instruction if "scalef" in machine.calls else scale_by_bits
-    steps: list[Callable[[Expr], Expr | None]] = [widen_half, lambda e: _expand_call(e, scale)]
+    steps: list[Callable[[Expr], Expr | None]] = [
+        widen_half, lambda e: _join_silu(e, scale), lambda e: _expand_call(e, scale)
+    ]
     if not machine.fma:
         steps.append(_split_fma)
     memos: list[dict[Expr, Expr]] = [{} for _ in steps]
@@ -184,6 +191,16 @@ def widen_half(e: Expr) -> Expr | None:
     if isinstance(e, Call):
         return cast(call(e.fn, *wide), e.type.dtype)
     return cast(rebuild(e, wide), e.type.dtype)
+
+
+def _join_silu(e: Expr, scale: Scale) -> Expr | None:
+    """x * sigmoid(x) as one function."""
+    if not (isinstance(e, Bin) and e.op == "mul" and e.type.dtype == "f32"):
+        return None
+    for x, other in ((e.a, e.b), (e.b, e.a)):
+        if isinstance(other, Call) and other.fn == "sigmoid" and other.args[0] is x:
+            return silu(x, scale)
+    return None
 
 
 def _expand_call(e: Expr, scale: Scale) -> Expr | None:

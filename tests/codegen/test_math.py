@@ -68,6 +68,21 @@ def test_accuracy(fn: str, machine: str) -> None:
     assert error[worst] <= LIMIT[fn], f"{fn}({x[worst]!r}) = {arrays['Y'][worst]!r}: {error[worst]} ulp"
 
 
+@pytest.mark.parametrize("machine", ["host", "x86-64-v2"])
+def test_x_times_sigmoid_is_one_function(machine: str) -> None:
+    x = arguments()
+    a, y, i = Buffer("X", "f32", (COUNT,)), Buffer("Y", "f32", (COUNT,)), axis("i", COUNT // 16)
+    value = Load.of(a, (i * 16,), Type("f32", 16))
+    arrays = {"X": x, "Y": np.zeros_like(x)}
+    kernel = Kernel("silu", (a, y), (For(i, (Store(y, (i * 16,), value * call("sigmoid", value)),), "parallel"),))
+    run_native(kernel, arrays, machine=None if machine == "host" else parse_machine("cpu:" + machine))
+    with np.errstate(all="ignore"):
+        exact = x.astype(np.float64) / (1 + np.exp(-x.astype(np.float64)))
+    np.testing.assert_allclose(arrays["Y"][x > -88], exact[x > -88], rtol=4e-7)
+    low = (x <= -88) & np.isfinite(x)
+    assert np.abs(arrays["Y"][low]).max() < 1e-35
+
+
 @pytest.mark.parametrize("fn", list(REFERENCE))
 def test_lanes_agree_with_scalars(fn: str) -> None:
     """A tail computed with fewer lanes gives the same bits."""
