@@ -22,7 +22,7 @@ from ...ir.ops.base import Op, form_of
 from ...ir.ops.contract import Conv, ConvTranspose, MatMul
 from ...ir.ops.control import Fused, If, Loop, Scan
 from ...ir.ops.dim_tensor import DimTensor
-from ...ir.ops.elementwise import Binary, Cast, Select, Unary
+from ...ir.ops.elementwise import Binary, Bitcast, Cast, Select, Unary
 from ...ir.ops.movement import (
     Broadcast,
     Concat,
@@ -220,12 +220,18 @@ def _cast(e: Emitter, op: Cast, inputs: tuple[Value, ...]) -> Ref:
     return conversion(e.w, e.value(inputs[0]), op.to)
 
 
+def _bitcast(e: Emitter, op: Bitcast, inputs: tuple[Value, ...]) -> Ref:
+    x = e.value(inputs[0])
+    return x if x.dtype == op.to else e.w.simple("bitcast_convert", (x,), e.type_of(op, inputs))
+
+
 def _dim_tensor(e: Emitter, op: DimTensor, inputs: tuple[Value, ...]) -> Ref:
     return e.w.constant(op.evaluate()[0], "i64")
 
 
 RULES: dict[type[Op], Rule] = {
-    Unary: _unary, Binary: _binary, Select: _select, Cast: _cast, DimTensor: _dim_tensor,
+    Unary: _unary, Binary: _binary, Select: _select, Cast: _cast, Bitcast: _bitcast,
+    DimTensor: _dim_tensor,
     MatMul: contract.matmul, Conv: contract.conv, ConvTranspose: contract.conv_transpose, Pool: contract.pool,
     MaxPoolIndices: contract.max_pool_indices,
     Reshape: movement.reshape, Transpose: movement.transpose, Slice: movement.slice_, Concat: movement.concat,

@@ -29,7 +29,7 @@ from .arithmetic import (
     widen,
 )
 from .base import Op
-from .operands import require_count
+from .operands import require, require_count
 
 
 @dataclass(frozen=True)
@@ -283,3 +283,25 @@ class Cast(Op):
 
     def compute(self, out: Buffer, *ins: Buffer) -> Compute:
         return _map(out, ins, lambda x: cast(x, arithmetic_dtype(self.to)))
+
+
+@dataclass(frozen=True)
+class Bitcast(Op):
+    """The bits of every element as another type of the same size; bool has no bits to see."""
+
+    to: str
+
+    def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
+        require_count(self, types, 1)
+        require_kind(self, "the operand", types[0], "fiu")
+        if self.to not in DTYPES:
+            raise InternalError(f"Bitcast to unknown element type {self.to!r}")
+        fits = self.to != "bool" and DTYPES[self.to].size == DTYPES[types[0].dtype].size
+        require(fits, self, "{} has elements of another size than {}", types[0], self.to)
+        return (TensorType(self.to, types[0].shape),)
+
+    def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        return (np.ascontiguousarray(arrays[0]).view(DTYPES[self.to].numpy).reshape(arrays[0].shape),)
+
+    def compute(self, out: Buffer, *ins: Buffer) -> Compute:
+        return _map(out, ins, lambda x: call("bitcast", x, dtype=self.to), wide=False)

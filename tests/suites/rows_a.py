@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from tilewright.ir.ops.contract import Conv, ConvTranspose, MatMul
-from tilewright.ir.ops.elementwise import Binary, Cast, Select, Unary
+from tilewright.ir.ops.elementwise import Binary, Bitcast, Cast, Select, Unary
 from tilewright.ir.ops.norm import Attention, BatchNorm, Gelu, LayerNorm, LogSoftmax, RmsNorm, Softmax
 from tilewright.ir.ops.reduce import ArgReduce, CumSum, Reduce
 from tilewright.ir.ops.window import MaxPoolIndices, Pool
@@ -117,6 +117,8 @@ def _select_cast_rows() -> list[Row]:
         Row("cast-bf16-rounds", Cast("bf16"), (literal("f32", 1.00390625, 1.01171875, INF, NAN),)),
         Row("cast-wraps", Cast("i8"), (literal("i32", 127, 128, 255, -129),)),
     ]
+    rows += [Row(f"bitcast-{a}-{b}", Bitcast(b), (f(2, 19, dtype=a),))
+             for a, b in (("f32", "i32"), ("i32", "f32"), ("f64", "u64"), ("u8", "i8"), ("f16", "u16"), ("u16", "bf16"))]
     return rows
 
 

@@ -9,6 +9,7 @@ from . import (
     gather,
     image,
     legacy,
+    linear,
     microsoft,
     norm,
     pad,
@@ -17,11 +18,14 @@ from . import (
     quantize,
     recurrent,
     reduce,
+    regions,
     sequence,
     shape,
+    signal,
+    training,
 )  # fmt: skip
 
 __all__ = [
-    "attention", "contract", "control", "conv", "elementwise", "gather", "image", "legacy", "microsoft", "norm", "pad",
-    "pool", "qonnx", "quantize", "recurrent", "reduce", "sequence", "shape",
+    "attention", "contract", "control", "conv", "elementwise", "gather", "image", "legacy", "linear", "microsoft", "norm",
+    "pad", "pool", "qonnx", "quantize", "recurrent", "reduce", "regions", "sequence", "shape", "signal", "training",
 ]  # fmt: skip

@@ -42,6 +42,25 @@ def scatter_nd(b: OnnxBuilder, x: Value, indices: Value, updates: Value, *, redu
     return b.add(ScatterND(reduction), x, indices, updates)
 
 
+@onnx_op("TensorScatter", since=24)
+def tensor_scatter(
+    b: OnnxBuilder, cache: Value, update: Value, starts: Value | None = None, *, axis: int = -2, mode: str = "linear"
+) -> Outputs:
+    """Writes the update into the cache from a start on, one for each element of the first axis; circular: modulo."""
+    at = axis + cache.type.rank if axis < 0 else axis
+    if not 1 <= at < cache.type.rank or update.type.rank != cache.type.rank or mode not in ("linear", "circular"):
+        raise ModelError(f"axis {axis} and mode {mode!r} do not fit {cache.type} and {update.type}")
+    count = update.type.shape[at]
+    ones = [1] * cache.type.rank
+    steps = b.reshape(b.add(Iota(count, "i64")), [*ones[:at], count, *ones[at + 1 :]])
+    if starts is not None:
+        first = b.reshape(b.cast(starts, "i64"), (cache.type.shape[0], *ones[1:]))
+        steps = b.binary("add", first, steps)
+    if mode == "circular":
+        steps = b.binary("mod", steps, b.reshape(b.dim_tensor([cache.type.shape[at]]), ()))
+    return b.add(ScatterElements(at, "none"), cache, b.broadcast(steps, update.type.shape), update)
+
+
 @onnx_op("TopK", since=1)
 def top_k_by_attribute(b: OnnxBuilder, x: Value, *, k: int, axis: int = -1) -> Outputs:
     return b.add_multi(TopK(normal_axis(axis, x.type.rank), k, True), x)
