@@ -185,6 +185,8 @@ def widen_half(e: Expr) -> Expr | None:
     kids = children(e)
     if not isinstance(e, Un | Bin | Fma | HReduce | Call) or kids[0].type.dtype not in ("f16", "bf16"):
         return None
+    if isinstance(e, Call) and e.fn == "bitcast":
+        return None
     wide = tuple(cast(k, "f32") for k in kids)
     if isinstance(e, HReduce):
         return cast(HReduce.of(e.op, wide[0], Type("f32")), e.type.dtype)
