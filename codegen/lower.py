@@ -59,6 +59,7 @@ class Lowering:
         self.constants: list[tuple[int, np.ndarray]] = []
         self.constant_bytes = 0
         self._packed: dict[tuple[int, Pack | None], Root] = {}
+        self._transformed: tuple[np.ndarray | None, object, np.ndarray] = None, None, np.empty(0)
         self._keep: list[np.ndarray] = []  # keeps ids in _packed alive
 
     # -- memory
@@ -74,12 +75,22 @@ class Lowering:
         root = self._packed.get(key)
         if root is None:
             self._keep.append(array)
-            data = np.ascontiguousarray(array) if pack is None else pack.apply(array)
+            data = np.ascontiguousarray(array) if pack is None else self._apply(array, pack)
             root = Root("constant", "constants", data.nbytes, offset=self.constant_bytes)
             self.constants.append((self.constant_bytes, data))
             self.constant_bytes += -(-data.nbytes // ALIGNMENT) * ALIGNMENT
             self._packed[key] = root
         return root
+
+    def _apply(self, array: np.ndarray, pack: Pack) -> np.ndarray:
+        """A packed constant.  Parts of one operand follow each other: what they are transformed into is kept for the next."""
+        if pack.transform is None:
+            return pack.apply(array)
+        source, transform, made = self._transformed
+        if source is not array or transform is not pack.transform:
+            made = pack.transform(array)
+            self._transformed = array, pack.transform, made
+        return replace(pack, transform=None).apply(made)
 
     def place(self, scope: Scope, v: Value) -> Place:
         """Where a value lies; constants are placed on first use."""

@@ -46,6 +46,9 @@ def output_transform(m: int, y: Sequence[Expr]) -> list[Expr]:
     ]
 
 
+BLOCK = 2048  # weights that are transformed at a time: f64 copies of them stay in the cache
+
+
 def weight_matrix(m: int) -> np.ndarray:
     """G, of shape [m + 2, 3], in f64."""
     points = [0.0, 1.0, -1.0] if m == 2 else [0.0, INNER, -INNER, OUTER, -OUTER]
@@ -58,13 +61,15 @@ def weight_matrix(m: int) -> np.ndarray:
 
 def transform_weights(m: int, w: np.ndarray) -> np.ndarray:
     """G w G^T for w[3, 3, C, O], as [(m + 2)^2, C, O] in f32; computed in f64, rounded once."""
-    g = weight_matrix(m)
-    n = m + 2
-    out = np.empty((n * n, *w.shape[2:]), np.float32)
-    for c in range(0, w.shape[2], 64):  # in blocks: f64 copies of large weights would not fit
-        part = np.tensordot(g, w[:, :, c : c + 64].astype(np.float64), (1, 0))
-        out[:, c : c + 64] = np.einsum("jl,ilco->ijco", g, part).reshape(n * n, -1, w.shape[3])
-    return out
+    first, second, third = (column[:, None, None] for column in weight_matrix(m).T)
+    taps = w.reshape(3, 3, -1)
+    out = np.empty((m + 2, m + 2, taps.shape[2]), np.float32)
+    for at in range(0, taps.shape[2], BLOCK):  # no matrix product: its threads and rounding differ between machines
+        y = taps[:, :, at : at + BLOCK].astype(np.float64)
+        y = first * y[0] + second * y[1] + third * y[2]  # [m + 2, 3, BLOCK]
+        y = y.swapaxes(0, 1)
+        out[:, :, at : at + BLOCK] = (first * y[0] + second * y[1] + third * y[2]).swapaxes(0, 1)
+    return out.reshape(-1, *w.shape[2:])
 
 
 def weights_2x2(w: np.ndarray) -> np.ndarray:
