@@ -41,7 +41,7 @@ def acc_var(dtype: str) -> Var:
 class Compute:
     """out: what is written.  body: over axes and reduce; reads are Loads.  acc: element type of the accumulator, that of
     body.  finish: over axes and `acc_var(acc)`.  index: output index map, default the axes.  init: default the neutral
-    element of combine."""
+    element of combine, or an expression over axes."""
 
     out: Buffer
     axes: tuple[Var, ...]
@@ -87,7 +87,8 @@ def lower_compute(c: Compute, suffix: str = "") -> Block:
             raise InternalError("a map has no reduction axes")
         return nest(c.axes, (Store(c.out, c.out_index, c.result(c.body)),))
     acc = Buffer("acc" + suffix, c.acc, (), "register")
-    init = const(identity(c.combine, c.acc) if c.init is None else c.init, Type(c.acc))
+    start = identity(c.combine, c.acc) if c.init is None else c.init
+    init = start if isinstance(start, Expr) else const(start, Type(c.acc))
     body: tuple[Stmt, ...] = (
         Alloc(acc),
         Store(acc, (), init),

@@ -19,6 +19,7 @@ def substitute_axes(c: Compute, mapping: dict[Expr, Expr], axes: Sequence[Var], 
         c, axes=tuple(axes), reduce=tuple(reduce), body=substitute(c.body, mapping, memo),
         finish=None if c.finish is None else substitute(c.finish, mapping, memo),
         index=tuple(substitute(i, mapping, memo) for i in c.out_index),
+        init=substitute(c.init, mapping, memo) if isinstance(c.init, Expr) else c.init,
     )
 
 
@@ -34,7 +35,8 @@ def without_empty_sum(c: Compute) -> Compute:
     if c.is_map or all(v.extent != 0 for v in c.reduce):
         return c
     init = identity(c.combine, c.acc) if c.init is None else c.init
-    return replace(c, body=c.result(const(init, c.acc)), reduce=(), combine="", finish=None, init=None)
+    start = init if isinstance(init, Expr) else const(init, c.acc)
+    return replace(c, body=c.result(start), reduce=(), combine="", finish=None, init=None)
 
 
 def accesses(c: Compute) -> list[tuple[Buffer, tuple[Expr, ...]]]:

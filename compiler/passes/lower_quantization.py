@@ -38,15 +38,18 @@ from .quantized_values import (
     Centred,
     Integers,
     Joined,
+    Linear,
     Record,
     Sums,
     Weights,
     as_number,
     cast,
+    clipped_record,
     materialize,
     moved,
     scalar,
     scaled,
+    total,
 )
 
 Note = Callable[[str], None]
@@ -180,10 +183,14 @@ def _quantized(s: _Lowering, r: Record, op: Quantize, scale: float, zero: int) -
         least, most = s.range(r.stored)
         if low <= least and most <= high:
             return Integers(r.stored, op.to, shift)
-    if isinstance(r, Sums):
-        floats = scaled(s.b, replace(r, factor=r.factor / scale, offset=r.offset / scale))
-        low, high = (min(max(_rounded(c / scale) + zero, low), high) for c in (r.low, r.high))
-        low, high = int(low), int(high)
+    if isinstance(r, Affine) and not isinstance(r.scale, Value):
+        r = Linear((r,))
+    if isinstance(r, (Sums, Linear)):
+        if isinstance(r, Sums):
+            floats = scaled(s.b, replace(r, factor=r.factor / scale, offset=r.offset / scale))
+        else:
+            floats = total(s.b, tuple(replace(t, scale=t.scale / scale) for t in r.terms))  # type: ignore[operator]
+        low, high = (int(min(max(_rounded(c / scale) + zero, low), high)) for c in (r.low, r.high))
     else:
         floats = s.b.add(Binary("mul"), materialize(s.b, r), scalar(s.b, 1 / scale, "f32"))
     stored = s.b.add(Saturate(to, low, high, zero), floats)
@@ -239,18 +246,19 @@ def _binary(s: _Lowering, op: Binary, node: Node) -> Record | None:
     first, second = s.record(a), s.record(c)
     if isinstance(first, Centred) and op.fn == "sub":
         return _recentred(s, first, c)
-    if isinstance(second, Sums) and op.fn in ("add", "mul", "max", "min"):
+    if op.fn in ("add", "sub"):
+        joined = _terms(first), _terms(second)
+        if joined[0] and joined[1]:
+            return Linear((*joined[0], *(replace(t, scale=-t.scale) if op.fn == "sub" else t for t in joined[1])))
+    if isinstance(second, (Sums, Linear, Affine)) and op.fn in ("add", "mul", "max", "min"):
         a, c, first = c, a, second
-    if not isinstance(first, Sums):
-        return None
     array = s.array(c)
-    if array is None or not _along_last(array, first.sums.type.rank):
+    if op.fn in ("max", "min") and array is not None and array.size == 1:
+        terms = _terms(first)
+        clippable = first if isinstance(first, (Sums, Linear)) else Linear(terms) if terms else None
+        return None if clippable is None else clipped_record(clippable, op.fn, float(array.reshape(())))
+    if not isinstance(first, Sums) or array is None or not _along_last(array, first.sums.type.rank):
         return None
-    if op.fn in ("max", "min") and array.size == 1:
-        bound = float(array.reshape(()))
-        if op.fn == "max":
-            return replace(first, low=max(first.low, bound), high=max(first.high, bound))
-        return replace(first, low=min(first.low, bound), high=min(first.high, bound))
     if first.is_clipped or op.fn not in _ARITHMETIC:
         return None
     flat = array.astype(np.float64)
@@ -258,6 +266,13 @@ def _binary(s: _Lowering, op: Binary, node: Node) -> Record | None:
     factor, offset = _ARITHMETIC[op.fn](first.factor, first.offset, flat)
     sane = np.isfinite(factor).all() and np.isfinite(offset).all() and first.sums.type.shape == node.outputs[0].type.shape
     return replace(first, factor=factor, offset=offset) if sane else None
+
+
+def _terms(r: Record) -> tuple[Affine, ...]:
+    """What a record adds up, empty if it is something else."""
+    if isinstance(r, Linear):
+        return r.terms if (r.low, r.high) == (-np.inf, np.inf) else ()
+    return (r,) if isinstance(r, Affine) and not isinstance(r.scale, Value) else ()
 
 
 _ARITHMETIC: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
@@ -352,7 +367,7 @@ def _concat(s: _Lowering, op: Concat, node: Node) -> Record | None:
     )
     if same:
         return moved(first, s.b.add(op, *(p.stored for p in parts)))  # type: ignore[arg-type, union-attr]
-    quantized = any(isinstance(p, (Affine, Sums, Joined)) for p in parts)
+    quantized = any(isinstance(p, (Affine, Sums, Linear, Joined)) for p in parts)
     return Joined(op.axis, tuple(parts)) if quantized else None
 
 

@@ -73,6 +73,15 @@ class Sums:
 
 
 @dataclass(frozen=True, eq=False)
+class Linear:
+    """The float clip(terms added up, low, high); the scales of the terms are numbers."""
+
+    terms: tuple[Affine, ...]
+    low: float = -np.inf
+    high: float = np.inf
+
+
+@dataclass(frozen=True, eq=False)
 class Joined:
     """A Concat of floats that may still be quantized part by part."""
 
@@ -80,7 +89,7 @@ class Joined:
     parts: tuple[Record, ...]
 
 
-Record = Union[Value, Integers, Centred, Affine, Weights, Sums, Joined]
+Record = Union[Value, Integers, Centred, Affine, Weights, Sums, Linear, Joined]
 
 
 def scalar(b: Builder, number: float, dtype: str) -> Value:
@@ -146,10 +155,28 @@ def scaled(b: Builder, r: Sums) -> Value:
     return b.add(Binary("add"), v, b.constant(r.offset.astype(np.float32))) if np.any(r.offset) else v
 
 
+def clipped_record(r: Sums | Linear, fn: str, bound: float) -> Sums | Linear:
+    """The record with a bound from below (fn "max") or above ("min") after those that it has."""
+    if fn == "max":
+        return replace(r, low=max(r.low, bound), high=max(r.high, bound))
+    return replace(r, low=min(r.low, bound), high=min(r.high, bound))
+
+
 def clipped(b: Builder, v: Value, low: float, high: float) -> Value:
     if low != -np.inf:
         v = b.add(Binary("max"), v, scalar(b, low, v.type.dtype))
     return v if high == np.inf else b.add(Binary("min"), v, scalar(b, high, v.type.dtype))
+
+
+def _linear(b: Builder, r: Linear) -> Value:
+    return clipped(b, total(b, r.terms), r.low, r.high)
+
+
+def total(b: Builder, terms: tuple[Affine, ...]) -> Value:
+    v = materialize(b, terms[0])
+    for t in terms[1:]:
+        v = b.add(Binary("add"), v, materialize(b, t))
+    return v
 
 
 def _joined(b: Builder, r: Joined) -> Value:
@@ -157,7 +184,8 @@ def _joined(b: Builder, r: Joined) -> Value:
 
 
 _MATERIALIZE: dict[type, Callable[..., Value]] = {
-    Integers: _integers, Centred: _centred, Affine: _affine, Weights: _weights, Sums: _sums, Joined: _joined,
+    Integers: _integers, Centred: _centred, Affine: _affine, Weights: _weights, Sums: _sums, Linear: _linear,
+    Joined: _joined,
 }
 
 
