@@ -11,6 +11,8 @@ from . import (
     legacy,
     linear,
     microsoft,
+    ml,
+    ml_trees,
     norm,
     pad,
     pool,
@@ -26,6 +28,7 @@ from . import (
 )  # fmt: skip
 
 __all__ = [
-    "attention", "contract", "control", "conv", "elementwise", "gather", "image", "legacy", "linear", "microsoft", "norm",
-    "pad", "pool", "qonnx", "quantize", "recurrent", "reduce", "regions", "sequence", "shape", "signal", "training",
+    "attention", "contract", "control", "conv", "elementwise", "gather", "image", "legacy", "linear", "microsoft", "ml",
+    "ml_trees", "norm", "pad", "pool", "qonnx", "quantize", "recurrent", "reduce", "regions", "sequence", "shape",
+    "signal", "training",
 ]  # fmt: skip

@@ -1,0 +1,260 @@
+"""Operators of ai.onnx.ml on rows of features: linear and support vector models, scalers, encoders."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ....ir.errors import ModelError
+from ....ir.graph import Value
+from ....ir.ops.contract import MatMul
+from ....ir.ops.movement import Pad
+from ....ir.ops.reduce import ArgReduce, Reduce
+from ....ir.types import DTYPES, is_float
+from ..builder import OnnxBuilder
+from ..symbolic import product
+from ..table import Outputs, onnx_op
+from .ml_scores import DOMAIN, labels_of, numbers, require_numeric_labels, transformed
+
+_MOST_KEYS = 4096  # of an encoder: every element is compared with all of them
+
+Floats = tuple[float, ...]
+Ints = tuple[int, ...]
+Strings = tuple[str, ...]
+
+
+def _matrix(values: Floats | None, rows: int, what: str, dtype: str) -> np.ndarray:
+    """A flat attribute as a matrix of so many rows."""
+    if not values or rows < 1 or len(values) % rows:
+        raise ModelError(f"attribute {what!r} has {len(values or ())} entries, they do not make {rows} rows")
+    return np.array(values, np.float32).astype(DTYPES[dtype].numpy).reshape(rows, -1)
+
+
+def _per_row(b: OnnxBuilder, values: Floats | None, count: int, what: str, dtype: str) -> Value | None:
+    if not values:
+        return None
+    if len(values) not in (1, count):
+        raise ModelError(f"attribute {what!r} has {len(values)} entries, expected 1 or {count}")
+    return b.cast(b.constant(np.array(values, np.float32)), dtype)
+
+
+def _linear(b: OnnxBuilder, x: Value, rows: int, coefficients: Floats | None, intercepts: Floats | None) -> Value:
+    w = _matrix(coefficients, rows, "coefficients", x.type.dtype)
+    if isinstance(x.type.shape[1], int) and x.type.shape[1] != w.shape[1]:
+        raise ModelError(f"attribute 'coefficients' has {w.shape[1]} features, x is {x.type}")
+    y = b.add(MatMul(), x, b.constant(np.ascontiguousarray(w.T)))
+    bias = _per_row(b, intercepts, rows, "intercepts", x.type.dtype)
+    return y if bias is None else b.binary("add", y, bias)
+
+
+@onnx_op("LinearRegressor", since=1, domain=DOMAIN)
+def linear_regressor(
+    b: OnnxBuilder, x: Value, *, coefficients: Floats | None = None, intercepts: Floats | None = None, targets: int = 1,
+    post_transform: str = "NONE",
+) -> Outputs:  # fmt: skip
+    return transformed(b, b.cast(_linear(b, numbers(b, x), targets, coefficients, intercepts), "f32"), post_transform)
+
+
+@onnx_op("LinearClassifier", since=1, domain=DOMAIN)
+def linear_classifier(
+    b: OnnxBuilder, x: Value, *, coefficients: Floats | None = None, intercepts: Floats | None = None,
+    classlabels_ints: Ints | None = None, classlabels_strings: Strings | None = None, multi_class: int = 0,
+    post_transform: str = "NONE",
+) -> Outputs:  # fmt: skip
+    """Two classes with one row of coefficients: the other class has the opposite score."""
+    require_numeric_labels(b, classlabels_strings)
+    labels = classlabels_ints or tuple(range(len(classlabels_strings or ())))
+    rows = numbers(b, x)
+    features = rows.type.shape[1]
+    count = len(coefficients or ()) // features if isinstance(features, int) and features else len(labels)
+    if len(labels) < 2 or count not in (1, len(labels)) or (count == 1 and len(labels) != 2):
+        raise ModelError(f"{count} rows of coefficients do not fit {len(labels)} classes")
+    scores = b.cast(_linear(b, rows, count, coefficients, intercepts), "f32")
+    if count == 1:
+        scores = b.concat((b.unary("neg", scores), scores), 1)
+    scores = transformed(b, scores, post_transform)
+    return labels_of(b, scores, labels), scores
+
+
+@onnx_op("SVMRegressor", since=1, domain=DOMAIN)
+def svm_regressor(
+    b: OnnxBuilder, x: Value, *, coefficients: Floats | None = None, kernel_params: Floats | None = None,
+    kernel_type: str = "LINEAR", n_supports: int = 0, one_class: int = 0, post_transform: str = "NONE",
+    rho: Floats | None = None, support_vectors: Floats | None = None,
+) -> Outputs:  # fmt: skip
+    rows = b.cast(numbers(b, x), "f32")
+    if not rho:
+        raise ModelError("attribute 'rho' is empty")
+    if n_supports:
+        kernel = _kernel(b, rows, _matrix(support_vectors, n_supports, "support_vectors", "f32"), kernel_type, kernel_params)
+        weights = _matrix(coefficients, n_supports, "coefficients", "f32")
+        y = b.add(MatMul(), kernel, b.constant(weights))
+    else:
+        y = _linear(b, rows, 1, coefficients, None)
+    y = b.binary("add", y, rho[0])
+    if one_class:
+        y = b.select(b.binary("gt", y, 0), b.scalar(1, "f32"), b.scalar(-1, "f32"))
+    return transformed(b, y, post_transform)
+
+
+def _kernel(b: OnnxBuilder, x: Value, vectors: np.ndarray, kind: str, params: Floats | None) -> Value:
+    """The kernel of every row with every support vector, [N, supports]."""
+    gamma, offset, degree = params if params and len(params) == 3 else (0.0, 0.0, 0.0)
+    if kind == "RBF":
+        pairs = b.binary("sub", b.reshape(x, (x.type.shape[0], 1, x.type.shape[1])), b.constant(vectors))
+        distance = b.add(Reduce("sum", (2,), False), b.binary("mul", pairs, pairs))
+        return b.unary("exp", b.binary("mul", distance, -gamma))
+    y = b.add(MatMul(), x, b.constant(np.ascontiguousarray(vectors.T)))
+    if kind == "LINEAR":
+        return y
+    y = b.binary("add", b.binary("mul", y, gamma), offset)
+    if kind == "SIGMOID":
+        return b.unary("tanh", y)
+    if kind != "POLY":
+        raise ModelError(f"attribute 'kernel_type' is {kind!r}, expected LINEAR, POLY, RBF or SIGMOID")
+    return b.binary("pow", y, int(degree))
+
+
+# ---- numbers to numbers ----
+
+
+@onnx_op("Scaler", since=1, domain=DOMAIN)
+def scaler(b: OnnxBuilder, x: Value, *, offset: Floats | None = None, scale: Floats | None = None) -> Outputs:
+    y = b.cast(x, "f32")
+    features = y.type.shape[-1] if y.type.rank else 1
+    for fn, values in (("sub", offset), ("mul", scale)):
+        if values:
+            if len(values) != 1 and len(values) != features:
+                raise ModelError(f"{len(values)} offsets or scales do not fit {x.type}")
+            y = b.binary(fn, y, b.constant(np.array(values, np.float32)))
+    return y
+
+
+@onnx_op("Normalizer", since=1, domain=DOMAIN)
+def normalizer(b: OnnxBuilder, x: Value, *, norm: str = "MAX") -> Outputs:
+    """Every row divided by its norm; rows of zeros stay."""
+    y = b.cast(x, "f32")
+    along = (y.type.rank - 1,)
+    if norm == "L2":
+        size = b.unary("sqrt", b.add(Reduce("sum", along, True), b.binary("mul", y, y)))
+    elif norm in ("L1", "MAX"):
+        size = b.add(Reduce("sum" if norm == "L1" else "max", along, True), b.unary("abs", y))
+    else:
+        raise ModelError(f"attribute 'norm' is {norm!r}, expected L1, L2 or MAX")
+    return b.binary("div", y, b.select(b.binary("eq", size, 0), b.scalar(1, "f32"), size))
+
+
+@onnx_op("Imputer", since=1, domain=DOMAIN)
+def imputer(
+    b: OnnxBuilder, x: Value, *, imputed_value_floats: Floats | None = None, imputed_value_int64s: Ints | None = None,
+    replaced_value_float: float = 0.0, replaced_value_int64: int = 0,
+) -> Outputs:  # fmt: skip
+    floats = is_float(x.type.dtype)
+    values = (imputed_value_floats if floats else imputed_value_int64s) or ()
+    if not values or (len(values) != 1 and len(values) != x.type.shape[-1]):
+        raise ModelError(f"{len(values)} imputed values do not fit {x.type}")
+    if floats and np.isnan(replaced_value_float):
+        missing = b.unary("isnan", x)
+    else:
+        missing = b.binary("eq", x, replaced_value_float if floats else replaced_value_int64)
+    return b.select(missing, b.constant(np.array(values).astype(DTYPES[x.type.dtype].numpy)), x)
+
+
+@onnx_op("Binarizer", since=1, domain=DOMAIN)
+def binarizer(b: OnnxBuilder, x: Value, *, threshold: float = 0.0) -> Outputs:
+    return b.cast(b.binary("gt", x, threshold), x.type.dtype)
+
+
+@onnx_op("ArrayFeatureExtractor", since=1, domain=DOMAIN)
+def array_feature_extractor(b: OnnxBuilder, x: Value, indices: Value) -> Outputs:
+    """Columns of the last axis; a vector counts as a row."""
+    if x.type.rank == 1:
+        x = b.reshape(x, (1, *x.type.shape))
+    flat = b.reshape(indices, (product(indices.type.shape),))
+    return b.gather(x, flat, x.type.rank - 1)
+
+
+@onnx_op("FeatureVectorizer", since=1, domain=DOMAIN)
+def feature_vectorizer(b: OnnxBuilder, *xs: Value, inputdimensions: Ints | None = None) -> Outputs:
+    """Rows side by side, each cut, or filled with zeros, to its size."""
+    sizes = inputdimensions or ()
+    if len(sizes) != len(xs):
+        raise ModelError(f"attribute 'inputdimensions' has {len(sizes)} entries for {len(xs)} inputs")
+    parts = []
+    for x, size in zip(xs, sizes, strict=True):
+        rows = b.cast(b.reshape(x, (x.type.shape[0], product(x.type.shape[1:]))), "f32")
+        have = rows.type.shape[1]
+        if not isinstance(have, int):
+            raise ModelError(f"the features of {x.type} must be known; bind them (--shape, --dim)")
+        if have > size:
+            rows = b.slice(rows, 1, 0, size)
+        elif have < size:
+            rows = b.add(Pad((0, 0), (0, size - have), "constant"), rows, b.scalar(0, "f32"))
+        parts.append(rows)
+    return b.concat(parts, 1)
+
+
+# ---- categories ----
+
+
+@onnx_op("OneHotEncoder", since=1, domain=DOMAIN)
+def one_hot_encoder(
+    b: OnnxBuilder, x: Value, *, cats_int64s: Ints | None = None, cats_strings: Strings | None = None, zeros: int = 1
+) -> Outputs:
+    """A row of zeros for what is no category; with zeros = 0 that would have to fail, which compiled code does not."""
+    if cats_strings or not cats_int64s:
+        raise ModelError("the categories must be integers; strings are not supported")
+    if not zeros:
+        raise ModelError("attribute 'zeros' is 0: an unknown category must be an error, which is not supported")
+    classes = b.constant(np.array(cats_int64s, np.int64))
+    values = b.reshape(x if x.type.dtype == "i64" else b.cast(x, "i64"), (*x.type.shape, 1))
+    return b.cast(b.binary("eq", values, classes), "f32")
+
+
+@onnx_op("LabelEncoder", since=2, domain=DOMAIN)
+def label_encoder(
+    b: OnnxBuilder, x: Value, *, default_float: float = -0.0, default_int64: int = -1, default_string: str = "",
+    keys_floats: Floats | None = None, keys_int64s: Ints | None = None, keys_strings: Strings | None = None,
+    values_floats: Floats | None = None, values_int64s: Ints | None = None, values_strings: Strings | None = None,
+    keys_tensor: np.ndarray | None = None, values_tensor: np.ndarray | None = None,
+    default_tensor: np.ndarray | None = None,
+) -> Outputs:  # fmt: skip
+    """Every element is looked up among the keys, the last of equal ones; NaN is found like a number."""
+    if keys_strings or values_strings:
+        raise ModelError("keys and values must be numbers; strings are not supported")
+    keys = _entries(keys_tensor, keys_floats, keys_int64s, "keys")
+    values = _entries(values_tensor, values_floats, values_int64s, "values")
+    if keys.size != values.size or not 0 < keys.size <= _MOST_KEYS:
+        raise ModelError(f"{keys.size} keys and {values.size} values; expected as many of both, at most {_MOST_KEYS}")
+    if default_tensor is not None:
+        default = default_tensor.reshape(-1)[0].astype(values.dtype)
+    else:
+        default = values.dtype.type(default_float if values.dtype.kind == "f" else default_int64)
+    elements = b.reshape(x, (*x.type.shape, 1))
+    equal = b.binary("eq", elements, b.cast(b.constant(keys), x.type.dtype))
+    if keys.dtype.kind == "f" and np.isnan(keys).any():
+        equal = b.binary("or", equal, b.binary("and", b.unary("isnan", elements), b.constant(np.isnan(keys))))
+    hits = b.cast(equal, "u8")
+    found = b.gather(b.constant(values), b.add(ArgReduce("max", x.type.rank, False, True), hits), 0)
+    known = b.cast(b.add(Reduce("max", (x.type.rank,), False), hits), "bool")
+    return b.select(known, found, b.constant(default))
+
+
+def _entries(tensor: np.ndarray | None, floats: Floats | None, ints: Ints | None, what: str) -> np.ndarray:
+    if tensor is not None:
+        return tensor.reshape(-1)
+    if floats:
+        return np.array(floats, np.float32)
+    if ints:
+        return np.array(ints, np.int64)
+    raise ModelError(f"the {what} are missing")
+
+
+@onnx_op("ZipMap", since=1, domain=DOMAIN)
+def zip_map(
+    b: OnnxBuilder, x: Value, *, classlabels_int64s: Ints | None = None, classlabels_strings: Strings | None = None
+) -> Outputs:
+    """The rows as they are, where the standard has maps from labels to numbers: columns in the order of the labels."""
+    labels = classlabels_int64s or classlabels_strings or ()
+    if x.type.rank != 2 or x.type.shape[1] != len(labels):
+        raise ModelError(f"{len(labels)} labels do not fit {x.type}")
+    return x
