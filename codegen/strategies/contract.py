@@ -16,7 +16,7 @@ from math import prod
 
 from ...ir.compute import Compute, lower_compute
 from ...ir.expr import Call, Expr, Load, Var, as_expr, load
-from ...ir.kernel import Alloc, Block, Buffer, For, Kernel, Store, axis, map_block
+from ...ir.kernel import Alloc, Block, Buffer, For, Kernel, Store, axis, coefficient, map_block
 from ...ir.traverse import rewrite, substitute, walk
 from ...ir.types import DTYPES
 from ..machine import Machine
@@ -46,6 +46,7 @@ from .tiles import Tile, choose_tile
 
 CHUNKS = (8, 4, 6, 2, 7, 5, 3)  # into how many chunks rows are cut for the threads, the best first
 SHORT_ROW = 14  # rows of pixels that are shorter than half of this share a tile with the next one
+FEW_ROWS = 4
 FINISH = "finish"  # the loop in which the sums of a tile are finished, where that is not done on registers
 UNROLL = (4, 3, 5, 7, 2)  # steps of the reduction per iteration, the best first
 
@@ -60,12 +61,16 @@ def schedule_product(group: Group, p: Product, machine: Machine) -> Scheduled:
     width = min(tile.vectors * lanes, columns)
     main = columns // width * width
     parts = [(0, main, width)] + ([(main, columns - main, columns - main)] if main < columns else [])
+    in_place = _reads_in_place(group, p)
     kernels, packs, notes = [], [], []
     for n, (start, size, panel) in enumerate(parts):
         part = _take_columns(p, start, size)
-        pack = _pack(part, panel)
-        kernel, note = _schedule_part(group, part, f"w{n}", pack.shape, panel, tile, lanes, machine)
-        packs.append((f"w{n}", pack))
+        packed = None
+        if not in_place:
+            pack = _pack(part, panel)
+            packed = Buffer(f"w{n}", p.right.buf.dtype, pack.shape)
+            packs.append((packed.name, pack))
+        kernel, note = _schedule_part(group, part, packed, panel, tile, lanes, machine)
         kernels.append(kernel)
         notes.append(note)
     return Scheduled(join_kernels("product", kernels), tuple(packs), "; ".join(notes))
@@ -86,6 +91,12 @@ def _choose(p: Product, columns: int, lanes: int, machine: Machine) -> Tile:
     if len(rows) > 1 and last * 2 <= SHORT_ROW:
         last *= min(rows[-2], SHORT_ROW // last)
     return choose_tile(min(last, 4096), columns, depth, lanes, machine)
+
+
+def _reads_in_place(group: Group, p: Product) -> bool:
+    """Few rows of a product with an operand that is computed: packing it would cost more than it brings."""
+    few = prod(size_of(v) for v in p.rows) <= FEW_ROWS and p.group is None
+    return few and p.right.buf.name not in group.constants and coefficient(p.right.buf, p.right.idx, p.columns) == 1
 
 
 # ---- the right operand ---------------------------------------------------------------------------------------------
@@ -127,13 +138,14 @@ def _pack(p: Product, panel: int) -> Pack:
 
 
 def _schedule_part(
-    group: Group, p: Product, name: str, packed_shape: tuple[int, ...], panel: int, tile: Tile, lanes: int, machine: Machine
+    group: Group, p: Product, packed: Buffer | None, panel: int, tile: Tile, lanes: int, machine: Machine
 ) -> tuple[Kernel, str]:
-    packed = Buffer(name, p.right.buf.dtype, packed_shape)
+    """One range of columns; packed: the right operand, None if it is read where it lies."""
     short = len(p.rows) > 1 and size_of(p.rows[-1]) * 2 <= tile.rows
     c, rows, shared = _arrange(p, packed, panel, short)
     in_loop = _is_long(c)
-    k = Kernel("product", (*group.params, packed), _finish_in_loop(c) if in_loop else lower_compute(c))
+    params = group.params if packed is None else (*group.params, packed)
+    k = Kernel("product", params, _finish_in_loop(c) if in_loop else lower_compute(c))
     tiles: list[Tiles] = []
     inner: list[str] = []
     if short:  # whole rows of pixels, as many as fill a tile
@@ -147,7 +159,7 @@ def _schedule_part(
         k = reorder(k, ["group", *inner, "ni"], [*inner, "ni", "group"])
     k = _columns_to_vectors(k, panel, lanes)
     k, steps = _unroll_reduction(k, p, tile)
-    if tiles and packed_shape[len(p.batch)] > 1:
+    if tiles and packed is not None and packed.static_shape[len(p.batch)] > 1:
         k = _prefetch_next_panel(k, p, packed, tiles, steps)
     k = unroll(k, *inner)
     if in_loop:
@@ -189,7 +201,7 @@ def _serial(block: Block, names: set[str]) -> Block:
     return map_block(block, lambda s: replace(s, kind="serial") if isinstance(s, For) and s.var.name in names else None)
 
 
-def _arrange(p: Product, packed: Buffer, panel: int, short: bool) -> tuple[Compute, list[str], str]:
+def _arrange(p: Product, packed: Buffer | None, panel: int, short: bool) -> tuple[Compute, list[str], str]:
     """The computation over (p, [panel], *rows, ni): p is what threads share.  -> (computation, rows, description)"""
     panels = size_of(p.columns) // panel
     ni, batch = axis("ni", panel), prod(size_of(v) for v in p.batch)
@@ -213,9 +225,12 @@ def _arrange(p: Product, packed: Buffer, panel: int, short: bool) -> tuple[Compu
         flat = flat // size_of(v)
     batch_index = [mapping[v] for v in p.batch]
     mapping[p.columns] = no * panel + ni
-    read = Load.of(packed, (*batch_index, no, *p.reduce, ni, *([p.group] if p.group is not None else [])), p.right.type)
-    body = rewrite(p.compute.body, lambda e: read if e is p.right else None)
-    c = substitute_axes(replace(p.compute, body=body), mapping, (*lead, *rows, ni), p.compute.reduce)
+    c = p.compute
+    if packed is not None:
+        inner = [p.group] if p.group is not None else []
+        read = Load.of(packed, (*batch_index, no, *p.reduce, ni, *inner), p.right.type)
+        c = replace(c, body=rewrite(c.body, lambda e: read if e is p.right else None))
+    c = substitute_axes(c, mapping, (*lead, *rows, ni), p.compute.reduce)
     return c, [v.name for v in rows], f"threads share {f'{chunks} chunks of rows' if chunks > 1 else 'panels'}"
 
 

@@ -10,8 +10,10 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from ...ir.compute import lower_group
-from ...ir.kernel import Buffer
+from ...ir.kernel import Buffer, coefficient
 from ...ir.ops.base import Op
 from ...ir.ops.norm import Attention
 from ...ir.ops.recurrent import Recurrent
@@ -20,10 +22,10 @@ from ..machine import Machine
 from ..math import legalize_math
 from .attention import schedule_attention, takes_attention
 from .axes import simplify_axes, without_empty_sum
-from .contract import schedule_product
+from .contract import schedule_product, size_of
 from .join import join_kernels
 from .maps import schedule_map
-from .product import find_product, operands
+from .product import Product, find_product, operands
 from .recurrent import schedule_recurrent
 from .reduce import schedule_reduce
 from .rows import schedule_rows
@@ -54,12 +56,19 @@ def schedule_group(group: Group, machine: Machine, accuracy: str = "default") ->
         if tile and is_transformable(c):
             return schedule_winograd(group, c, tile, machine)
     p = find_product(c)
-    if p is not None and isinstance(p.columns.extent, int) and p.columns.extent >= SKINNY:
+    if p is not None and size_of(p.columns) >= SKINNY and not _is_rows_by_vector(group, p):
         return schedule_product(group, p, machine)
     if is_window(c):
         return schedule_window(group, c, machine)
     kernel = lower_group("reduce", group.params, (simplify_axes(c),))
     return Scheduled(schedule_reduce(kernel, machine), note="reduction")
+
+
+def _is_rows_by_vector(group: Group, p: Product) -> bool:
+    """A computed matrix times very few vectors, each row of the matrix contiguous: a sum along every row, as it lies."""
+    if p.right.buf.name in group.constants or len(p.reduce) != 1 or prod(size_of(v) for v in p.rows) >= SKINNY:
+        return False
+    return coefficient(p.right.buf, p.right.idx, p.reduce[0]) == 1 != coefficient(p.right.buf, p.right.idx, p.columns)
 
 
 def is_native(machine: Machine, op: Op, types: tuple[TensorType, ...]) -> bool:

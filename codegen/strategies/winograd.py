@@ -151,7 +151,7 @@ def _product(plan: _Plan, tiles: int, weights: str, machine: Machine, choice: Ch
     )
     p = find_product(c)
     assert p is not None
-    made = schedule_product(Group("product", (c,), (out, v), choice=choice), p, machine)
+    made = schedule_product(Group("product", (c,), (out, v), constants=frozenset(["u"]), choice=choice), p, machine)
     packs = tuple(
         (name, replace(pack, source=weights, transform=WEIGHT_TRANSFORMS[plan.m])) for name, pack in made.packs
     )

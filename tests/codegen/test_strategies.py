@@ -48,7 +48,7 @@ MATMULS = [
 @pytest.mark.parametrize("shapes", MATMULS, ids=str)
 def test_products(shapes: tuple[tuple[int, ...], ...], machine: str) -> None:
     made = run_op(MatMul(), *(exact(*s) for s in shapes), machine=machine)
-    assert made.packs
+    assert made.packs or shapes[0][-2] <= 4  # few rows read a computed operand where it lies
 
 
 @pytest.mark.parametrize("shapes", [((3, 9), (9, 1)), ((1, 5), (5, 1)), ((2, 7, 4), (2, 4, 3)), ((1, 1), (1, 1))], ids=str)
@@ -64,9 +64,9 @@ def test_products_of_other_types(dtype: type, machine: str) -> None:
     run_op(MatMul(), x, y, machine=machine)
 
 
-@pytest.mark.parametrize("shapes", [((5, 6), (6, 17)), ((3, 8), (8, 40)), ((7, 6), (6, 1)), ((4, 7), (7, 20))], ids=str)
+@pytest.mark.parametrize("shapes", [((5, 6), (6, 17)), ((3, 8), (8, 40)), ((4, 7), (7, 20))], ids=str)
 def test_products_of_bf16_pairs(shapes: tuple[tuple[int, ...], ...]) -> None:
-    """An even depth takes the instruction, also for a tail of one column, and for a vector that is the left operand."""
+    """An even depth takes the instruction, also for a tail of one column."""
     made = run_op(MatMul(), *(exact(*s, dtype=bfloat16) for s in shapes), machine="sapphirerapids")
     assert ("vdpbf16ps" in str(made.kernel)) is (shapes[0][1] % 2 == 0)
 
@@ -76,6 +76,12 @@ def test_products_of_bf16_pairs(shapes: tuple[tuple[int, ...], ...]) -> None:
 def test_operands_that_are_views(left: tuple[int, ...], right: tuple[int, ...], machine: str) -> None:
     x, y = Operand(exact(2, 9, 6), left, gap=3), Operand(exact(2, 6, 21), right, gap=1)
     run_op(MatMul(), x, y, machine=machine)
+
+
+@pytest.mark.parametrize("shapes", [((7, 6), (6, 1)), ((2, 9, 8), (2, 8, 1)), ((30, 40), (40, 1))], ids=str)
+def test_a_matrix_times_a_vector_reads_the_matrix_where_it_lies(shapes: tuple[tuple[int, ...], ...]) -> None:
+    made = run_op(MatMul(), *(exact(*s) for s in shapes))
+    assert (made.packs, made.note) == ((), "reduction")
 
 
 def test_an_operand_that_is_repeated() -> None:
