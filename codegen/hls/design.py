@@ -96,6 +96,8 @@ class Process:
     where: the model's nodes that it comes from."""
 
     kind: ClassVar[str] = ""
+    buffer: ClassVar[str] = ""
+    """Its large working array, if it has one."""
 
     name: str
     inputs: tuple[Tensor, ...]
@@ -151,6 +153,12 @@ class Process:
             return f"tw::vec<{self.outputs[n].type.cpp}, {self.lanes_out}>"
         return f"tw::vec<{self.inputs[n].type.cpp}, {self.lanes_in[n]}>"
 
+    def opening(self) -> str:
+        """The signature, and that rows of constants are read at once."""
+        lines = [f"#pragma HLS ARRAY_RESHAPE variable={r.name} complete dim=2" for r in self.roms()
+                 if r.values.ndim == 2 and r.values.shape[1] > 1]
+        return "\n".join([f"{self.signature()} {{", *lines])
+
     def signature(self) -> str:
         """The first line of its C++ function: operands x0.., results y0.."""
         ports = [f"tw::stream<{self.packet(n)}>& x{n}" for n in range(len(self.inputs))]
@@ -170,6 +178,7 @@ def every(count: int, per: int, start: int = 0) -> np.ndarray:
 @dataclass(frozen=True, eq=False)
 class Design:
     """processes: in an executable order, all streams with one writer and one reader.
+    depths: packets of every FIFO; ultra: processes and streams (by their C++ names) whose memory is UltraRAM.
     inputs, outputs: tensors of the top function; perms: how the host permutes each array before or after (empty: not)."""
 
     name: str
@@ -181,6 +190,7 @@ class Design:
     input_names: tuple[str, ...] = ()
     output_names: tuple[str, ...] = ()
     depths: Mapping[Tensor, int] = field(default_factory=dict)
+    ultra: frozenset[str] = frozenset()
 
     def run(self, arrays: Sequence[np.ndarray], watch: dict[Tensor, np.ndarray] | None = None) -> list[np.ndarray]:
         """The integers of the outputs for those of the inputs: the integer interpreter."""

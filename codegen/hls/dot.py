@@ -128,7 +128,7 @@ class Dot(Process):
         read = "const auto x = x0.read();"
         keep = ""
         if groups > 1:
-            keep = f"  {self.packet(0)} kept[{packets}];\n"
+            keep = f"  {self.packet(0)} kept[{packets}];\n#pragma HLS AGGREGATE variable=kept\n"
             read = f"""{self.packet(0)} x;
         if (g == 0) {{
           x = x0.read();
@@ -139,7 +139,7 @@ class Dot(Process):
         row = "k" if groups == 1 else f"g * {packets} + k" if packets > 1 else "g"
         body = f"{n}_body(sum{vector_arguments(n, self.body, 'g', 'o')})"
         return f"""{self.body.code(n + "_body")}
-{self.signature()} {{
+{self.opening()}
 {keep}  {acc} acc[{self.pe}];
 #pragma HLS ARRAY_PARTITION variable=acc complete
   for (int p = 0; p < {self.positions}; ++p)
@@ -266,7 +266,7 @@ class ChannelDot(Process):
             first, more = f"{acc}({value})", f"acc[o] > {value} ? {acc}(acc[o]) : {acc}({value})"
         row = "c" if self.body.period == self.channels or not self.body.vectors else f"p * {groups} + c"
         return f"""{self.body.code(n + "_body")}
-{self.signature()} {{
+{self.opening()}
   {acc} acc[{self.pe}];
 #pragma HLS ARRAY_PARTITION variable=acc complete
   for (int p = 0; p < {self.positions}; ++p)

@@ -56,7 +56,7 @@ class Map(Process):
         reads = "\n".join(f"      const auto v{i} = x{i}.read();" for i in range(len(self.inputs)))
         values = ", ".join(f"v{i}.v[l]" for i in range(len(self.inputs)))
         return f"""{self.body.code(n + "_body")}
-{self.signature()} {{
+{self.opening()}
   for (int i = 0; i < {total // rows}; ++i)
     for (int c = 0; c < {rows}; ++c) {{
 #pragma HLS PIPELINE II=1

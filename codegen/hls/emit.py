@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 
-from .design import Design, Rom, Tensor
+from .design import Design, Process, Rom, Tensor
 from .fixed import Fixed
+from .storage import fifo_store
 from .table import Table
 
 _WIDTH = 120
-SHALLOW = 1024  # bits of a FIFO up to which shift registers are asked for
 
 
 def word(type: Fixed) -> str:
@@ -110,10 +110,18 @@ def kernel_source(design: Design) -> str:
     lanes = design.lanes
     for p in design.processes:
         origin = f"  From {comment(p.where)[:90]}" if p.where else ""
-        parts.append(f"// {comment(p.about())}.{origin}\n{p.code()}")
+        parts.append(f"// {comment(p.about())}.{origin}\n{_placed(p, design)}")
     parts += [_load(t, n, lanes[t.stream]) for t, n in zip(design.inputs, design.input_names, strict=True)]
     parts += [_store(t, n, lanes[t.stream]) for t, n in zip(design.outputs, design.output_names, strict=True)]
     return "\n".join(parts) + "\n" + _top(design)
+
+
+def _placed(p: Process, design: Design) -> str:
+    """The code of a process, its working array bound to UltraRAM where the design says so."""
+    if p.name not in design.ultra:
+        return p.code()
+    line = f"#pragma HLS BIND_STORAGE variable={p.buffer} type=ram_s2p impl=uram"
+    return re.sub(rf"^(  static .* {p.buffer}\[.*;)$", rf"\1\n{line}", p.code(), count=1, flags=re.MULTILINE)
 
 
 def _packet(t: Tensor, lanes: int) -> str:
@@ -161,11 +169,11 @@ def _top(design: Design) -> str:
     lines += ["#pragma HLS INTERFACE s_axilite port=return", "#pragma HLS DATAFLOW"]
     for t, name in names.items():
         depth = design.depths.get(t, 2)
-        bits = depth * lanes[t.stream] * t.type.bits
         lines.append(f"  static tw::stream<{_packet(t, lanes[t.stream])}> {name};")
         lines.append(f"#pragma HLS STREAM variable={name} depth={depth}")
-        if bits > SHALLOW:
-            lines.append(f"#pragma HLS BIND_STORAGE variable={name} type=fifo impl=bram")
+        store = "uram" if name in design.ultra else fifo_store(depth, lanes[t.stream] * t.type.bits)
+        if store:
+            lines.append(f"#pragma HLS BIND_STORAGE variable={name} type=fifo impl={store}")
     for t, name in zip(design.inputs, design.input_names, strict=True):
         lines.append(f"  load_{name}({name}, {names[t.stream]});")
     for p in design.processes:

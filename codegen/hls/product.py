@@ -21,6 +21,7 @@ class Product(Process):
     """a[G, M, K] times b[G, K, N]: b is kept, then every row of a is answered.  simd: products a cycle, divides N."""
 
     kind: ClassVar[str] = "product"
+    buffer: ClassVar[str] = "b"
 
     body: Body
     simd: int = 1
@@ -77,8 +78,9 @@ class Product(Process):
         g, m, k, n = self.sizes
         c, acc, name = n // self.simd, self.body.inputs[0].cpp, self.name
         return f"""{self.body.code(name + "_body")}
-{self.signature()} {{
+{self.opening()}
   static {self.packet(1)} b[{k * c}];
+#pragma HLS AGGREGATE variable=b
   {acc} acc[{c}][{self.simd}];
 #pragma HLS ARRAY_PARTITION variable=acc complete dim=2
   {self.inputs[0].type.cpp} a = 0;
@@ -192,9 +194,11 @@ class Attention(Process):
         mask = f" + {n}_mask[m][s]" if self.mask is not None else ""
         return f"""{self.score.code(n + "_score")}
 {self.body.code(n + "_body")}
-{self.signature()} {{
+{self.opening()}
   static {self.packet(1)} keys[{s}];
+#pragma HLS AGGREGATE variable=keys
   static {self.packet(2)} values[{s}];
+#pragma HLS AGGREGATE variable=values
   {score} row[{s}];
   {self.table.result.cpp} power[{s}];
   for (int g = 0; g < {b * g}; ++g) {{

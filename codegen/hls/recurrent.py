@@ -166,7 +166,7 @@ class Recurrent(Process):
         read = "x0.read().v[0]" if not self.reverse else f"all[({t - 1} - t) * {b * g * h} + k * {g * h} + i]"
         write = "y0.write(y);" if not self.reverse else f"result[({t - 1} - t) * {b * h} + k * {h} + u] = next0[u];"
         return f"""
-{self.signature()} {{
+{self.opening()}
 {own}
   {self.inputs[0].type.cpp} x[{g * h}];
   {self.accumulator.cpp} sums[{g * h}];

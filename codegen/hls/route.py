@@ -34,7 +34,7 @@ class Fork(Process):
 
     def code(self) -> str:
         writes = "\n".join(f"    y{n}.write(x);" for n in range(len(self.outputs)))
-        return f"""{self.signature()} {{
+        return f"""{self.opening()}
   for (int i = 0; i < {self.inputs[0].size // self.lanes_in[0]}; ++i) {{
 #pragma HLS PIPELINE II=1
     const auto x = x0.read();
@@ -64,7 +64,7 @@ class Drop(Process):
         return f"drops {list(self.inputs[0].shape)}"
 
     def code(self) -> str:
-        return f"""{self.signature()} {{
+        return f"""{self.opening()}
   for (int i = 0; i < {self.inputs[0].size // self.lanes_in[0]}; ++i) {{
 #pragma HLS PIPELINE II=1
     x0.read();
@@ -104,7 +104,7 @@ class Regroup(Process):
         copy = f"""      for (int l = 0; l < {min(a, b)}; ++l) {{
 #pragma HLS UNROLL"""
         if a > b:
-            return f"""{self.signature()} {{
+            return f"""{self.opening()}
   {self.packet(0)} x;
   for (int i = 0; i < {total // a}; ++i)
 {step}
@@ -117,7 +117,7 @@ class Regroup(Process):
     }}
 }}
 """
-        return f"""{self.signature()} {{
+        return f"""{self.opening()}
   {self.packet(0, True)} y;
   for (int i = 0; i < {total // b}; ++i)
 {step}
@@ -142,6 +142,7 @@ class Pick(Process):
     of one row of C; otherwise N rows are kept."""
 
     kind: ClassVar[str] = "pick"
+    buffer: ClassVar[str] = "row"
 
     outer: int
     count: int
@@ -213,14 +214,14 @@ class Pick(Process):
         out = "c" if self.ordered else f"int({n}_from[s][0]) * {c} + c"
         rows = 1 if self.ordered else self.count
         packet = self.packet(0)
-        keep = f"static {packet} row[{rows * c}];"
+        keep = f"static {packet} row[{rows * c}];\n#pragma HLS AGGREGATE variable=row"
         fill = f"""        {packet} y;
         for (int l = 0; l < {self.lanes_out}; ++l) {{
 #pragma HLS UNROLL
           y.v[l] = {element}({self.fill});
         }}
 """
-        return f"""{self.signature()} {{
+        return f"""{self.opening()}
   {keep}
   for (int a = 0; a < {self.outer}; ++a)
     for (int s = 0; s < {len(self.steps)}; ++s)
@@ -245,6 +246,7 @@ class Permute(Process):
     """x[A, *block, C] with the axes of the block permuted, through a buffer of one block."""
 
     kind: ClassVar[str] = "permute"
+    buffer: ClassVar[str] = "block"
 
     outer: int
     block: tuple[int, ...]
@@ -288,8 +290,9 @@ class Permute(Process):
         loops = "\n".join(f"{'  ' * (n + 2)}for (int i{d} = 0; i{d} < {shape[d]}; ++i{d})" for n, d in enumerate(axes))
         at = " + ".join(f"i{d} * {strides[d]}" if strides[d] > 1 else f"i{d}" for d in axes)
         pad = "  " * (len(axes) + 2)
-        return f"""{self.signature()} {{
+        return f"""{self.opening()}
   static {self.packet(0)} block[{self.packets}];
+#pragma HLS AGGREGATE variable=block
   for (int a = 0; a < {self.outer}; ++a) {{
     for (int i = 0; i < {self.packets}; ++i) {{
 #pragma HLS PIPELINE II=1
@@ -357,7 +360,7 @@ class Concat(Process):
                       f"        for (int l = 0; l < {self.lanes_out}; ++l) {{", "#pragma HLS UNROLL",
                       "          y.v[l] = x.v[l];", "        }", "      }"]
         body = "\n".join(lines)
-        return f"""{self.signature()} {{
+        return f"""{self.opening()}
   for (int a = 0; a < {self.outer}; ++a)
     for (int i = 0; i < {sum(sizes)}; ++i) {{
 #pragma HLS PIPELINE II=1

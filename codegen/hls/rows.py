@@ -66,7 +66,7 @@ class Reduce(Process):
     def code(self) -> str:
         acc, n, c = self.body.inputs[0].cpp, self.name, self.inner // self.lanes_out
         return f"""{self.body.code(n + "_body")}
-{self.signature()} {{
+{self.opening()}
   {acc} acc[{c}][{self.lanes_out}];
 #pragma HLS ARRAY_PARTITION variable=acc complete dim=2
   for (int a = 0; a < {self.outer}; ++a)
@@ -143,7 +143,7 @@ class Softmax(RowProcess):
         return f"softmax of {self.rows} rows of {self.length}"
 
     def code(self) -> str:
-        return f"""{self.signature()} {{
+        return f"""{self.opening()}
   {self.inputs[0].type.cpp} row[{self.length}];
   {self.table.result.cpp} power[{self.length}];
   for (int r = 0; r < {self.rows}; ++r) {{
@@ -246,7 +246,7 @@ class Norm(RowProcess):
         n, d, limit = self.length, self.difference.cpp, self.body.inputs[0]
         mean = "sum" if self.centre else "0"
         return f"""{self.body.code(self.name + "_body")}
-{self.signature()} {{
+{self.opening()}
   {self.inputs[0].type.cpp} row[{n}];
   for (int r = 0; r < {self.rows}; ++r) {{
     {d} sum = 0;

@@ -6,7 +6,7 @@ unbounded FIFOs every packet's time follows from its producer's, one process aft
     offset[k] = running maximum of (arrival[k] - iteration[k]);   written at iteration + offset + latency
 
 That gives the earliest schedule.  Its ends are kept, and every writer, from the last to the first, is held back until just
-before its packets are read, while it reads as early as it can.  FIFOs as deep as this schedule fills them can never stop
+before its packets are read; it reads as early as it can, or as late as its own writes allow, whatever takes fewer bits.  FIFOs as deep as this schedule fills them can never stop
 it, and a dataflow network with bounded FIFOs runs no later than any schedule that respects the bounds (its events are
 monotone): so there is no deadlock, and no frame is slower than with unbounded FIFOs.  Several frames in a row are
 simulated, so that the overlap of frames is part of it.
@@ -22,6 +22,7 @@ from .design import Design, Process, Tensor, Timing, every
 
 FRAMES = 3
 _LARGE = 4_000_000  # packets of a frame beyond which fewer frames are simulated
+_SEARCHED = 2_000_000  # packets times processes up to which single processes are tried
 MINIMUM = 2
 
 
@@ -39,7 +40,7 @@ class Simulation:
 
 @dataclass(frozen=True, eq=False)
 class _Span:
-    """The times of one process over all frames: earliest offsets, per read of each operand."""
+    """The iterations of one process over all frames."""
 
     timing: Timing
     frames: int
@@ -69,7 +70,7 @@ def simulate(design: Design, frames: int = FRAMES) -> Simulation:
     busy |= {f"load_{n}": t.size for t, n in zip(design.inputs, design.input_names, strict=True)}
     busy |= {f"store_{n}": t.size for t, n in zip(design.outputs, design.output_names, strict=True)}
     interval = max(busy.values(), default=1)
-    depths = _depths(design, spans, ends, written)
+    depths = _smallest(design, spans, ends, written, lanes)
     return Simulation(first + 1, interval, depths, max(busy, key=lambda n: busy[n]), busy)
 
 
@@ -92,10 +93,36 @@ def _forward(p: Process, span: _Span, written: dict[Tensor, np.ndarray]) -> dict
     return made
 
 
-def _depths(
-    design: Design, spans: dict[Process, _Span], ends: dict[Tensor, np.ndarray], earliest: dict[Tensor, np.ndarray]
+def _smallest(
+    design: Design, spans: dict[Process, _Span], ends: dict[Tensor, np.ndarray], earliest: dict[Tensor, np.ndarray],
+    lanes: dict[Tensor, int],
 ) -> dict[Tensor, int]:
-    """ends: when the outputs are taken; earliest: when each packet could be there."""
+    """The depths of the schedule with the fewest bits: reads early everywhere, late everywhere, or late behind forks; in
+    small designs then the processes whose change of mind saves bits."""
+    def attempt(late: frozenset[Process]) -> tuple[int, dict[Tensor, int]]:
+        depths = _depths(design, spans, ends, earliest, late)
+        return sum(n * lanes[t] * t.type.bits for t, n in depths.items()), depths
+
+    forks = {t for p in design.processes if len(p.outputs) > 1 for t in p.outputs}
+    behind = frozenset(p for p in design.processes if any(t.stream in forks for t in p.inputs))
+    best, chosen = min(((attempt(late), late) for late in (frozenset(), frozenset(design.processes), behind)),
+                       key=lambda found: found[0][0])
+    packets = sum(t.size // n for t, n in lanes.items())
+    if packets * len(design.processes) <= _SEARCHED:
+        for p in design.processes:
+            other = chosen ^ {p}
+            found = attempt(other)
+            if found[0] < best[0]:
+                best, chosen = found, other
+    return best[1]
+
+
+def _depths(
+    design: Design, spans: dict[Process, _Span], ends: dict[Tensor, np.ndarray], earliest: dict[Tensor, np.ndarray],
+    late: frozenset[Process],
+) -> dict[Tensor, int]:
+    """ends: when the outputs are taken; earliest: when each packet could be there; late: processes that read as late as
+    their next write allows, the others read as early as they can."""
     taken: dict[Tensor, np.ndarray] = dict(ends)
     made: dict[Tensor, np.ndarray] = {}
     dropped: set[Tensor] = set()
@@ -113,6 +140,9 @@ def _depths(
         order = np.argsort(at, kind="stable")
         at, limit = at[order], np.minimum.accumulate(limit[order][::-1])[::-1]
         arrived = [earliest[t.stream] + 1 - r for t, r in zip(p.inputs, reads, strict=True)]
+        if p in late:
+            arrived = [np.maximum(a, limit[np.searchsorted(at, r).clip(0, len(at) - 1)])
+                       for a, r in zip(arrived, reads, strict=True)]
         where = np.concatenate([*reads, at])
         order = np.argsort(where, kind="stable")
         offset = np.maximum.accumulate(np.concatenate([*arrived, limit])[order])

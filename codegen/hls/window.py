@@ -23,6 +23,7 @@ class Window(Process):
     emit: lanes of the result, a divisor of C."""
 
     kind: ClassVar[str] = "window"
+    buffer: ClassVar[str] = "rows"
 
     kernel: tuple[int, int]
     strides: tuple[int, int]
@@ -111,7 +112,7 @@ class Window(Process):
         _, _, w, c = self.image
         lanes = max(self.emit, self.lanes_in[0] if self.lanes_in else 1)
         bits = self.inputs[0].type.bits
-        return Cost((), 120, (Memory(self.rows * w * c // lanes, lanes * bits),))
+        return Cost((), 120, (Memory(self.rows * w * c // lanes, bits),) * lanes)  # a bank per lane
 
     def about(self) -> str:
         (kh, kw), (sh, sw) = self.kernel, self.strides
@@ -138,7 +139,7 @@ class Window(Process):
         element = self.inputs[0].type.cpp
         fixed = f"row >= 0 && row < {h} && col >= 0 && col < {w}"
         frames = f"for (int n = 0; n < {n}; ++n) {{" if n > 1 else "{"
-        return f"""{self.signature()} {{
+        return f"""{self.opening()}
   static {element} rows[{self.rows}][{w * c}];
 #pragma HLS ARRAY_PARTITION variable=rows cyclic factor={max(lanes, self.emit)} dim=2
   {frames}

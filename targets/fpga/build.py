@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ... import __version__
-from ...codegen.hls.design import Design
+from ...codegen.hls.design import Design, Tensor
 from ...codegen.hls.emit import identifier
 from ...codegen.hls.simulate import Simulation, simulate
 from ...codegen.hls.wire import connect
@@ -29,7 +29,7 @@ from ..cpu.packaging import timed
 from ..loader import ABI_VERSION, FORMAT, FORMAT_VERSION
 from .boards import BOARDS, USABLE, Board
 from .csim import Csim, run_csim
-from .estimate import Usage, design_usage, over, total
+from .estimate import design_usage, over, place_memories, total
 from .fold import Folding, fold
 from .host import FpgaMachine
 from .lint import lint
@@ -44,6 +44,8 @@ DEFAULT_RANGE: Range = (-4.0, 4.0)
 _SAMPLES, _GOLDEN = 16, 4
 _LARGE_WORK = 20_000_000  # elements of a run beyond which fewer samples are taken
 _RELATIVE_BOUND = 0.02
+_ULTRA_BLOCKS = 3  # blocks that an UltraRAM replaces, as folding counts it
+_RESERVES = (0.9, 0.7, 0.5, 0.3, 0.0)
 _NATIVE = (Softmax, LayerNorm, RmsNorm, Attention)
 
 
@@ -70,9 +72,14 @@ def build(
         samples = _samples(graph, settings)
         declared = settings.input_range or (None if settings.calibration else DEFAULT_RANGE)
         ranges = Ranges(graph, samples, declared)
+    if declared == DEFAULT_RANGE and settings.input_range is None:
+        notes = (f"inputs are taken to lie in {declared[0]:g}..{declared[1]:g}, and saturate beyond: give --input-range or --calibration",)
+    else:
+        notes = ()
     say("types")
     with timed(seconds, "types"):
         lowered, accuracy = _choose_bits(graph, ranges, samples, settings)
+    lowered = replace(lowered, notes=(*notes, *lowered.notes))
     say("folding")
     with timed(seconds, "folding"):
         made = _make_design(lowered, machine, settings, c_prefix(name))
@@ -168,19 +175,18 @@ def _make_design(lowered: Lowered, machine: FpgaMachine, settings: FpgaOptions, 
     limits = {**USABLE, "dsp": settings.max_dsp, "lut": settings.max_lut, "bram18": settings.max_bram}
     target = int(machine.mhz * 1e6 / settings.fps) if settings.fps else 0
     processes, outputs = connect(lowered.processes, lowered.inputs, lowered.outputs)
-    folding = fold(processes, lowered.inputs, machine.board, limits, target)
-    taken: set[str] = set()
-    design = Design(
-        top, folding.processes, lowered.inputs, outputs, lowered.input_perms, lowered.output_perms,
-        tuple(identifier("in_" + t.name, taken) for t in lowered.inputs),
-        tuple(identifier("out_" + t.name, taken) for t in lowered.outputs),
-    )
-    simulation = simulate(design)
-    design = replace(design, depths=simulation.depths)
-    used = total(design_usage(design, machine.board).values())
-    spent = over(used, machine.board, limits)
+    for reserve in _RESERVES:  # FIFOs are known after folding: what processes may take shrinks until both fit
+        budget = {r: part * reserve for r, part in limits.items()}
+        budget["bram18"] += reserve * _ULTRA_BLOCKS * machine.board.uram * limits["uram"] / machine.board.bram18
+        folding = fold(processes, lowered.inputs, machine.board, budget, target)
+        design, simulation = _sized(top, folding, lowered, outputs)
+        design = replace(design, ultra=place_memories(design, machine.board, limits))
+        used = total(design_usage(design, machine.board).values())
+        spent = over(used, machine.board, limits)
+        if not spent:
+            break
     if spent:
-        raise OptionError(_does_not_fit(design, machine, used, spent, limits))
+        raise OptionError(_does_not_fit(design, machine, spent, limits))
     if target and simulation.interval > target:
         raise OptionError(
             f"fpga: {machine.name} does not reach {settings.fps:g} frames a second: {folding.stopped}; what fits is "
@@ -190,7 +196,19 @@ def _make_design(lowered: Lowered, machine: FpgaMachine, settings: FpgaOptions, 
     return Made(design, folding, simulation, limits, lowered)
 
 
-def _does_not_fit(design: Design, machine: FpgaMachine, used: Usage, spent: list[str], limits: dict[str, float]) -> str:
+def _sized(top: str, folding: Folding, lowered: Lowered, outputs: tuple[Tensor, ...]) -> tuple[Design, Simulation]:
+    """The design with the depth of every FIFO."""
+    taken: set[str] = set()
+    design = Design(
+        top, folding.processes, lowered.inputs, outputs, lowered.input_perms, lowered.output_perms,
+        tuple(identifier("in_" + t.name, taken) for t in lowered.inputs),
+        tuple(identifier("out_" + t.name, taken) for t in lowered.outputs),
+    )
+    simulation = simulate(design)
+    return replace(design, depths=simulation.depths), simulation
+
+
+def _does_not_fit(design: Design, machine: FpgaMachine, spent: list[str], limits: dict[str, float]) -> str:
     usage = design_usage(design, machine.board)
     largest = sorted(usage, key=lambda n: (usage[n].bram18, usage[n].lut), reverse=True)[:3]
     where = ", ".join(f"{n} ({usage[n].bram18} BRAM18, {usage[n].lut} LUT)" for n in largest)
@@ -201,7 +219,8 @@ def _does_not_fit(design: Design, machine: FpgaMachine, used: Usage, spent: list
 
 
 def _fits(design: Design, board: Board, limits: dict[str, float]) -> bool:
-    return not over(total(design_usage(design, board).values()), board, limits)
+    placed = replace(design, ultra=place_memories(design, board, limits))
+    return not over(total(design_usage(placed, board).values()), board, limits)
 
 
 def _package(

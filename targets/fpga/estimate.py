@@ -1,8 +1,8 @@
 """Resource estimates: what a process and a FIFO take of a board, from counting; nothing here was synthesized.
 
 Products: one DSP block for each pair of operand parts that fit its multiplier; products of few bits are logic.
-Memories: block RAMs by the best of their aspect ratios; small constants are logic; large memories that need no initial
-content are UltraRAM where there is some (its content cannot be part of a bitstream before Versal).
+Memories: logic where that is cheap, else block RAMs by the best of their aspect ratios; working memories and
+FIFOs are UltraRAM where that saves most (its content cannot be part of a bitstream before Versal).
 Logic: one LUT per bit of an adder or selector, and a fixed amount for the control of every process.
 """
 
@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from math import ceil
 
 from ...codegen.hls.design import Design, Memory, Process
-from ...codegen.hls.emit import SHALLOW
+from ...codegen.hls.emit import stream_names
+from ...codegen.hls.storage import SHALLOW, blocks, in_logic, luts
 from .boards import FAMILIES, RESOURCES, Board
 
-_ASPECTS = ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1))
 _URAM = (4096, 72)
-_SMALL_ROM = 64  # words of a constant that stay in logic
-_SMALL_RAM = 1024  # bits of a memory that stay in logic
+_WORTH = 2.5  # blocks that one UltraRAM must save
 _LOGIC_PRODUCT = 36  # a product of a and b bits with a * b up to this is cheaper in logic
 CONTROL = 90  # LUTs for the loop counters and the handshakes of a process
 
@@ -56,38 +55,64 @@ def product_usage(count: int, a: int, b: int, board: Board) -> Usage:
     return Usage(dsp=count * blocks)
 
 
-def memory_usage(m: Memory, board: Board) -> Usage:
+def memory_usage(m: Memory, ultra: bool = False) -> Usage:
+    """ultra: in UltraRAM, if it can be there at all and blocks would be needed."""
     if m.depth * m.width == 0:
         return Usage()
-    if (m.constant and m.depth <= _SMALL_ROM) or m.depth * m.width <= _SMALL_RAM:
-        return Usage(lut=m.width * ceil(m.depth / _SMALL_ROM))
-    blocks = min(ceil(m.depth / d) * ceil(m.width / w) for d, w in _ASPECTS)
-    ultra = ceil(m.depth / _URAM[0]) * ceil(m.width / _URAM[1])
-    if board.uram and not m.constant and blocks >= 8 * ultra:
-        return Usage(uram=ultra)
-    return Usage(bram18=blocks)
+    if in_logic(m.depth, m.width):
+        return Usage(lut=luts(m.depth, m.width))
+    if ultra and not m.constant:
+        return Usage(uram=ceil(m.depth / _URAM[0]) * ceil(m.width / _URAM[1]))
+    return Usage(bram18=blocks(m.depth, m.width))
 
 
-def process_usage(p: Process, board: Board) -> Usage:
+def process_usage(p: Process, board: Board, ultra: bool = False) -> Usage:
+    """ultra: its working memories are UltraRAM."""
     cost = p.cost()
     parts = [product_usage(n, a, b, board) for n, a, b in cost.products]
-    parts += [memory_usage(m, board) for m in cost.memories]
+    parts += [memory_usage(m, ultra) for m in cost.memories]
     used = total([*parts, Usage(lut=cost.adder_bits + CONTROL)])
     return used + Usage(ff=used.lut + used.lut // 4)
 
 
-def fifo_usage(depth: int, width: int, board: Board) -> Usage:
+def fifo_usage(depth: int, width: int, ultra: bool = False) -> Usage:
     if depth * width <= SHALLOW:
         return Usage(lut=width * ceil(depth / 32) + 10, ff=10)
-    used = memory_usage(Memory(depth, width), board)
-    return used + Usage(lut=30, ff=30)
+    return memory_usage(Memory(depth, width), ultra) + Usage(lut=30, ff=30)
+
+
+def place_memories(design: Design, board: Board, limits: dict[str, float]) -> frozenset[str]:
+    """The processes and streams whose memories go to UltraRAM: where one saves the most blocks, as long as there are any."""
+    lanes, left = design.lanes, int(board.uram * limits["uram"])
+    names = stream_names(design)
+    gains: list[tuple[float, str, int]] = []
+
+    def offer(name: str, plain: Usage, ultra: Usage) -> None:
+        saved = plain.bram18 - ultra.bram18
+        if ultra.uram and saved >= _WORTH * ultra.uram:
+            gains.append((-saved / ultra.uram, name, ultra.uram))
+
+    for p in design.processes:
+        if p.buffer:
+            offer(p.name, process_usage(p, board), process_usage(p, board, True))
+    for t, n in lanes.items():
+        shape = design.depths.get(t, 2), n * t.type.bits
+        offer(names[t], fifo_usage(*shape), fifo_usage(*shape, True))
+    chosen = set()
+    for _, name, count in sorted(gains):
+        if count <= left:
+            chosen.add(name)
+            left -= count
+    return frozenset(chosen)
 
 
 def design_usage(design: Design, board: Board) -> dict[str, Usage]:
-    """Per process by name, and "fifos"."""
-    lanes = design.lanes
-    usage = {p.name: process_usage(p, board) for p in design.processes}
-    usage["fifos"] = total(fifo_usage(design.depths.get(t, 2), n * t.type.bits, board) for t, n in lanes.items())
+    """Per process by name, and "fifos"; memories are where `design.ultra` says."""
+    lanes, names = design.lanes, stream_names(design)
+    usage = {p.name: process_usage(p, board, p.name in design.ultra) for p in design.processes}
+    usage["fifos"] = total(
+        fifo_usage(design.depths.get(t, 2), n * t.type.bits, names[t] in design.ultra) for t, n in lanes.items()
+    )
     return usage
 
 

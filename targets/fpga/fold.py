@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ...codegen.hls.design import Process, Tensor
-from ...codegen.hls.wire import wire
 from ...codegen.hls.window import Window
+from ...codegen.hls.wire import wire
 from .boards import Board
 from .estimate import Usage, over, process_usage, total
 
-FIFO_RESERVE = 0.9  # of the budget that processes may take before the FIFOs are known
 _STEPS = 4000
 
 
@@ -29,10 +28,10 @@ class Folding:
 
 
 def fold(
-    connected: Sequence[Process], inputs: Sequence[Tensor], board: Board, limits: dict[str, float], target: int
+    connected: Sequence[Process], inputs: Sequence[Tensor], board: Board, budget: dict[str, float], target: int
 ) -> Folding:
-    """target: cycles per frame that are enough; 0: as few as possible.  The caller checks whether it was reached."""
-    budget = {r: part * FIFO_RESERVE for r, part in limits.items()}
+    """budget: the part of each resource that processes may take, without FIFOs.  target: cycles per frame that are enough;
+    0: as few as possible.  The caller checks whether it was reached."""
     current = list(connected)
     foldings = {p.name: list(p.foldings()) for p in current}
     at = dict.fromkeys(foldings, 0)

@@ -22,7 +22,8 @@ PRAGMAS = {
     "INTERFACE": r"(m_axi|s_axilite) port=\w+( offset=slave bundle=\w+ depth=\d+)?",
     "DATAFLOW": r"", "INLINE": r"", "UNROLL": r"", "PIPELINE": r"II=\d+",
     "STREAM": r"variable=\w+ depth=\d+", "ARRAY_PARTITION": r"variable=\w+ (complete|cyclic factor=\d+)( dim=\d+)?",
-    "BIND_STORAGE": r"variable=\w+ type=fifo impl=(bram|lutram|srl|uram)", "DEPENDENCE": r"variable=\w+ inter false",
+    "BIND_STORAGE": r"variable=\w+ (type=fifo impl=(bram|lutram|uram)|type=ram_s2p impl=uram)", "AGGREGATE": r"variable=\w+",
+    "ARRAY_RESHAPE": r"variable=\w+ complete dim=2", "DEPENDENCE": r"variable=\w+ inter false",
 }
 _FOR = re.compile(r"for \((?:int|long) (\w+) = -?\d+; (\w+) (?:<|>=|<=|>) -?\d+; (?:\+\+|--)?(\w+)(?: [-+]= \d+)?\)")
 _FUNCTION = re.compile(r"^(?:static |extern \"C\" |inline )+[\w:<>, ]+?[ &](\w+)\((.*)\) \{$", re.MULTILINE)
