@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from tilewright.codegen.machine import Machine, make_machine
-from tilewright.codegen.program import Program
+from tilewright.codegen.program import Call, Program
 from tilewright.ir.types import TensorType
 from tilewright.targets.artifact import Artifact
 from tilewright.targets.cpu import host_machine
@@ -26,10 +26,12 @@ OUTPUTS: Tensors = (("y", TensorType("f32", (4, 8))), ("n", TensorType("i64", ()
 
 
 def toy_program(
-    name: str = "toy", inputs: Tensors = INPUTS, outputs: Tensors = OUTPUTS
+    name: str = "toy", inputs: Tensors = INPUTS, outputs: Tensors = OUTPUTS, profile: bool = False
 ) -> Program:
+    """profile: for an entry point compiled with -DPROFILE, which says that it has two steps and notes times of the first."""
+    steps = (Call("doubled", ()), Call("other", ())) if profile else ()
     return Program(
-        name=name, kernels={}, steps=(), inputs=tuple(inputs), outputs=tuple(outputs),
+        name=name, kernels={}, steps=steps, profile=profile, inputs=tuple(inputs), outputs=tuple(outputs),
         constants=((0, np.full(3, 7, np.int8)), (64, WEIGHTS)), constant_bytes=CONSTANT_BYTES, arena_bytes=ARENA_BYTES,
         scratch_bytes=SCRATCH_BYTES,
     )
@@ -64,8 +66,8 @@ def toy_outputs(x: np.ndarray, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return 2 * x[::-1] + WEIGHTS, k + x.sum().astype(np.int64)
 
 
-def write_sources(folder: Path, machine: Machine | None = None) -> list[str]:
+def write_sources(folder: Path, machine: Machine | None = None, profile: bool = False) -> list[str]:
     """Everything but the entry point as sources; the names of the files to compile."""
     manifest = '{"format":"tilewright"}'
-    model = write_model_sources(folder, toy_program(), machine or toy_machine(), "toy", manifest, None)
+    model = write_model_sources(folder, toy_program(profile=profile), machine or toy_machine(), "toy", manifest, None)
     return model + write_runtime_sources(folder)

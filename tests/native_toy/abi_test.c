@@ -369,6 +369,34 @@ static void test_fork(void)
 }
 #endif
 
+/* A profile build has records of every thread; any other says that it has none. */
+static void test_profile(void)
+{
+    toy_model *model = create(2);
+    tw_step_time time[2] = { { 0 }, { 0 } };
+    check_runs(model, 5);
+#ifdef PROFILE
+    EXPECT(toy_step_count() == 2);
+    for (int thread = 0; thread < 2; thread++) {
+        EXPECT(toy_profile(model, thread, time, 2) == TW_OK);
+        EXPECT(time[0].count >= 5 && time[0].count % 5 == 0 && time[1].count == 0);
+        EXPECT(time[0].min_ns <= time[0].last_ns && time[0].last_ns <= time[0].total_ns && time[0].start_ns > 0);
+    }
+    EXPECT(toy_profile(model, 2, time, 2) == TW_WRONG_COUNT && strstr(toy_error_message(model), "thread below 2"));
+    EXPECT(toy_profile(model, -1, time, 2) == TW_WRONG_COUNT && toy_profile(model, 0, time, 1) == TW_WRONG_COUNT);
+    EXPECT(toy_profile(model, 0, NULL, 2) == TW_NULL_POINTER);
+    EXPECT(toy_reset_profile(model) == TW_OK);
+    EXPECT(toy_profile(model, 1, time, 2) == TW_OK && time[0].count == 0 && time[0].total_ns == 0);
+#else
+    EXPECT(toy_step_count() == 0);
+    EXPECT(toy_profile(model, 0, time, 0) == TW_NO_PROFILE && strstr(toy_error_message(model), "profile"));
+    EXPECT(toy_reset_profile(model) == TW_NO_PROFILE);
+#endif
+    EXPECT(toy_profile(NULL, 0, time, 2) == TW_NULL_POINTER && toy_reset_profile(NULL) == TW_NULL_POINTER);
+    check_runs(model, 2);
+    EXPECT(toy_destroy(model) == TW_OK);
+}
+
 static void test_no_allocation(void)
 {
 #ifdef COUNT_ALLOCATIONS
@@ -402,6 +430,7 @@ int main(void)
 #ifndef NO_FORK
     test_fork();
 #endif
+    test_profile();
     test_no_allocation();
     puts("ok");
     return 0;

@@ -3,6 +3,13 @@
 #include <stdint.h>
 
 void tw_barrier(void *runtime);
+#ifdef PROFILE
+void tw_profile_enter(void *runtime, int64_t tid, int64_t step);
+void tw_profile_leave(void *runtime, int64_t tid, int64_t step);
+#else
+#define tw_profile_enter(runtime, tid, step) ((void)0)
+#define tw_profile_leave(runtime, tid, step) ((void)0)
+#endif
 
 #ifndef SLOW_ITERATIONS
 #define SLOW_ITERATIONS 1
@@ -20,6 +27,7 @@ __attribute__((visibility("hidden"))) void tw_main(void *runtime, char *arena, c
     float *partial = (float *)(arena + 128);
     float *row = (float *)scratch;
     for (int64_t repeat = 0; repeat < SLOW_ITERATIONS; repeat++) {
+        tw_profile_enter(runtime, tid, 0);
         for (int64_t i = 4 * tid / nt; i < 4 * (tid + 1) / nt; i++) {
             for (int j = 0; j < 8; j++) {
                 row[j] = 2.0f * x[8 * i + j];
@@ -31,6 +39,7 @@ __attribute__((visibility("hidden"))) void tw_main(void *runtime, char *arena, c
             }
             partial[i] = sum;
         }
+        tw_profile_leave(runtime, tid, 0);
         if (nt > 1) {
             tw_barrier(runtime);
         }

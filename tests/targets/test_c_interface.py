@@ -37,8 +37,9 @@ def test_whole_interface_without_allocation_after_create(saved: Path, tmp_path: 
 
 @pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
 def test_sanitizers(sanitizer: str, tmp_path: Path) -> None:
-    names = write_sources(tmp_path)
-    flags = ["-std=c11", "-g", "-O1", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-pthread"]
+    """Of a profile build, which has everything that others have."""
+    names = write_sources(tmp_path, profile=True)
+    flags = ["-std=c11", "-DPROFILE", "-g", "-O1", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-pthread"]
     if sanitizer == "thread":
         flags.append("-DNO_FORK")  # its run-time does not survive threads after fork
     else:
