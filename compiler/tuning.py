@@ -130,14 +130,14 @@ class _Contest:
     """The kernel by the cost model, and others against it."""
 
     def __init__(self, group: Group, machine: Machine, accuracy: str) -> None:
-        from ..targets.cpu.timing import TimedKernel  # needs LLVM
+        from ..targets.cpu.timing import TimedKernel, operands  # needs LLVM
 
         self.group, self.machine, self.accuracy = group, machine, accuracy
-        self._make = TimedKernel
+        self._make, self._arrays = TimedKernel, operands(group)
         made = schedule_group(group, machine, accuracy)
         self.about = made.note
         self.balance = imbalance(made.kernel)
-        self.champion = TimedKernel(group, made, machine)
+        self.champion = TimedKernel(group, made, machine, self._arrays)
         self.expected = self.champion.results()
 
     def enter(self, choice: Choice) -> tuple[Any, str] | None:
@@ -149,7 +149,7 @@ class _Contest:
         made = schedule_group(replace(self.group, choice=choice), self.machine, self.accuracy)
         if any(mine > theirs + 0.02 for mine, theirs in zip(imbalance(made.kernel), self.balance, strict=True)):
             return None
-        timed = self._make(self.group, made, self.machine)
+        timed = self._make(self.group, made, self.machine, self._arrays)
         if not close(timed.results(), self.expected):
             raise InternalError(f"tuning: the schedule {made.note!r} of {choice} computes something else", str(made.kernel))
         return timed, made.note

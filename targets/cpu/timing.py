@@ -37,10 +37,13 @@ _MAIN = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 6, ctypes.c_int64, ctypes.c_
 
 
 class TimedKernel:
-    """A kernel of a group as machine code of this process, on operands that depend on the group alone."""
+    """A kernel of a group as machine code of this process.  arrays: what `operands(group)` gives."""
 
-    def __init__(self, group: Group, made: Scheduled, machine: Machine) -> None:
-        kernel, packs, arrays = drop_unused_params(made.kernel), dict(made.packs), operands(group)
+    def __init__(
+        self, group: Group, made: Scheduled, machine: Machine, arrays: Mapping[str, np.ndarray] | None = None
+    ) -> None:
+        kernel, packs = drop_unused_params(made.kernel), dict(made.packs)
+        arrays = operands(group) if arrays is None else arrays
         weights = [b for b in kernel.buffers if b.name in packs or b.name in group.constants]
         others = [b for b in kernel.buffers if b not in weights]
         at = {**_offsets(weights), **_offsets(others)}

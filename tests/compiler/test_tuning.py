@@ -103,9 +103,9 @@ def test_the_search_keeps_the_default_unless_it_is_beaten(monkeypatch: pytest.Mo
     speed = {"half": False}
 
     class Timed(TimedKernel):
-        def __init__(self, group: Group, made: Any, machine: Any) -> None:
+        def __init__(self, group: Group, made: Any, *others: Any) -> None:
             self.note = made.note
-            super().__init__(group, made, machine)
+            super().__init__(group, made, *others)
 
         def seconds(self) -> float:
             return 0.5 if speed["half"] and "tile 5 x" in self.note else 1.0
