@@ -130,7 +130,7 @@ def run_passes(
 
 def _with_options(function: PassFunction, options: Options, native: Native) -> PassFunction:
     """The passes that depend on the target or on an option are given it."""
-    if function is expand_composites:
+    if function in (expand_composites, lower_quantization):
         return partial(function, native=native)
     if function in (narrow_storage, narrow_values):
         return partial(function, precision=options.precision)

@@ -15,6 +15,7 @@ from math import prod
 from ...ir.compute import lower_group
 from ...ir.kernel import Buffer, coefficient
 from ...ir.ops.base import Op
+from ...ir.ops.contract import MatMul
 from ...ir.ops.norm import Attention
 from ...ir.ops.recurrent import Recurrent
 from ...ir.types import TensorType
@@ -25,7 +26,7 @@ from .axes import simplify_axes, without_empty_sum
 from .contract import schedule_product, size_of
 from .join import join_kernels
 from .maps import schedule_map
-from .product import Product, find_product, operands
+from .product import Product, find_dot, find_product, operands
 from .recurrent import schedule_recurrent
 from .reduce import schedule_reduce
 from .rows import schedule_rows
@@ -72,7 +73,10 @@ def _is_rows_by_vector(group: Group, p: Product) -> bool:
 
 
 def is_native(machine: Machine, op: Op, types: tuple[TensorType, ...]) -> bool:
-    """Whether a composite operator has a strategy of its own for operands of these types."""
+    """Whether a composite operator has a strategy of its own for operands of these types; for products of integers,
+    whether an instruction multiplies several neighbours."""
+    if isinstance(op, MatMul):
+        return find_dot(types[0].dtype, types[1].dtype, op.to, machine) is not None
     if isinstance(op, Attention) and all(t.is_static for t in types):
         q, k, v = (t.static_shape for t in types[:3])
         return takes_attention(op, q, k, v, machine)

@@ -1,4 +1,4 @@
-"""Products of quantized operands as sums of u8 x i8 in i32.
+"""Products of quantized operands as sums in i32 of what the machine multiplies: mostly u8 x i8.
 
     MatMul((q - z) * s, W * t)   ->   (MatMul[i32](q, W) - z * columns of W) * (s * t)
 
@@ -18,7 +18,8 @@ from ...ir.graph import Builder, Value
 from ...ir.ops.contract import Conv, MatMul
 from ...ir.ops.elementwise import Binary
 from ...ir.ops.movement import Pad
-from .quantized_values import NARROW, Affine, Centred, Sums, Weights, as_number, cast, minus, unsigned
+from ...ir.types import DTYPES
+from .quantized_values import BYTES, Affine, Centred, Storage, Sums, Weights, as_number, cast, minus, stored_as
 
 GROUP = 4  # products that one instruction adds
 SUM_LIMIT = 2**31 - 1
@@ -32,9 +33,11 @@ class Refused:
     reason: str
 
 
-def check_product(op: Product, x: Affine | Centred, integers: np.ndarray) -> Refused | None:
-    """None if the product can be computed in integers."""
-    if x.stored.type.dtype not in NARROW:
+def check_product(
+    op: Product, x: Affine | Centred, integers: np.ndarray, storage: Storage, range: tuple[int, int]
+) -> Refused | None:
+    """None if the product can be computed in integers.  range: that of the stored activations."""
+    if x.stored.type.dtype not in (*BYTES, storage.activations) or range[1] - range[0] > 255:
         return Refused(f"activations are {x.stored.type.dtype}, not of 8 bits")
     if integers.size == 0 or integers.min() < -128 or integers.max() > 127:
         return Refused("weights less their zero point do not fit 8 signed bits")
@@ -44,11 +47,13 @@ def check_product(op: Product, x: Affine | Centred, integers: np.ndarray) -> Ref
     return None
 
 
-def integer_sums(b: Builder, op: Product, x: Affine | Centred, integers: np.ndarray) -> tuple[Value, np.ndarray | Value]:
+def integer_sums(
+    b: Builder, op: Product, x: Affine | Centred, integers: np.ndarray, storage: Storage
+) -> tuple[Value, np.ndarray | Value]:
     """(sums, shift): the product of x's stored integers less their zero point and of integers is sums + shift; shift is a
     constant of whole numbers, or an i32 value if the run computes the zero point.  Requires `check_product`."""
-    u = unsigned(b, x)
-    stored, w = _fitted(b, op, u, integers.astype(np.int8))
+    u = stored_as(b, x, storage)
+    stored, w = _fitted(b, op, u, integers.astype(DTYPES[storage.weights].numpy))
     plain: Product = MatMul("i32") if isinstance(op, MatMul) else replace(op, pads=(0,) * len(op.pads), to="i32")
     sums = b.add(plain, stored, b.constant(w))
     columns = _columns(op, integers)
@@ -83,15 +88,17 @@ def _fitted(b: Builder, op: Product, x: Affine | Centred, w: np.ndarray) -> tupl
     return stored, np.ascontiguousarray(w)
 
 
-def product_of(b: Builder, op: Product, x: Affine, w: Weights) -> Sums | Value | Refused:
+def product_of(
+    b: Builder, op: Product, x: Affine, w: Weights, storage: Storage, range: tuple[int, int]
+) -> Sums | Value | Refused:
     """The float product, of an operator without bias.  A scale of the run is multiplied at once."""
-    refused = check_product(op, x, w.integers)
+    refused = check_product(op, x, w.integers, storage, range)
     if refused is not None:
         return refused
     if any(n != 1 for n in w.scale.shape[:-1]):
         return Refused("weights have a scale per input channel")
     scale = w.scale.reshape(-1) if w.scale.size > 1 else w.scale.reshape(())
-    sums, shift = integer_sums(b, op, x, w.integers)
+    sums, shift = integer_sums(b, op, x, w.integers, storage)
     if isinstance(shift, Value):
         sums, shift = b.add(Binary("add"), sums, shift), np.zeros((), np.int64)
     zero = np.zeros((), np.float64)

@@ -7,7 +7,7 @@
 One replay.  A value is kept as a record of what its integers mean (`quantized_values`): Dequantize only makes a record,
 what moves elements or picks the largest works on the integers, a product of two records becomes sums of integers
 (`integer_products`) whose scale, bias and clipping are collected and applied once, where the sums are quantized again.
-Signed bytes are stored as unsigned ones moved by 128, which is what the instructions multiply with signed weights.
+Bytes are stored as the machine multiplies them with weights: mostly unsigned, signed ones moved by 128.
 
 Accuracy: integers are those of the model's own arithmetic, except that scales are multiplied in another order (a quotient
 is a product with the reciprocal); a result differs by at most one unit, where the value lies within rounding errors of f32
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Union
 
 import numpy as np
 
@@ -31,15 +32,19 @@ from ...ir.ops.norm import BatchNorm
 from ...ir.ops.quantize import Dequantize, Quantize, Saturate, integer_range, spread_array
 from ...ir.ops.reduce import Reduce
 from ...ir.ops.window import Pool
-from .integer_products import Refused, check_product, integer_sums, product_of
+from ...ir.types import TensorType
+from .expand_composites import Native
+from .integer_products import GROUP, Refused, check_product, integer_sums, product_of
 from .quantized_values import (
-    NARROW,
+    BYTES,
+    STORAGES,
     Affine,
     Centred,
     Integers,
     Joined,
     Linear,
     Record,
+    Storage,
     Sums,
     Weights,
     as_number,
@@ -54,13 +59,24 @@ from .quantized_values import (
 
 Note = Callable[[str], None]
 Rule = Callable[..., "Record | None"]
+Movable = Union[Integers, Centred, Affine]
 
 
-def lower_quantization(graph: Graph, *, note: Note | None = None) -> Graph:
-    """note: is told of every product of dequantized operands that stays in floats, and why."""
+def lower_quantization(graph: Graph, *, native: Native | None = None, note: Note | None = None) -> Graph:
+    """native(op, operand types): whether the machine has an instruction for such products; None: for bytes.  note: is
+    told of every product of dequantized operands that stays in floats, and why."""
     if not any(isinstance(n.op, (Quantize, Dequantize)) or _is_integer_product(n) for n in graph.nodes):
         return graph
-    return _Lowering(graph, note or (lambda text: None)).run()
+    return _Lowering(graph, _storage(native), note or (lambda text: None)).run()
+
+
+def _storage(native: Native | None) -> Storage | None:
+    """The best of the types that the machine multiplies."""
+    product, shape = MatMul("i32"), (GROUP, GROUP)
+    for s in STORAGES:
+        if native is None or native(product, (TensorType(s.activations, shape), TensorType(s.weights, shape))):
+            return s
+    return None
 
 
 def _is_integer_product(n: Node) -> bool:
@@ -68,10 +84,12 @@ def _is_integer_product(n: Node) -> bool:
 
 
 class _Lowering:
-    """The state of the replay.  ranges: bounds of stored integers that are narrower than their type."""
+    """The state of the replay.  ranges: bounds of stored integers that are narrower than their type.  has_products:
+    whether floats of products are worth replacing."""
 
-    def __init__(self, graph: Graph, note: Note) -> None:
+    def __init__(self, graph: Graph, storage: Storage | None, note: Note) -> None:
         self.graph, self.note = graph, note
+        self.storage, self.has_products = storage or STORAGES[0], storage is not None
         self.b = Builder(graph.name)
         self.records: dict[Value, Record] = {}
         self.ranges: dict[Value, tuple[int, int]] = {}
@@ -105,6 +123,12 @@ class _Lowering:
         if isinstance(r, Weights):
             return r.integers.astype(np.float32) * r.scale
         return self.b.constants.get(r) if isinstance(r, Value) else None
+
+    def moved(self, r: Movable, stored: Value, *sources: Movable) -> Record:
+        """The record over integers that were moved; sources: where they come from, if not from r alone."""
+        bounds = [self.range(x.stored) for x in sources or (r,)]
+        self.ranges[stored] = (min(low for low, _ in bounds), max(high for _, high in bounds))
+        return moved(r, stored)
 
     def range(self, stored: Value) -> tuple[int, int]:
         return self.ranges.get(stored, integer_range(stored.type.dtype))
@@ -175,9 +199,8 @@ def _quantized(s: _Lowering, r: Record, op: Quantize, scale: float, zero: int) -
     """The integers of a float, stored unsigned if they are bytes."""
     if isinstance(r, Joined):
         parts = [_quantized(s, p, op, scale, zero) for p in r.parts]
-        stored = s.b.add(Concat(r.axis), *(p.stored for p in parts))
-        return replace(parts[0], stored=stored)
-    to, shift = ("u8", 128) if op.to == "i8" else (op.to, 0)
+        return s.moved(parts[0], s.b.add(Concat(r.axis), *(p.stored for p in parts)), *parts)  # type: ignore[return-value]
+    to, shift = (s.storage.activations, s.storage.shift(op.to)) if op.to in BYTES else (op.to, 0)
     low, high, zero = op.low + shift, op.high + shift, zero + shift
     if isinstance(r, Affine) and (r.stored.type.dtype, r.zero, r.scale) == (to, zero, scale):
         least, most = s.range(r.stored)
@@ -212,15 +235,20 @@ def _product(s: _Lowering, op: MatMul | Conv, node: Node) -> Record | None:
         return None
     if isinstance(x, Centred) and isinstance(w, Value) and w in s.b.constants and len(node.inputs) == 2:
         integers = s.b.constants[w]
-        if check_product(op, x, integers) is not None:
+        if check_product(op, x, integers, s.storage, s.range(x.stored)) is not None:
             return None
-        sums, shift = integer_sums(s.b, op, x, integers)
+        sums, shift = integer_sums(s.b, op, x, integers, s.storage)
         if isinstance(shift, Value):
             return s.b.add(Binary("add"), sums, shift)
         return s.b.add(Binary("add"), sums, s.b.constant(shift.astype(np.int32))) if np.any(shift) else sums
     if not isinstance(x, Affine):
         return None
-    made = product_of(s.b, op, x, w) if isinstance(w, Weights) else Refused("the right operand is no constant")
+    if not s.has_products:
+        made: Sums | Value | Refused = Refused("the machine has no instruction for products of bytes")
+    elif isinstance(w, Weights):
+        made = product_of(s.b, op, x, w, s.storage, s.range(x.stored))
+    else:
+        made = Refused("the right operand is no constant")
     if isinstance(made, Refused):
         s.note(f"{op.name} at {node.where!r} stays in floats: {made.reason}")
         return None
@@ -300,9 +328,9 @@ def _recentred(s: _Lowering, r: Centred, zero: Value) -> Centred | None:
 
 def _cast(s: _Lowering, op: Cast, node: Node) -> Record | None:
     r, to = s.record(node.inputs[0]), op.to
-    if to == "i32" and isinstance(r, Integers) and r.stored.type.dtype in NARROW:
+    if to == "i32" and isinstance(r, Integers) and r.dtype in BYTES:
         return Centred(r.stored, r.shift)
-    if to == "i32" and isinstance(r, Value) and r.type.dtype in NARROW and r not in s.b.constants:
+    if to == "i32" and isinstance(r, Value) and r.type.dtype in BYTES and r not in s.b.constants:
         return Centred(r, 0)
     return None
 
@@ -329,10 +357,7 @@ def _movement(s: _Lowering, op: Op, node: Node) -> Record | None:
         return _moved_weights(r, op, node)
     if not isinstance(r, _MOVABLE):
         return None
-    stored = s.b.add(op, r.stored, *(s.value(v) for v in node.inputs[1:]))
-    if r.stored in s.ranges:
-        s.ranges[stored] = s.ranges[r.stored]
-    return moved(r, stored)
+    return s.moved(r, s.b.add(op, r.stored, *(s.value(v) for v in node.inputs[1:])))
 
 
 def _resize(s: _Lowering, op: Resize, node: Node) -> Record | None:
@@ -356,7 +381,7 @@ def _largest(s: _Lowering, op: Pool | Reduce, node: Node) -> Record | None:
         return None
     if isinstance(r, Affine) and not isinstance(r.scale, Value) and r.scale <= 0:
         return None
-    return moved(r, s.b.add(op, r.stored))
+    return s.moved(r, s.b.add(op, r.stored))
 
 
 def _concat(s: _Lowering, op: Concat, node: Node) -> Record | None:
@@ -366,7 +391,7 @@ def _concat(s: _Lowering, op: Concat, node: Node) -> Record | None:
         isinstance(p, _MOVABLE) and _meaning(p) == _meaning(first) for p in parts
     )
     if same:
-        return moved(first, s.b.add(op, *(p.stored for p in parts)))  # type: ignore[arg-type, union-attr]
+        return s.moved(first, s.b.add(op, *(p.stored for p in parts)), *parts)  # type: ignore[arg-type, union-attr]
     quantized = any(isinstance(p, (Affine, Sums, Linear, Joined)) for p in parts)
     return Joined(op.axis, tuple(parts)) if quantized else None
 
@@ -381,12 +406,16 @@ def _pad(s: _Lowering, op: Pad, node: Node) -> Record | None:
     if not isinstance(r, _MOVABLE):
         return None
     if op.mode != "constant":
-        return moved(r, s.b.add(op, r.stored, as_number(s.b, 0, r.stored.type.dtype)))
+        return s.moved(r, s.b.add(op, r.stored, as_number(s.b, 0, r.stored.type.dtype)))
     value = _one(s.array(node.inputs[1]))
     if value is None or (not isinstance(r, Integers) and value != 0):
         return None
-    border = as_number(s.b, int(value) + r.shift if isinstance(r, Integers) else r.zero, r.stored.type.dtype)
-    return moved(r, s.b.add(op, r.stored, border))
+    number = int(value) + r.shift if isinstance(r, Integers) else r.zero
+    made = moved(r, s.b.add(op, r.stored, as_number(s.b, number, r.stored.type.dtype)))
+    if not isinstance(number, Value) and isinstance(made, _MOVABLE):
+        low, high = s.range(r.stored)
+        s.ranges[made.stored] = (min(low, number), max(high, number))
+    return made
 
 
 RULES: dict[type[Op], Rule] = {

@@ -18,7 +18,23 @@ from ...ir.ops.movement import Concat
 from ...ir.types import DTYPES
 
 Number = Union[int, Value]
-NARROW = ("u8", "i8")
+BYTES = ("u8", "i8")
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How the machine wants the operands of integer products: the types of activations and of weights."""
+
+    activations: str
+    weights: str
+
+    def shift(self, dtype: str) -> int:
+        """What is added to bytes of a type when they are stored."""
+        return {("u8", "i8"): 128, ("i8", "u8"): -128}.get((self.activations, dtype), 0)
+
+
+STORAGES = (Storage("u8", "i8"), Storage("i8", "i8"), Storage("i16", "i16"))
+"""The best first: bytes of both signs, signed bytes, and bytes in 16 bits where only these are multiplied."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +134,7 @@ def materialize(b: Builder, r: Record) -> Value:
 def _integers(b: Builder, r: Integers) -> Value:
     if r.stored.type.dtype == r.dtype and r.shift == 0:
         return r.stored
-    if r.shift == 128 and (r.stored.type.dtype, r.dtype) == ("u8", "i8"):
+    if (r.stored.type.dtype, r.dtype, r.shift) in (("u8", "i8", 128), ("i8", "u8", -128)):
         return other_sign(b, r.stored)
     return cast(b, minus(b, cast(b, r.stored, "i32"), r.shift), r.dtype)
 
@@ -194,9 +210,13 @@ def moved(r: Integers | Centred | Affine, stored: Value) -> Record:
     return replace(r, stored=stored)
 
 
-def unsigned(b: Builder, r: Centred | Affine) -> Centred | Affine:
-    """The record over unsigned bytes."""
-    if r.stored.type.dtype != "i8":
+def stored_as(b: Builder, r: Centred | Affine, storage: Storage) -> Centred | Affine:
+    """The record over integers as products read them."""
+    have, want = r.stored.type.dtype, storage.activations
+    if have == want:
         return r
-    zero = r.zero + 128 if not isinstance(r.zero, Value) else b.add(Binary("add"), r.zero, scalar(b, 128, "i32"))
+    if want not in BYTES:
+        return replace(r, stored=cast(b, r.stored, want))
+    shift = storage.shift(have)
+    zero = r.zero + shift if not isinstance(r.zero, Value) else b.add(Binary("add"), r.zero, scalar(b, shift, "i32"))
     return replace(r, stored=other_sign(b, r.stored), zero=zero)

@@ -225,3 +225,27 @@ def test_constants_alone_are_folded_by_nobody_before() -> None:
     g = m.b.graph([m.b.add(MatMul(), m.input(2, 4), m.weights(4, 3))])
     assert names(fold_constants(g)) == ["Dequantize", "MatMul"]
     assert names(lowered(g, draw(2, 4))) == ["MatMul"]
+
+
+@pytest.mark.parametrize(("activations", "weights"), [("u8", "i8"), ("i8", "i8"), ("i16", "i16")])
+def test_operands_are_stored_as_the_machine_multiplies_them(activations: str, weights: str) -> None:
+    def native(op: object, types: tuple[TensorType, ...]) -> bool:
+        return (types[0].dtype, types[1].dtype) == (activations, weights)
+
+    for dtype in ("u8", "i8"):
+        m = Model()
+        x = m.b.add(Pool("max", (2, 2), (1, 1), (0, 0, 0, 0), (1, 1), False), m.pair(m.input(1, 5, 5, 4), 0.02, 3, dtype))
+        y = m.b.add(Conv((1, 1), (1, 0, 1, 0), (1, 1), 1), x, m.weights(3, 3, 4, 6, axis=3))
+        y = m.b.add(Concat(3), m.quantize(y, 0.1, -7 if dtype == "i8" else 9, dtype), m.quantize(y, 0.1, 3, dtype))
+        g = m.b.graph([y])
+        after = lower_quantization(g, native=native)
+        (product,) = [n for n in after.nodes if isinstance(n.op, Conv)]
+        assert tuple(v.type.dtype for v in product.inputs) == (activations, weights)
+        for a, c in zip(run_graph(g, [draw(1, 5, 5, 4)]), run_graph(after, [draw(1, 5, 5, 4)]), strict=True):
+            assert a.dtype == c.dtype and np.abs(a.astype(int) - c.astype(int)).max() <= 1
+
+
+def test_without_an_instruction_products_stay_in_floats() -> None:
+    m = Model()
+    g = m.b.graph([m.b.add(MatMul(), m.pair(m.input(2, 4), 0.02, 3), m.weights(4, 3))])
+    assert integer_products(lower_quantization(g, native=lambda op, types: False)) == 0
