@@ -110,19 +110,21 @@ def tune(
     found = dict(known)
     todo = [t for t in groups if t.key not in found]
     end, left = time.monotonic() + seconds, sum(t.work for t in todo)
-    for n, t in enumerate(todo):
-        progress("tune", n, len(todo))
-        now = time.monotonic()
-        if now >= end:
-            return found, (f"tuning: {n} of {len(todo)} kernels were searched in {seconds:g} s; the others are as by default",)
-        until = now + max(LEAST_SECONDS, (end - now) * t.work / max(left, 1))
-        left -= t.work
-        try:
+    n = 0
+    try:
+        for n, t in enumerate(todo):
+            progress("tune", n, len(todo))
+            now = time.monotonic()
+            if now >= end:
+                note = f"tuning: {n} of {len(todo)} kernels were searched in {seconds:g} s; the others are as by default"
+                return found, (note,)
+            until = now + max(LEAST_SECONDS, (end - now) * t.work / max(left, 1))
+            left -= t.work
             item = search(t, machine, accuracy, until, optuna)
-        except KeyboardInterrupt:
-            return found, (f"tuning: interrupted after {n} of {len(todo)} kernels; what was found is kept",)
-        add_entry(path, machine, t.key, item)
-        found[t.key] = item
+            add_entry(path, machine, t.key, item)
+            found[t.key] = item
+    except KeyboardInterrupt:
+        return found, (f"tuning: interrupted after {n} of {len(todo)} kernels; what was found is kept",)
     return found, ()
 
 

@@ -56,7 +56,7 @@ class Space:
         return Choice(rows, vectors, suggest("chunks", self.chunks), suggest("unroll", self.unrolls), winograd)
 
 
-def _sizes(tile: str | None) -> tuple[int, int] | tuple[None, None]:
+def _sizes(tile: str | None) -> tuple[int | None, int | None]:
     if tile is None:
         return None, None
     rows, _, vectors = tile.partition("x")

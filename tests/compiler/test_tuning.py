@@ -20,6 +20,7 @@ from tilewright.codegen.strategies.choices import BY_MODEL, Choice
 from tilewright.codegen.strategies.scheduled import Group
 from tilewright.codegen.strategies.select import schedule_group
 from tilewright.compiler import tuning
+from tilewright.compiler.cli import OK, USER_ERROR, main
 from tilewright.compiler.tuning import Tunable, search, search_engine, tunable_groups, tune
 from tilewright.compiler.tuning_file import Found, add_entry, digest_of, read_tuning
 from tilewright.frontend.onnx import import_model
@@ -227,3 +228,14 @@ def test_tuning_once_is_remembered(tmp_path: Path) -> None:
     lines = path.read_text().splitlines()
     assert 1 <= len(lines) <= 3
     assert len({json.loads(line)["key"] for line in lines}) == len(lines)
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = tmp_path / "t.jsonl", tmp_path / "out"
+    arguments = ["compile", str(DIGITS), "-o", str(out), "--quiet", "--no-cache", "--tuning-file", str(path)]
+    assert main([*arguments, "--tune=0.4"]) == OK
+    assert "note: tuning: " in capsys.readouterr().err
+    assert main(arguments) == OK
+    path.write_text("{")
+    assert main(arguments) == USER_ERROR
+    assert "t.jsonl, line 1" in capsys.readouterr().err
