@@ -2,10 +2,12 @@
 
 from . import (
     attention,
+    attention_microsoft,
     contract,
     control,
     conv,
     elementwise,
+    fused,
     gather,
     image,
     legacy,
@@ -28,7 +30,7 @@ from . import (
 )  # fmt: skip
 
 __all__ = [
-    "attention", "contract", "control", "conv", "elementwise", "gather", "image", "legacy", "linear", "microsoft", "ml",
-    "ml_trees", "norm", "pad", "pool", "qonnx", "quantize", "recurrent", "reduce", "regions", "sequence", "shape",
-    "signal", "training",
+    "attention", "attention_microsoft", "contract", "control", "conv", "elementwise", "fused", "gather", "image",
+    "legacy", "linear", "microsoft", "ml", "ml_trees", "norm", "pad", "pool", "qonnx", "quantize", "recurrent",
+    "reduce", "regions", "sequence", "shape", "signal", "training",
 ]  # fmt: skip

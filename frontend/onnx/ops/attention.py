@@ -29,7 +29,7 @@ def attention(
         return STANDARD
     flat = q.type.rank == 3
     if flat:
-        q, k, v = _heads(b, q, q_num_heads), _heads(b, k, kv_num_heads), _heads(b, v, kv_num_heads)
+        q, k, v = heads_of(b, q, q_num_heads), heads_of(b, k, kv_num_heads), heads_of(b, v, kv_num_heads)
     if q.type.rank != 4 or k.type.rank != 4 or v.type.rank != 4:
         raise ModelError(f"expected Q, K, V of 3 or 4 dimensions, got {q.type}, {k.type} and {v.type}")
     if past_key is not None and past_value is not None:
@@ -50,7 +50,7 @@ def attention(
     return y, k, v
 
 
-def _heads(b: OnnxBuilder, x: Value, heads: int | None) -> Value:
+def heads_of(b: OnnxBuilder, x: Value, heads: int | None) -> Value:
     """[B, M, H*D] as [B, H, M, D]."""
     size = quotient([x.type.shape[2]], [heads]) if heads and x.type.rank == 3 else None
     if heads is None or size is None:
