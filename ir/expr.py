@@ -109,6 +109,8 @@ def binary(op: str, a: ExprLike, b: ExprLike) -> Expr:
     a, b = _align(a, b)
     out = Type("bool" if op in _COMPARE else a.type.dtype, a.type.lanes)
     if a.type != I64:
+        if op in _COMPARE and isinstance(a, Const) and isinstance(b, Const):
+            return const(_FOLD[op](a.value, b.value), out)
         return Bin.of(op, a, b, out)
     if isinstance(a, Const) and isinstance(b, Const) and op in _FOLD and not (op in ("div", "mod") and b.value == 0):
         return const(_FOLD[op](a.value, b.value), out)

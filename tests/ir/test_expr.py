@@ -311,3 +311,12 @@ def test_rebuild_keeps_nodes_whose_children_do_not_change() -> None:
 
         assert rebuild(e, children(e)) is e
     assert as_expr(3).type == I64
+
+
+def test_comparisons_of_constants_are_decided() -> None:
+    """NaN differs from itself; the guard of `max` for a constant that is no NaN disappears."""
+    nan, x = const(float("nan"), "f32"), Var.of("x", None, Type("f32"))
+    assert is_const(binary("ne", nan, nan), True)
+    zero = const(0.0, "f32")
+    guarded = select(binary("ne", zero, zero), zero, binary("max", x, zero))
+    assert guarded is binary("max", x, zero)
