@@ -46,9 +46,8 @@ class Space:
 
     def choose(self, suggest: Suggest) -> Choice:
         """One choice; the names that are asked for depend on the answers."""
-        side = suggest("winograd", self.sides) if len(self.sides) > 1 else self.sides[0]
-        winograd = side if len(self.sides) > 1 else None
-        if side:
+        winograd = suggest("winograd", self.sides) if len(self.sides) > 1 else None
+        if winograd:
             rows, vectors = _sizes(suggest("inner tile", self.inner_tiles))
             unroll, block = suggest("inner unroll", self.inner_unrolls), suggest("block", BLOCKS)
             return Choice(rows, vectors, None, unroll, winograd, block)
