@@ -34,7 +34,8 @@ class Reg:
 
 @dataclass(frozen=True, eq=False)
 class Instr:
-    """One operation.  value: the integer of a "const", the element array of a "vector"; shift: of "round" and "scale"."""
+    """One operation.  value: of a "const"; shift: of "round" and "scale".
+    vector, repeat: a "vector" is vector[i // repeat % len] for the i-th element."""
 
     op: str
     args: tuple[int, ...]
@@ -42,6 +43,7 @@ class Instr:
     shift: int = 0
     value: int = 0
     vector: np.ndarray | None = None
+    repeat: int = 1
     table: Table | None = None
 
 
@@ -80,8 +82,8 @@ class Body:
 
     @property
     def period(self) -> int:
-        """After how many elements the vectors repeat; every vector's length divides it."""
-        return int(np.lcm.reduce([1, *(len(i.vector) for i in self.vectors if i.vector is not None)]))
+        """After how many elements all vectors begin again."""
+        return int(np.lcm.reduce([1, *(len(i.vector) * i.repeat for i in self.vectors if i.vector is not None)]))
 
     @property
     def products(self) -> int:
@@ -102,7 +104,7 @@ class Body:
                 value = arrays[i.value]
             elif i.op == "vector":
                 assert i.vector is not None
-                value = np.resize(i.vector, len(arrays[0])) if len(arrays[0]) else arrays[0]
+                value = np.resize(np.repeat(i.vector, i.repeat), len(arrays[0])) if len(arrays[0]) else arrays[0]
             elif i.op == "table":
                 assert i.table is not None
                 value = i.table.run(a[0])
@@ -190,12 +192,12 @@ class BodyBuilder:
         reach = (type.low if low is None else low, type.high if high is None else high)
         return self._add("input", (), *reach, type.frac, value=len(self.inputs) - 1)
 
-    def constant(self, values: np.ndarray, bits: int) -> Reg:
-        """A scalar, or a vector that repeats along the elements; floats, kept in at most so many bits."""
+    def constant(self, values: np.ndarray, bits: int, repeat: int = 1) -> Reg:
+        """A scalar, or a vector along the elements, each value `repeat` times; floats, kept in at most so many bits."""
         q, type = exact_constant(np.asarray(values).ravel(), bits)
         if q.size == 1:
             return self._add("const", (), int(q[0]), int(q[0]), type.frac, value=int(q[0]))
-        return self._add("vector", (), int(q.min()), int(q.max()), type.frac, vector=q)
+        return self._add("vector", (), int(q.min()), int(q.max()), type.frac, vector=q, repeat=repeat)
 
     def round(self, a: Reg, to: Fixed) -> Reg:
         """To the type's units, saturated to its range (as far as the operand reaches)."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
+from itertools import pairwise
 from math import gcd, prod
 from typing import ClassVar
 
@@ -156,24 +157,14 @@ class Pick(Process):
         y = np.where((index >= 0)[:, None], x[:, index.clip(0)], self.fill)
         return (y.reshape(self.outputs[0].shape),)
 
-    @cached_property
+    @property
     def ordered(self) -> bool:
-        used = [i for i in self.index if i >= 0]
-        return all(a <= b for a, b in zip(used, used[1:], strict=False))
+        return is_ordered(self.index)
 
-    @cached_property
+    @property
     def steps(self) -> np.ndarray:
         """What is done per row of C packets: READ, EMIT, FILL flags."""
-        if not self.ordered:
-            return np.array([READ] * self.count + [EMIT | (FILL if i < 0 else 0) for i in self.index], np.int64)
-        found, read = [], 0
-        for i in self.index:
-            while read < i:
-                found.append(READ)
-                read += 1
-            found.append(EMIT | FILL if i < 0 else EMIT if i < read else READ | EMIT)
-            read = max(read, i + 1)
-        return np.array(found + [READ] * (self.count - read), np.int64)
+        return pick_steps(self.index, self.count)
 
     def accepts(self, lanes: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
         width = gcd(lanes[0], self.inner)
@@ -239,6 +230,27 @@ class Pick(Process):
       }}
 }}
 """
+
+
+@cache
+def is_ordered(index: tuple[int, ...]) -> bool:
+    """Whether rows are picked in the order in which they come."""
+    return all(a <= b for a, b in pairwise(i for i in index if i >= 0))
+
+
+@cache
+def pick_steps(index: tuple[int, ...], count: int) -> np.ndarray:
+    """Flags of every step of a `Pick`; not to be modified."""
+    if not is_ordered(index):
+        return np.array([READ] * count + [EMIT | (FILL if i < 0 else 0) for i in index], np.int64)
+    found, read = [], 0
+    for i in index:
+        while read < i:
+            found.append(READ)
+            read += 1
+        found.append(EMIT | FILL if i < 0 else EMIT if i < read else READ | EMIT)
+        read = max(read, i + 1)
+    return np.array(found + [READ] * (count - read), np.int64)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -21,7 +21,7 @@ import numpy as np
 from .design import Design, Process, Tensor, Timing, every
 
 FRAMES = 3
-_LARGE = 4_000_000  # packets of a frame beyond which fewer frames are simulated
+_LARGE = 1_000_000  # packets of a frame beyond which fewer frames are simulated
 _SEARCHED = 2_000_000  # packets times processes up to which single processes are tried
 MINIMUM = 2
 
@@ -103,11 +103,13 @@ def _smallest(
         depths = _depths(design, spans, ends, earliest, late)
         return sum(n * lanes[t] * t.type.bits for t, n in depths.items()), depths
 
+    packets = sum(t.size // n for t, n in lanes.items())
+    if packets > _LARGE:
+        return attempt(frozenset())[1]
     forks = {t for p in design.processes if len(p.outputs) > 1 for t in p.outputs}
     behind = frozenset(p for p in design.processes if any(t.stream in forks for t in p.inputs))
     best, chosen = min(((attempt(late), late) for late in (frozenset(), frozenset(design.processes), behind)),
                        key=lambda found: found[0][0])
-    packets = sum(t.size // n for t, n in lanes.items())
     if packets * len(design.processes) <= _SEARCHED:
         for p in design.processes:
             other = chosen ^ {p}

@@ -45,7 +45,7 @@ _SAMPLES, _GOLDEN = 16, 4
 _LARGE_WORK = 20_000_000  # elements of a run beyond which fewer samples are taken
 _RELATIVE_BOUND = 0.02
 _ULTRA_BLOCKS = 3  # blocks that an UltraRAM replaces, as folding counts it
-_RESERVES = (0.9, 0.7, 0.5, 0.3, 0.0)
+_RESERVES = (0.9, 0.5, 0.0)
 _NATIVE = (Softmax, LayerNorm, RmsNorm, Attention)
 
 

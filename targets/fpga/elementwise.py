@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import prod
 
 import numpy as np
 
@@ -98,7 +99,8 @@ class RegionBuilder:
         return reg
 
     def constant(self, array: np.ndarray) -> Reg:
-        return self.b.constant(vector_of(array, self.shape), max(self.types.bits, 8))
+        values, repeat = vector_of(array, self.shape)
+        return self.b.constant(values, max(self.types.bits, 8), repeat)
 
     # -- functions of one value
 
@@ -117,7 +119,7 @@ class RegionBuilder:
         found = set()
         for x in node.inputs:
             if x in self.graph.constants:
-                if vector_of(self.graph.constants[x], self.shape).size > 1:
+                if vector_of(self.graph.constants[x], self.shape)[0].size > 1:
                     return None
                 continue
             found.add(self.root(x))
@@ -244,8 +246,9 @@ def _same_kind(operands: list[np.ndarray]) -> list[np.ndarray]:
     return [a.astype(np.float64) if a.dtype.kind == "f" or a.dtype.kind not in "iub" else a for a in operands]
 
 
-def vector_of(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A constant that is broadcast to a shape, as the shortest run of elements that repeats along it."""
+def vector_of(array: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
+    """A constant that is broadcast to a shape, as the shortest vector v and a repeat r: its i-th element is
+    v[i // r % len(v)]."""
     a = np.asarray(array)
     if a.dtype.kind not in "iub":
         a = a.astype(np.float64)
@@ -255,7 +258,11 @@ def vector_of(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         if a.shape[d] > 1 and np.array_equal(np.broadcast_to(first, a.shape), a):
             a = first
     kept = next((d for d in range(a.ndim) if a.shape[d] > 1), a.ndim)
-    return np.broadcast_to(a.reshape(a.shape[kept:]), shape[kept:]).ravel() if kept < a.ndim else a.ravel()[:1]
+    if kept == a.ndim:
+        return a.ravel()[:1], 1
+    last = max(d for d in range(a.ndim) if a.shape[d] > 1) + 1
+    inner = a.reshape(a.shape[kept:])[(..., *(0 for _ in range(a.ndim - last)))]
+    return np.broadcast_to(inner, shape[kept:last]).ravel(), prod(shape[last:])
 
 
 def unsupported(nodes: list[Node]) -> ModelError:

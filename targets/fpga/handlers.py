@@ -130,6 +130,9 @@ def pool(low: Lowering, node: Node) -> None:
     if len(op.strides) > 2:
         raise unsupported([node])
     taps, shape = prod(op.kernel_shape), node.outputs[0].type.static_shape
+    if op.kernel_shape == x.shape[1:-1] and not any(op.pads):
+        reduce_rows(low, node, x, "mean" if op.fn == "avg" else "max", list(range(1, len(x.shape) - 1)))
+        return
     is_max = op.fn == "max"
     windows = cut_windows(low, node, x, op, op.kernel_shape, x.type.low if is_max else 0, True)
     low_sum, high_sum = (x.type.low, x.type.high) if is_max else (taps * x.type.low, taps * x.type.high)
@@ -163,19 +166,24 @@ def _window_counts(op: window.Pool, shape: tuple[int, ...], out: tuple[int, ...]
 def reduction(low: Lowering, node: Node) -> None:
     op, x = node.op, low.tensor(node.inputs[0])
     assert isinstance(op, reduce.Reduce)
-    axes = [d for d in sorted(op.axes) if x.shape[d] > 1]
+    reduce_rows(low, node, x, op.fn, sorted(op.axes))
+
+
+def reduce_rows(low: Lowering, node: Node, x: Tensor, name: str, all_axes: list[int]) -> None:
+    """name: sum, mean, max or min; the axes must be neighbours."""
+    axes = [d for d in all_axes if x.shape[d] > 1]
     between = [d for d in range(axes[0], axes[-1] + 1) if x.shape[d] > 1] if axes else []
-    if op.fn == "prod" or between != axes:
+    if name == "prod" or between != axes:
         raise unsupported([node])
     shape = node.outputs[0].type.static_shape
     first, last = (axes[0], axes[-1] + 1) if axes else (0, 0)
     count = prod(x.shape[first:last])
-    fn = "sum" if op.fn == "mean" else op.fn
+    fn = "sum" if name == "mean" else name
     scale = count if fn == "sum" else 1
 
     def begin(b: BodyBuilder) -> Reg:
         acc = b.input(holding(scale * x.type.low, scale * x.type.high, x.type.frac), scale * x.type.low, scale * x.type.high)
-        return b.binary("mul", acc, b.constant(np.array(1.0 / count), max(low.bits, 16))) if op.fn == "mean" else acc
+        return b.binary("mul", acc, b.constant(np.array(1.0 / count), max(low.bits, 16))) if name == "mean" else acc
 
     inner = prod(x.shape[last:])
     body, out, value = low.finish(node, begin, inner if shape and shape[-1] == inner else 1)

@@ -120,8 +120,8 @@ class Lowering:
             for x in node.inputs:
                 array = self.constant(x)
                 if array is not None:
-                    size = vector_of(array, shape).size
-                    if size > 1 and (size > channels or channels % size):
+                    values, repeat = vector_of(array, shape)
+                    if values.size > 1 and (repeat > 1 or channels % values.size):
                         return None
                 elif x != v and self.graph.producers.get(x) not in self.members[last]:
                     return None

@@ -1,8 +1,8 @@
 """Which values occur where: the model runs on calibration data, and every value's smallest and largest element is kept.
 
 The data are the user's (an .npz with one array per input; a leading axis of samples may be added), or seeded random ones
-that fill the declared range of the inputs: half of the samples normal with a fourth of the range as deviation, half
-uniform.
+over the declared range of the inputs: noise, normal and uniform, and fields that vary slowly, as pictures do, which
+reach further into a network than noise.
 """
 
 from __future__ import annotations
@@ -30,15 +30,22 @@ def random_samples(graph: Graph, reach: Range, count: int) -> Samples:
     """Inputs in order, per sample."""
     rng = np.random.default_rng(SEED)
     low, high = reach
-    found = []
-    for n in range(count):
-        sample = []
-        for v in graph.inputs:
-            shape = v.type.static_shape
-            x = rng.uniform(low, high, shape) if n % 2 else rng.normal((low + high) / 2, (high - low) / 8, shape)
-            sample.append(np.clip(x, low, high).astype(DTYPES[v.type.dtype].numpy))
-        found.append(sample)
-    return found
+    return [
+        [_random(rng, n, v.type.static_shape, low, high).astype(DTYPES[v.type.dtype].numpy) for v in graph.inputs]
+        for n in range(count)
+    ]
+
+
+def _random(rng: np.random.Generator, kind: int, shape: tuple[int, ...], low: float, high: float) -> np.ndarray:
+    """Noise for even kinds (normal, with an eighth of the range as deviation), else blocks of one value or uniform noise."""
+    if kind % 2 == 0:
+        return np.clip(rng.normal((low + high) / 2, (high - low) / 8, shape), low, high)
+    if kind % 4 == 1:
+        return rng.uniform(low, high, shape)
+    coarse = rng.uniform(low, high, tuple(-(-n // 4) for n in shape))
+    for d, n in enumerate(shape):
+        coarse = np.repeat(coarse, 4, axis=d)[(slice(None),) * d + (slice(n),)]
+    return coarse
 
 
 def read_samples(path: Path, graph: Graph) -> Samples:
