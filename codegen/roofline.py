@@ -2,7 +2,7 @@
 
 The limit is the larger of two times: multiply-accumulates over what the vector units can do, and bytes over what the
 memory (or, for a working set that fits it, the second-level cache) can move.  `Machine` has no clock, so the figures
-are for the nominal one below; shares between kernels do not depend on it.
+are nominal, those of a fast machine: a limit must not be beaten.  Shares between kernels do not depend on them.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from .machine import Machine
 from .machine_gpu import GpuMachine
 from .program import Cost
 
-NOMINAL_HZ = 3.0e9
+NOMINAL_HZ = 4.0e9
 VECTOR_UNITS = 2  # multiply-add pipes per core, on every supported level with 128 bits or more
 CACHE_BYTES_PER_CYCLE = 32
-MEMORY_BYTES_PER_SECOND = 20e9
+MEMORY_BYTES_PER_SECOND = 40e9
 
 
 @dataclass(frozen=True)

@@ -91,8 +91,8 @@ def _show_on_terminal(cells: Sequence[tuple[str, ...]]) -> None:
 
     shown = Table(box=None, header_style="bold", pad_edge=False)
     for n, name in enumerate(HEADING):
-        right = n < NUMBERS
-        shown.add_column(name, justify="right" if right else "left", no_wrap=right, max_width=None if right else _WIDEST)
+        side, width = ("right", None) if n < NUMBERS else ("left", _WIDEST)
+        shown.add_column(name, justify=side, no_wrap=True, overflow="ellipsis", max_width=width)
     for line in cells:
         shown.add_row(*(Text(printable(cell)) for cell in line))  # Text: brackets in names are no markup
     Console().print(shown)

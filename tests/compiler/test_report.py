@@ -113,7 +113,7 @@ def test_the_limit_is_the_larger_of_arithmetic_and_traffic() -> None:
     assert limit_of(Cost(10**9, 100, 100), MACHINE).bound == "compute"
     assert limit_of(Cost(10, 10_000, 10_000), MACHINE).bound == "cache"
     assert limit_of(Cost(10, 10**9, 0), MACHINE).bound == "memory"
-    assert limit_of(Cost(3 * 8 * 2 * 10**9, 0, 0), MACHINE).seconds == pytest.approx(1.0)
+    assert limit_of(Cost(4 * 8 * 2 * 10**9, 0, 0), MACHINE).seconds == pytest.approx(1.0)
 
 
 def test_a_report_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
