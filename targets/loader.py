@@ -28,7 +28,8 @@ MANIFEST_NAME = "manifest.json"
 FORMAT, FORMAT_VERSION, ABI_VERSION = "tilewright", 1, 1
 _BUSY, _NO_MEMORY = 12, 10
 Arrays = Union[Sequence[Any], Mapping[str, Any]]  # in the model's order, or by name
-_RUNTIMES = {"fpga": ".fpga.loader", "xla": ".xla.loader", "tvm": ".tvm.loader"}  # of artifacts that are no library of their own
+# The loaders of artifacts that run in another way than by a processor's library.
+_RUNTIMES = {"cuda": ".cuda.loader", "fpga": ".fpga.loader", "tvm": ".tvm.loader", "xla": ".xla.loader"}
 _ARCHES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
@@ -98,10 +99,13 @@ class Module:
             ctypes.sizeof(_Options), ABI_VERSION, threads or 0, 0, None, 0, _Pool(None, None),
             os.fsencode(directory / weights) if weights else None, ctypes.addressof(message), len(message),
         )
-        status = self._function("create", ctypes.c_int32)(ctypes.byref(options), ctypes.byref(self._handle))
+        status = self._make(options)
         if status:
             text = f"load {directory}: {message.value.decode(errors='replace') or self._status_text(status)}"
             raise MemoryError(text) if status == _NO_MEMORY else TargetError(text)
+
+    def _make(self, options: _Options) -> int:
+        return self._function("create", ctypes.c_int32)(ctypes.byref(options), ctypes.byref(self._handle))
 
     @property
     def threads(self) -> int:

@@ -33,7 +33,7 @@ def make_cuda_manifest(
         "name": prefix, "model_name": _plain(program.name), "model_sha256": model_sha256,
         "versions": {"tilewright": __version__, "linker": toolchain.description,
                      "cuda": compiler.description if compiler else "none"},
-        "target": f"cuda:{machine.name}",
+        "target": f"cuda:{machine.name}", "runtime": "cuda",
         "machine": {"arch": host_arch(), "architectures": list(machine.architectures), "features": sorted(machine.features),
                     "required": list(machine.architectures)},
         "options": dict(options),

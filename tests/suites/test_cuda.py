@@ -12,8 +12,9 @@ from tilewright.codegen.lower import lower
 from tilewright.codegen.machine_gpu import GpuMachine, parse_gpu_machine
 from tilewright.codegen.program import Program
 from tilewright.codegen.strategies.gpu.select import is_native
-from tilewright.compiler.passes.expand_composites import expand_composites
-from tilewright.compiler.passes.fuse import fuse
+from tilewright.compiler.options import Options
+from tilewright.compiler.pipeline import GRAPH_PASSES, run_passes
+from tilewright.compiler.progress import Stages
 from tilewright.ir.graph import Graph
 from tilewright.targets.cuda.emulator.run import EmulatedProgram, Emulator
 
@@ -31,7 +32,9 @@ REST = [name for name in NAMES if name not in set(SAMPLE)]
 
 def lower_graph(graph: Graph, machine: GpuMachine = MACHINE) -> Program:
     """The program of a graph without any optimisation of the graph: composites expanded, nodes fused."""
-    return lower(fuse(expand_composites(graph, native=functools.partial(is_native, machine))), machine)
+    passes = tuple(step for step in GRAPH_PASSES if step[0] in ("expand_composites", "fuse"))
+    native = functools.partial(is_native, machine)
+    return lower(run_passes(graph, Options(), Stages(), lambda *_: None, passes, native), machine)
 
 
 @functools.cache

@@ -1,8 +1,12 @@
-/* The CUDA driver, opened at run time: a library without a GPU beside it still loads, and says what is missing. */
+/* The CUDA driver, opened at run time: a library without a GPU beside it still loads, and says what is missing.
+ * The environment variable TILEWRIGHT_CUDA_DRIVER names another file than the system finds.
+ */
+#define _GNU_SOURCE
 #include "tw_cuda.h"
 
 #include <dlfcn.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const char *const names[] = { "libcuda.so.1", "libcuda.so" };
@@ -23,12 +27,16 @@ const char *tw_driver_error(const tw_driver *driver, CUresult error, char *text,
 int32_t tw_driver_open(tw_driver *driver, char *message, size_t room)
 {
     memset(driver, 0, sizeof *driver);
-    for (size_t i = 0; i < sizeof names / sizeof names[0] && !driver->library; i++) {
+    const char *const named = secure_getenv("TILEWRIGHT_CUDA_DRIVER");
+    if (named) {
+        driver->library = dlopen(named, RTLD_NOW | RTLD_LOCAL);
+    }
+    for (size_t i = 0; i < sizeof names / sizeof names[0] && !named && !driver->library; i++) {
         driver->library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
     }
     if (!driver->library) {
-        (void)snprintf(message, room, "the CUDA driver (%s) cannot be loaded; run this on a machine with an NVIDIA GPU and "
-                       "its driver", names[0]);
+        (void)snprintf(message, room, "the CUDA driver (%.300s) cannot be loaded; run this on a machine with an NVIDIA GPU "
+                       "and its driver", named ? named : names[0]);
         return TW_NO_DRIVER;
     }
 #define TW_FIND(symbol, name, parameters)                                                                             \
