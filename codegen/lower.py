@@ -18,6 +18,7 @@ from ..ir.graph import Graph, Node, Value
 from ..ir.kernel import Buffer, axis
 from ..ir.ops.base import form_of
 from ..ir.ops.control import Fused
+from ..ir.ops.data_sized import DataSized
 from ..ir.ops.movement import Broadcast, Concat, Pad, Reshape, Slice, Transpose
 from ..ir.types import DTYPES, TensorType
 from .arena import ALIGNMENT, Interval, plan_arena
@@ -325,6 +326,12 @@ def lower(
     instances transform weights when they are created, instead of storing them transformed.
 
     Raises TargetError if a dimension is symbolic, OptionError for a choice that does not fit its group."""
+    for node in graph.nodes:
+        if isinstance(node.op, DataSized):
+            raise TargetError(
+                f"target {machine.name}: {node.op.name} at {node.where!r} gives {node.outputs[0].type}: how large that is, "
+                "is only known when it runs; make its operands constants, or run the model with the interpreter"
+            )
     for v in (*graph.inputs, *graph.outputs):
         if not v.type.is_static:
             raise TargetError(

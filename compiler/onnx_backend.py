@@ -12,7 +12,9 @@ from onnx.backend.base import Backend, BackendRep
 
 from ..frontend.onnx import NotConstantError, check_supported, import_model
 from ..ir.errors import ModelError, OptionError
+from ..ir.graph import Graph, Value
 from ..ir.interpreter import run_graph
+from ..ir.ops.data_sized import DataSized
 
 Shapes = dict[str, tuple[int, ...]]
 Runner = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
@@ -93,6 +95,18 @@ def with_constants(model: onnx.ModelProto, values: dict[str, np.ndarray]) -> onn
     return result
 
 
+def fix_sizes(graph: Graph) -> None:
+    """Raises NotConstantError for inputs whose data sizes a result, as what Compress keeps does, if others remain: a target
+    with fixed sizes needs them while compiling."""
+    needed: set[Value] = set()
+    for node in reversed(graph.nodes):
+        if isinstance(node.op, DataSized) or needed.intersection(node.outputs):
+            needed.update(node.inputs)
+    names = tuple(v.name for v in graph.inputs if v in needed)
+    if names and len(names) < len(graph.inputs):
+        raise NotConstantError(f"{', '.join(names)} must be known: their data size a result", names)
+
+
 class InterpreterBackend(Backend):
     """Runs the imported graph with NumPy."""
 
@@ -123,6 +137,8 @@ class CpuBackend(InterpreterBackend):
     @staticmethod
     def bound(model: onnx.ModelProto, shapes: Shapes) -> Runner:
         from .api import compile
+
+        fix_sizes(import_model(model, shapes=shapes))
 
         module = compile(model, target="cpu", shapes=shapes).load()
         return lambda arrays: module(*arrays)

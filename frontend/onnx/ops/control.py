@@ -140,6 +140,23 @@ def scan(
     return b.add_multi(op, *operands, *captured)
 
 
+@onnx_op("Scan", since=8)
+def scan_batched(
+    b: OnnxBuilder, lengths: Value | None, *operands: Value, body: GraphProto, num_scan_inputs: int,
+    directions: tuple[int, ...] | None = None,
+) -> Outputs:  # fmt: skip
+    """Every operand has a batch in front, whose elements are scanned on their own, all over the whole length."""
+    batch = operands[0].type.shape[0] if operands and operands[0].type.rank else None
+    if lengths is not None or not isinstance(batch, int) or not 1 <= batch <= _MOST_UNROLLED:
+        raise ModelError("Scan of opset 8 needs a known batch and no sequence_lens; convert the model to opset 9 or newer")
+    rows = []
+    for i in range(batch):
+        own = [b.reshape(b.slice(x, 0, i, 1), x.type.shape[1:]) for x in operands]
+        made = scan(b, *own, body=body, num_scan_inputs=num_scan_inputs, scan_input_directions=directions)
+        rows.append([b.reshape(v, (1, *v.type.shape)) for v in made])  # type: ignore[union-attr]
+    return tuple(b.concat(list(column), 0) for column in zip(*rows, strict=True))
+
+
 def _filled(values: tuple[int, ...] | None, count: int, what: str) -> tuple[int, ...]:
     if values is not None and len(values) != count:
         raise ModelError(f"attribute {what!r} must have {count} numbers, got {list(values)}")

@@ -1,14 +1,17 @@
-"""Reading and writing at positions: gathers, scatters, selection."""
+"""Reading and writing at positions: gathers, scatters, selection.  What is selected by data has a symbolic size."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ....ir.errors import ModelError
+from ....ir.expr import Var
 from ....ir.graph import Value
+from ....ir.ops.data_sized import NonMaxSuppression, NonZero, Unique
 from ....ir.ops.movement import GatherElements, GatherND, Iota
 from ....ir.ops.scatter import ScatterElements, ScatterND
 from ....ir.ops.sort import TopK
+from ....ir.types import Dim
 from ..builder import OnnxBuilder, normal_axis
 from ..symbolic import product
 from ..table import Outputs, onnx_op
@@ -75,23 +78,48 @@ def top_k(b: OnnxBuilder, x: Value, k: Value, *, axis: int = -1, largest: int = 
 
 @onnx_op("NonZero", since=9)
 def non_zero(b: OnnxBuilder, x: Value) -> Outputs:
-    """Only of constants: how many there are in data is not known before it is read."""
-    if x not in b.constants:
-        raise ModelError("its result has as many elements as the data has non-zeros; only a constant operand is supported")
-    return b.constant(np.array(np.nonzero(b.constants[x]), np.int64))
+    if x in b.constants:
+        return b.constant(NonZero(0).evaluate(b.constants[x])[0])
+    return b.add(NonZero(_data_sized(b)), x)
+
+
+@onnx_op("Unique", since=11)
+def unique(b: OnnxBuilder, x: Value, *, axis: int | None = None, sorted: int = 1) -> Outputs:
+    at = None if axis is None else normal_axis(axis, x.type.rank)
+    if x in b.constants:
+        return tuple(b.constant(a) for a in Unique(at, bool(sorted), 0).evaluate(b.constants[x]))
+    return b.add_multi(Unique(at, bool(sorted), _data_sized(b)), x)
+
+
+def _data_sized(b: OnnxBuilder) -> Dim:
+    return Var.of(b.unique(f"{b.hint}_count"), None)
+
+
+@onnx_op("NonMaxSuppression", since=10)
+def non_max_suppression(
+    b: OnnxBuilder, boxes: Value, scores: Value, most: Value | None = None, overlap: Value | None = None,
+    threshold: Value | None = None, *, center_point_box: int = 0,
+) -> Outputs:  # fmt: skip
+    """Without a number of boxes none is kept, without a threshold for scores all are."""
+    count = b.scalar(0, "i64") if most is None else b.reshape(most, ())
+    limit = b.scalar(0, "f32") if overlap is None else b.reshape(overlap, ())
+    least = b.scalar(-np.inf, "f32") if threshold is None else b.reshape(threshold, ())
+    return b.add(NonMaxSuppression(bool(center_point_box), _data_sized(b)), boxes, scores, count, limit, least)
 
 
 @onnx_op("Compress", since=9)
 def compress(b: OnnxBuilder, x: Value, condition: Value, *, axis: int | None = None) -> Outputs:
-    """The condition must be constant, it says the size of the result."""
-    (kept,) = np.nonzero(b.array(condition, "condition").reshape(-1))
+    """What the condition keeps of an axis, of flat x if there is none; the condition may be shorter."""
     if axis is None:
         x, axis = b.reshape(x, (product(x.type.shape),)), 0
     axis = normal_axis(axis, x.type.rank)
     extent = x.type.shape[axis]
-    if kept.size and isinstance(extent, int) and kept.max() >= extent:
-        raise ModelError(f"the condition is longer than axis {axis} of {x.type}")
-    return b.gather(x, b.constant(kept.astype(np.int64)), axis)
+    length = condition.type.shape[0] if condition.type.rank == 1 else None
+    if length is None or (isinstance(length, int) and isinstance(extent, int) and length > extent):
+        raise ModelError(f"the condition {condition.type} is longer than axis {axis} of {x.type}")
+    kept = non_zero(b, condition)
+    assert isinstance(kept, Value)
+    return b.gather(x, b.reshape(kept, kept.type.shape[1:]), axis)
 
 
 @onnx_op("ReverseSequence", since=10)
