@@ -89,10 +89,12 @@ def _add(
         u = uses[key]
         uses[key] = replace(u, count=u.count + 1, nodes=(*u.nodes, name)[:_SHOWN])
     else:
-        uses[key] = OperatorUse(domain, node.op_type, version, 1, (name,), _reason(node, domain, opsets))
+        uses[key] = OperatorUse(domain, node.op_type, version, 1, (name,), reason_for(node, opsets))
 
 
-def _reason(node: NodeProto, domain: str, opsets: Mapping[str, int]) -> str:
+def reason_for(node: NodeProto, opsets: Mapping[str, int]) -> str:
+    """Why an operator cannot be imported in a model of these opsets, or ""."""
+    domain = normal_domain(node.domain)
     opset = opsets.get(domain)
     oldest = oldest_version(domain, node.op_type)
     if opset is None:
@@ -106,7 +108,7 @@ def _reason(node: NodeProto, domain: str, opsets: Mapping[str, int]) -> str:
     body = standard_body(node, opset, None)
     if body is not None:
         versions = opset_versions(body.opset_import, describe(node))
-        needed = {n.op_type: _reason(n, normal_domain(n.domain), versions) for n in body.node}
+        needed = {n.op_type: reason_for(n, versions) for n in body.node}
         return next((f"it needs {name}: {reason}" for name, reason in needed.items() if reason), "")
     if oldest is not None:
         return f"opset {opset} is too old for it; supported from opset {oldest}: onnx.version_converter"

@@ -1,0 +1,87 @@
+"""Writes docs/operators.md from the importer's tables: python docs/operators.py"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import onnx
+from onnx import NodeProto
+from tilewright.frontend.onnx.support import reason_for
+from tilewright.frontend.onnx.table import op_versions
+
+PAGE = Path(__file__).with_suffix(".md")
+DOMAINS = {"": "ai.onnx", "ai.onnx.ml": "ai.onnx.ml", "ai.onnx.preview.training": "ai.onnx.preview.training"}
+EXTENSIONS = ("com.microsoft", "qonnx.custom_op.general")
+
+HEAD = """# Operators
+
+Written by `docs/operators.py` from the importer's tables; a test keeps it current. The standard is that of onnx {version},
+up to opset {opset}. What an operator's row says holds for every target, unless the last column names an exception: all
+operators are imported into the same core operators. A target that lacks one of these says so when it compiles.
+
+- **since**: the first opset in which the operator can be imported. A meaning that changed later is followed.
+- **definition**: the operator is imported as the standard's own definition by other operators.
+- Sequences and optionals must be known while compiling; strings do not exist.
+"""
+
+SIZED = "a result sized by data: interpreter; other targets take constants"
+NOTES: dict[tuple[str, str], str] = {
+    ("", "NonZero"): SIZED,
+    ("", "Unique"): SIZED,
+    ("", "NonMaxSuppression"): SIZED,
+    ("", "Compress"): "a condition computed at run time: interpreter only",
+    ("", "Loop"): "unrolled while importing where values change their shapes; scanned outputs need a constant trip count",
+    ("", "Scan"): "a known length, except in the interpreter",
+    ("", "RoiAlign"): "sampling_ratio must not be 0",
+    ("", "Det"): "up to 128 rows",
+    ("", "DFT"): "a known length",
+    ("", "STFT"): "known lengths",
+    ("", "BatchNormalization"): "inference only",
+    ("", "Dropout"): "inference only",
+    ("", "CumProd"): "a known axis size",
+    ("ai.onnx.ml", "ZipMap"): "gives the matrix of numbers, columns in the order of the labels",
+    ("ai.onnx.ml", "LabelEncoder"): "numbers only",
+    ("ai.onnx.ml", "OneHotEncoder"): "integers only, unknown categories give zeros",
+    ("ai.onnx.ml", "TreeEnsembleClassifier"): "integer labels",
+    ("ai.onnx.ml", "LinearClassifier"): "integer labels",
+    ("com.microsoft", "GroupQueryAttention"): "without softcap, smooth_softmax, head_sink",
+    ("com.microsoft", "Attention"): "without do_rotary and a shared buffer",
+    ("com.microsoft", "MultiHeadAttention"): "without a shared buffer and beams",
+    ("com.microsoft", "MatMulNBits"): "4 and 8 bits, without g_idx",
+}
+
+
+def page() -> str:
+    """The text of docs/operators.md."""
+    newest = onnx.defs.onnx_opset_version()
+    lines = [HEAD.format(version=onnx.__version__.partition("+")[0], opset=newest)]
+    for domain, title in DOMAINS.items():
+        schemas = {s.name: s.since_version for s in onnx.defs.get_all_schemas() if s.domain == domain and not s.deprecated}
+        rows = [_standard_row(domain, name, version) for name, version in sorted(schemas.items())]
+        good = sum(not row[1].startswith("no") for row in rows)
+        lines += ["", f"## {title}: {good} of {len(rows)}", "", *_table(rows)]
+    for domain in EXTENSIONS:
+        names = sorted(name for d, name in op_versions() if d == domain)
+        lines += ["", f"## {domain}: {len(names)}", "", *_table([(n, "any", NOTES.get((domain, n), "")) for n in names])]
+    return "\n".join(lines) + "\n"
+
+
+def _standard_row(domain: str, name: str, version: int) -> tuple[str, str, str]:
+    note = NOTES.get((domain, name), "")
+    versions = op_versions().get((domain, name))
+    if versions:
+        oldest = max(versions[-1][0], 1)
+        return name, str(oldest), note
+    node = NodeProto(op_type=name, domain=domain)
+    newest = max(version, onnx.defs.onnx_opset_version() if not domain else version)
+    reason = reason_for(node, {domain: newest, "": onnx.defs.onnx_opset_version()})
+    return name, f"no: {reason}" if reason else "definition", note
+
+
+def _table(rows: Iterable[tuple[str, str, str]]) -> list[str]:
+    return ["| operator | since | notes |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
