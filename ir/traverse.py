@@ -68,6 +68,8 @@ def rebuild(e: Expr, kids: tuple[Expr, ...]) -> Expr:
         case Load():
             return Load.of(e.buf, kids, e.type)
         case Call():
+            if e.type.lanes != max(a.type.lanes for a in e.args):  # a bitcast to lanes of another size
+                return Call.of(e.fn, kids, e.type)
             return call(e.fn, *kids, dtype=e.type.dtype)
     raise InternalError(f"expression {type(e).__name__} has no children")
 

@@ -2,6 +2,7 @@
 
     a 3 x 3 convolution of stride 1 with constant weights               winograd, where the cost model expects a gain
     a sum of products of two operands that the output walks alone       contract
+    a depthwise convolution of bytes with constant weights              depthwise, where a dot instruction is at hand
     a reduction of a window or of both operands along the vector axis   window
     any other single reduction                                          reduce
     one map                                                             maps
@@ -24,6 +25,7 @@ from ..math import legalize_math
 from .attention import schedule_attention, takes_attention
 from .axes import simplify_axes, without_empty_sum
 from .contract import schedule_product, size_of
+from .depthwise import find_depthwise, schedule_depthwise
 from .join import join_kernels
 from .maps import schedule_map
 from .product import Product, find_dot, find_product, operands
@@ -59,6 +61,9 @@ def schedule_group(group: Group, machine: Machine, accuracy: str = "default") ->
     p = find_product(c)
     if p is not None and size_of(p.columns) >= SKINNY and not _is_rows_by_vector(group, p):
         return schedule_product(group, p, machine)
+    depthwise = find_depthwise(group, c, machine)
+    if depthwise is not None:
+        return schedule_depthwise(group, depthwise, machine)
     if is_window(c):
         return schedule_window(group, c, machine)
     kernel = lower_group("reduce", group.params, (simplify_axes(c),))
