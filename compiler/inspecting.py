@@ -28,6 +28,8 @@ def manifest_text(directory: Path, manifest: Mapping[str, Any]) -> str:
     sizes = manifest["sizes"]
     rows += [(name.replace("_", " "), bytes_text(size)) for name, size in sizes.items()]
     rows += [(f"made by {tool}", text) for tool, text in manifest["versions"].items()]
+    best = manifest.get("threads", {}).get("best")  # of targets that run on threads
+    rows += [("threads", f"more than {best} are not expected to be faster")] if best else []
     rows += [("options", ", ".join(f"{k} {v}" for k, v in sorted(manifest["options"].items())) or "none")]
     rows += [("needs", ", ".join(manifest["machine"]["required"]) or "the architecture's baseline")]
     rows += [("model", f"SHA-256 {manifest['model_sha256']}")]
