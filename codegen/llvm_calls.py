@@ -9,7 +9,7 @@ Operands that hold packed short numbers (four i8 or two bf16) are i32 lanes in t
     pmaddwd(a, b)           two products of the i16 in a and b, added
     sdot, udot(acc, a, b)   acc + four products of the bytes in a and b, both signed or both unsigned
     usdot(acc, u, s)        the same, u unsigned and s signed
-    bitcast(a)              the same bits as another type of the same size
+    bitcast(a)              the same bits as another type of the same size, lanes together
     copysign(a, b)          a with the sign of b
 """
 

@@ -289,6 +289,11 @@ def _same(e: Expr) -> bool:
     return all(c.type == e.type for c in children(e))
 
 
+def _same_bits(e: Call) -> bool:
+    size = lambda t: t.lanes * DTYPES[t.dtype].size  # noqa: E731
+    return size(e.type) == size(e.args[0].type)
+
+
 _RULES: dict[type, Callable[..., bool]] = {
     Un: _same,
     Bin: lambda e: e.a.type == e.b.type and e.type == (Type("bool", e.a.type.lanes) if e.op in _COMPARE else e.a.type),
@@ -301,5 +306,5 @@ _RULES: dict[type, Callable[..., bool]] = {
         and max(e.mask) < 2 * e.a.type.lanes
     ),
     HReduce: lambda e: e.type == (e.a.type.dtype, 1),
-    Call: lambda e: all(a.type.lanes == e.type.lanes for a in e.args),
+    Call: lambda e: all(a.type.lanes == e.type.lanes for a in e.args) or (e.fn == "bitcast" and _same_bits(e)),
 }
