@@ -72,7 +72,7 @@ ORDER: tuple[tuple[str, str, str], ...] = (
     ("channels_last", "fuse", "a transpose between two nodes would keep them out of one kernel"),
 )
 
-_FOR_LOOPS = ("lower_quantization", "explicit_padding", "fuse", "narrow_storage")
+_FOR_LOOPS = ("explicit_padding", "fuse", "narrow_storage")
 
 
 def _whole_graph_passes() -> Passes:
@@ -114,7 +114,7 @@ def run_passes(
             differential = Differential(graph)
     for done, (name, function) in enumerate(passes):
         with stages.stage(name, done, len(passes)), guarded(f"pass {name}", graph):
-            apply = _with_options(function, options, native)
+            apply = _with_options(function, options, native, stages)
             after = apply(in_bodies(graph, apply))
         if options.verify:
             with stages.timed("verify"):
@@ -128,10 +128,12 @@ def run_passes(
     return graph
 
 
-def _with_options(function: PassFunction, options: Options, native: Native) -> PassFunction:
+def _with_options(function: PassFunction, options: Options, native: Native, stages: Stages) -> PassFunction:
     """The passes that depend on the target or on an option are given it."""
-    if function in (expand_composites, lower_quantization):
+    if function is expand_composites:
         return partial(function, native=native)
+    if function is lower_quantization:
+        return partial(function, native=native, note=stages.notes.append)
     if function in (narrow_storage, narrow_values):
         return partial(function, precision=options.precision)
     return function

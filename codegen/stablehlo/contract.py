@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def matmul(e: Emitter, op: MatMul, inputs: tuple[Value, ...]) -> Ref:
     """Batch dimensions that both have become batching dimensions; a matrix on the right contracts without any."""
-    a, b = e.narrowed(inputs)
+    a, b = e.narrowed(inputs, op.to)
     out = e.type_of(op, inputs)
     batch = out.static_shape[:-2]
     if len(b.shape) == 2:
@@ -66,7 +66,7 @@ def _with_bias(e: Emitter, y: Ref, inputs: tuple[Value, ...]) -> Ref:
 
 
 def conv(e: Emitter, op: Conv, inputs: tuple[Value, ...]) -> Ref:
-    x, w = e.narrowed(inputs[:2])
+    x, w = e.narrowed(inputs[:2], op.to)
     window = op.window(w.shape[:-2])
     pads = list(zip(window.before, window.after, strict=True))
     y = _convolution(

@@ -127,9 +127,12 @@ class Emitter:
     def type_of(self, op: Op, inputs: Sequence[Value]) -> TensorType:
         return self.types_of(op, inputs)[0]
 
-    def narrowed(self, inputs: Sequence[Value]) -> list[Ref]:
+    def narrowed(self, inputs: Sequence[Value], to: str) -> list[Ref]:
         """Operands of a product; bytes that were widened to i32 for it as the bytes that they are, since XLA adds
-        products of bytes in i32 by itself."""
+        products of bytes in i32 by itself.  to: the type that the operator names for its sums, if any."""
+        if to:
+            signed = all(v.type.dtype == "i8" for v in inputs)
+            return [self.value(v) if signed else self.w.convert(self.value(v), to) for v in inputs]
         sources = [self._narrow_source(v) for v in inputs]
         if all(s is not None for s in sources) and len({s.type.dtype for s in sources if s is not None}) == 1:
             return [self.value(s) for s in sources if s is not None]

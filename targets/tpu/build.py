@@ -8,17 +8,22 @@ from typing import Any
 from ...codegen.stablehlo.emit import Module, emit_module
 from ...ir.errors import OptionError, TargetError
 from ...ir.graph import Graph
+from ...ir.ops.base import Op
+from ...ir.types import TensorType
 from ..artifact import Artifact, FileContent
 from ..cpu.naming import c_prefix
 from ..cpu.packaging import timed
-from ..xla.build import is_native, product_precision
+from ..xla.build import WHOLE, is_byte_product, product_precision
 from ..xla.client import jax_versions, portable
 from ..xla.package import donations, package
 from .aot import compile_ahead
 from .host import GENERATIONS, TpuMachine
 from .sharding import parse_shard, shardings
 
-__all__ = ["build", "is_native"]
+
+def is_native(machine: TpuMachine, op: Op, types: tuple[TensorType, ...]) -> bool:
+    """What StableHLO says as it is, and products of signed bytes where they are faster than those of bf16."""
+    return isinstance(op, WHOLE) or (GENERATIONS[machine.generation].int8 and is_byte_product(op, types))
 
 
 def build(

@@ -79,6 +79,8 @@ class TirExprs:
                 return tirx.Select(self.write(e.cond), self.write(e.a), self.write(e.b))
             case Cast():
                 return self._cast(self.write(e.a), e.a.type.dtype, e.type.dtype)
+            case Call(fn="bitcast"):
+                return tirx.reinterpret(NAMES[e.type.dtype], self.write(e.args[0]))
             case Call() if e.fn in _CALLS:
                 return _CALLS[e.fn](*map(self.write, e.args))
             case Call(fn="fmod"):  # TVM has no lowering of its own: the C library's

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,9 +10,12 @@ from tvm import s_tir, te, tirx
 
 from ...ir.compute import Compute, acc_var, identity
 from ...ir.errors import InternalError
-from ...ir.expr import Expr
-from ...ir.kernel import Alloc, Barrier, Block, Buffer, For, If, Kernel, Stmt, Store
+from ...ir.expr import Const, Expr, Var
+from ...ir.kernel import Alloc, Barrier, Block, Buffer, For, If, Kernel, Stmt, Store, nest, store
+from ...ir.traverse import children, rebuild
 from .exprs import NAMES, TirExprs
+
+_LARGE_TREE = 40  # parts of an expression, common ones counted as often as they occur
 
 
 def compute_tensor(c: Compute, tensors: Mapping[Buffer, Any]) -> Any:
@@ -57,6 +61,46 @@ def _reducer(c: Compute) -> Any:
         "max": lambda a, b: tirx.Select(tirx.LT(a, b), b, a), "min": lambda a, b: tirx.Select(tirx.LT(b, a), b, a),
     }[c.combine]
     return te.comm_reducer(combine, lambda dtype: tirx.const(start, dtype), name=c.combine)
+
+
+def _occurrences(e: Expr) -> tuple[list[Expr], Counter[Expr], dict[Expr, int]]:
+    """The distinct parts, operands first; how many parts each is an operand of; and the size of each as a tree."""
+    order: list[Expr] = []
+    uses: Counter[Expr] = Counter()
+    sizes: dict[Expr, int] = {}
+
+    def visit(part: Expr) -> None:
+        if part in sizes:
+            return
+        sizes[part] = 0
+        for operand in children(part):
+            visit(operand)
+            uses[operand] += 1
+        sizes[part] = 1 + sum(sizes[operand] for operand in children(part))
+        order.append(part)
+
+    visit(e)
+    return order, uses, sizes
+
+
+def is_large(c: Compute) -> bool:
+    """Whether a map has so many common parts that TVM, which sees an expression as a tree, would take minutes for it."""
+    return c.is_map and _occurrences(c.body)[2][c.body] > _LARGE_TREE
+
+
+def separated(name: str, params: tuple[Buffer, ...], c: Compute) -> Kernel:
+    """The loops of a map, in which every part that occurs several times is a statement of its own."""
+    value = c.result(c.body)
+    order, uses, _ = _occurrences(value)
+    new: dict[Expr, Expr] = {}
+    body: list[Stmt] = []
+    for part in order:
+        new[part] = rebuild(part, tuple(new[operand] for operand in children(part)))
+        if uses[part] > 1 and not isinstance(part, (Const, Var)):
+            place = Buffer(f"part{len(body)}", part.type.dtype, (), "register")
+            body += [Alloc(place), store(place, (), new[part])]
+            new[part] = place[()]
+    return Kernel(name, params, nest(c.axes, (*body, Store(c.out, c.out_index, new[value]))))
 
 
 class _Loops:

@@ -18,7 +18,7 @@ from tvm.relax import op as R
 
 from ...ir.errors import TargetError
 from ...ir.graph import Builder, Graph, Node, Value
-from ...ir.kernel import Buffer
+from ...ir.kernel import Buffer, Kernel
 from ...ir.ops.base import Op, form_of
 from ...ir.ops.contract import Conv, MatMul
 from ...ir.ops.control import Fused
@@ -28,7 +28,7 @@ from ...ir.ops.norm import Softmax
 from ...ir.ops.reduce import Reduce
 from ...ir.types import DTYPES, TensorType
 from .exprs import NAMES
-from .kernels import compute_tensor, loops
+from .kernels import compute_tensor, is_large, loops, separated
 
 Rule = Callable[[Any, list[Any]], Any]
 _UNARY = {
@@ -143,6 +143,8 @@ class _Emitter:
         if any(a.extent == 0 for a in computation.reduce):  # nothing is read
             nothing = [np.zeros(i.type.static_shape, DTYPES[i.type.dtype].numpy) for i in node.inputs]
             return relax.const(np.asarray(node.op.evaluate(*nothing)[0], order="C"), NAMES[v.type.dtype])
+        if is_large(computation):
+            return self._call(node, separated(node.op.name.lower(), (*ins, out), computation), x)[0]
         return self.bb.emit_te(
             lambda *tensors: compute_tensor(computation, dict(zip(ins, tensors, strict=True))), *x,
             primfunc_name_hint=node.op.name.lower(),
@@ -154,8 +156,12 @@ class _Emitter:
         kernel = node.op.kernel(tuple(every[:count]), tuple(every[count:]))
         # Parameters of a call come inputs first.
         order = (*every[count:], *every[:count])
-        function = loops(type(kernel)(kernel.name, order, kernel.body))
-        symbol = self.bb.add_func(function, kernel.name)
+        return self._call(node, Kernel(kernel.name, order, kernel.body), x)
+
+    def _call(self, node: Node, kernel: Kernel, x: list[Any]) -> list[Any]:
+        """A call of a kernel whose parameters are the inputs, then the outputs."""
+        count = len(node.outputs)
+        symbol = self.bb.add_func(loops(kernel), kernel.name)
         types = [_relax_type(v.type) for v in node.outputs]
         made = self.bb.emit(relax.call_tir(symbol, tuple(x), types if count > 1 else types[0]))
         return [made] if count == 1 else [self.bb.emit(relax.TupleGetItem(made, i)) for i in range(count)]

@@ -8,7 +8,7 @@ from typing import Any
 from ...codegen.stablehlo.emit import emit_module
 from ...ir.graph import Graph
 from ...ir.ops.base import Op
-from ...ir.ops.contract import ConvTranspose
+from ...ir.ops.contract import ConvTranspose, MatMul
 from ...ir.ops.control import Scan
 from ...ir.types import TensorType
 from ..artifact import Artifact
@@ -17,12 +17,19 @@ from .client import jax_versions, portable
 from .host import XlaMachine
 from .package import package
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[str], None]
+WHOLE = (ConvTranspose, Scan)
+"""Composites with a translation of their own."""
 
 
 def is_native(machine: object, op: Op, types: tuple[TensorType, ...]) -> bool:
-    """Composites that StableHLO says in one operation."""
-    return isinstance(op, (ConvTranspose, Scan))
+    """What StableHLO says as it is, and products of signed bytes."""
+    return isinstance(op, WHOLE) or is_byte_product(op, types)
+
+
+def is_byte_product(op: Op, types: tuple[TensorType, ...]) -> bool:
+    """Whether both operands are signed bytes, which StableHLO multiplies into i32."""
+    return isinstance(op, MatMul) and all(t.dtype == "i8" for t in types[:2])
 
 
 def build(

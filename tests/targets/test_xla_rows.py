@@ -6,15 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-
-pytest.importorskip("jaxlib", reason="XLA runs through jaxlib: pip install 'tilewright[tpu]'")
-
 from suites.row import Row
+from targets.row_groups import ROWS, fails, groups, run_rows
 from tilewright.codegen.stablehlo.emit import emit_module
 from tilewright.ir.graph import Graph
 from tilewright.targets.xla.client import Executable, parse
 
-from targets.row_groups import ROWS, fails, groups, run_rows
+pytest.importorskip("jaxlib", reason="XLA runs through jaxlib: pip install 'tilewright[tpu]'")
 
 _NAN = "XLA's maximum and minimum give NaN where an operand is NaN; the loops skip it"
 SKIPPED = {"reduce-max-nan": _NAN, "reduce-min-nan": _NAN, "maxpool-nan": _NAN}

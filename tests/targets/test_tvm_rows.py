@@ -1,0 +1,35 @@
+"""Every suite row through the Relax module and TVM on this processor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from suites.row import Row
+from targets.row_groups import ROWS, fails, groups, run_rows
+from tilewright.ir.graph import Graph
+
+tvm = pytest.importorskip("tvm", reason="TVM is not installed: pip install 'tilewright[tvm]'")
+
+SKIPPED: dict[str, str] = {}
+
+
+def by_tvm(graph: Graph, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    from tilewright.compiler import to_tvm
+    from tvm import relax
+
+    module, weights = to_tvm(graph)
+    machine = relax.VirtualMachine(tvm.compile(module, tvm.target.Target("llvm")), tvm.cpu())
+    given = [tvm.runtime.tensor(np.asarray(a, order="C")) for a in (*arrays, *weights)]
+    return [o.numpy() for o in machine["main"](*given)]
+
+
+@pytest.mark.parametrize("rows", groups(60, SKIPPED), ids=lambda rows: f"{rows[0].id}..{rows[-1].id}")
+def test_rows(rows: list[Row]) -> None:
+    run_rows(rows, by_tvm)
+
+
+@pytest.mark.parametrize("name", SKIPPED)
+def test_skips_are_needed(name: str) -> None:
+    fails(ROWS[name], by_tvm)
