@@ -123,7 +123,7 @@ class _Job:
             summary = summarize_graph(operators_used(source), fused, artifact)
             return Compilation(
                 artifact, summary, options, self.machine, stages.seconds, imported=imported, fused=fused,
-                notes=tuple(artifact.notes),
+                notes=(*stages.notes, *artifact.notes),
             )
         with stages.stage("lower"), guarded("lower", fused):
             program = lower(
@@ -137,7 +137,8 @@ class _Job:
             artifact = self.target.build(program, self.machine, options, digest, stages)
         summary = summarize(operators_used(source), program, artifact)
         return Compilation(
-            artifact, summary, options, self.machine, stages.seconds, imported=imported, fused=fused, program=program
+            artifact, summary, options, self.machine, stages.seconds, imported=imported, fused=fused, program=program,
+            notes=tuple(stages.notes),
         )
 
 

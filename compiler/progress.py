@@ -20,10 +20,11 @@ def silent(stage: str, done: int, total: int) -> None:
 
 
 class Stages:
-    """Seconds per stage, in the order of first use."""
+    """Seconds per stage, in the order of first use.  notes: what the user should know and is no error."""
 
     def __init__(self, progress: Progress = silent) -> None:
         self.seconds: dict[str, float] = {}
+        self.notes: list[str] = []
         self.progress = progress
 
     @contextmanager

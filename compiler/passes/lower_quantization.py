@@ -57,6 +57,7 @@ from .quantized_values import (
     total,
 )
 
+SHOWN = 3  # names in a note
 Note = Callable[[str], None]
 Rule = Callable[..., "Record | None"]
 Movable = Union[Integers, Centred, Affine]
@@ -64,7 +65,7 @@ Movable = Union[Integers, Centred, Affine]
 
 def lower_quantization(graph: Graph, *, native: Native | None = None, note: Note | None = None) -> Graph:
     """native(op, operand types): whether the machine has an instruction for such products; None: for bytes.  note: is
-    told of every product of dequantized operands that stays in floats, and why."""
+    told which products of dequantized operands stay in floats, one sentence for each reason."""
     if not any(isinstance(n.op, (Quantize, Dequantize)) or _is_integer_product(n) for n in graph.nodes):
         return graph
     return _Lowering(graph, _storage(native), note or (lambda text: None)).run()
@@ -93,6 +94,7 @@ class _Lowering:
         self.b = Builder(graph.name)
         self.records: dict[Value, Record] = {}
         self.ranges: dict[Value, tuple[int, int]] = {}
+        self.refused: dict[str, list[str]] = {}
 
     def run(self) -> Graph:
         g, b = self.graph, self.b
@@ -107,6 +109,9 @@ class _Lowering:
             inputs = [self.value(v) for v in node.inputs]
             outputs = b.add_multi(node.op, *inputs, names=[v.name for v in node.outputs], where=node.where)
             self.records.update(zip(node.outputs, outputs, strict=True))
+        for reason, names in self.refused.items():
+            listed = ", ".join(map(repr, names[:SHOWN])) + (", .." if len(names) > SHOWN else "")
+            self.note(f"quantization: {len(names)} products stay in floats ({listed}): {reason}")
         return b.graph([self.value(v) for v in g.outputs], g.output_names)
 
     def record(self, old: Value) -> Record:
@@ -250,7 +255,7 @@ def _product(s: _Lowering, op: MatMul | Conv, node: Node) -> Record | None:
     else:
         made = Refused("the right operand is no constant")
     if isinstance(made, Refused):
-        s.note(f"{op.name} at {node.where!r} stays in floats: {made.reason}")
+        s.refused.setdefault(made.reason, []).append(node.where)
         return None
     return made if len(node.inputs) == 2 else _with_bias(s, made, node.inputs[2])
 

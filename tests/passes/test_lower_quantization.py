@@ -197,6 +197,7 @@ def test_products_that_stay_in_floats_are_named() -> None:
     g = m.b.graph(outputs)
     after = lower_quantization(g, note=found.append)
     assert integer_products(after) == 0
+    assert all(t.startswith("quantization: 1 products stay in floats") for t in found)
     assert [t.rpartition(": ")[2] for t in found] == [
         "activations are u16, not of 8 bits", "the right operand is no constant",
         "weights less their zero point do not fit 8 signed bits",
