@@ -6,19 +6,23 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 from onnx.backend.base import Backend, BackendRep
 
 from ..frontend.onnx import NotConstantError, check_supported, import_model
+from ..frontend.onnx.tensors import NARROW
 from ..ir.errors import ModelError, OptionError
 from ..ir.graph import Graph, Value
 from ..ir.interpreter import run_graph
 from ..ir.ops.data_sized import DataSized
+from ..ir.types import DTYPES
 
 Shapes = dict[str, tuple[int, ...]]
 Runner = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
 
+_STORED = {name: DTYPES[dtype].numpy for dtype, name in NARROW.values()}
 _LARGEST_FIXED = 1024  # elements of an input that becomes a constant
 
 
@@ -45,14 +49,15 @@ class BoundModel(BackendRep):
 
     def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
         """The outputs for arrays in the order of the graph's inputs."""
-        arrays = dict(zip(self.names, map(np.asarray, inputs), strict=False))
+        arrays = dict(zip(self.names, map(stored, inputs), strict=False))
         if len(inputs) != len(self.names):
             raise OptionError(f"the model has the inputs {', '.join(self.names)}, got {len(inputs)} arrays")
         shapes = {n: a.shape for n, a in arrays.items()}
         while True:
             fixed = {n: arrays[n] for n in self.fixed}
             try:
-                return tuple(self._runner(shapes, fixed)([a for n, a in arrays.items() if n not in fixed]))
+                made = self._runner(shapes, fixed)([a for n, a in arrays.items() if n not in fixed])
+                return tuple(as_declared(a, v) for a, v in zip(made, self.model.graph.output, strict=True))
             except NotConstantError as e:
                 new = {n for n in e.inputs if n in arrays and arrays[n].size <= _LARGEST_FIXED} - self.fixed
                 if not new:
@@ -65,6 +70,24 @@ class BoundModel(BackendRep):
             free = {n: shape for n, shape in shapes.items() if n not in fixed}
             self.runners[key] = self.prepare(with_constants(self.model, fixed), free)
         return self.runners[key]
+
+
+def stored(x: Any) -> np.ndarray:
+    """An array as the compiled model takes it: types without arithmetic one element per byte, floats as their bits."""
+    array = np.asarray(x)
+    dtype = _STORED.get(array.dtype.name)
+    if dtype is None:
+        return array
+    return array.view(np.uint8) if array.dtype.name.startswith("float") else array.astype(dtype)
+
+
+def as_declared(array: np.ndarray, v: onnx.ValueInfoProto) -> np.ndarray:
+    """An output in the type that the model declares, of those that `stored` stores."""
+    if v.type.tensor_type.elem_type not in NARROW:
+        return array
+    name = NARROW[v.type.tensor_type.elem_type][1]
+    dtype = np.dtype(getattr(ml_dtypes, name))
+    return array.view(dtype) if name.startswith("float") else array.astype(dtype)
 
 
 def declared_shapes(model: onnx.ModelProto, names: Sequence[str]) -> Shapes | None:
@@ -163,4 +186,16 @@ class TvmBackend(InterpreterBackend):
         from .api import compile
 
         module = compile(model, target="tvm:llvm", shapes=shapes, cache=False).load()
+        return lambda arrays: module(*arrays)
+
+
+class CudaEmulatorBackend(InterpreterBackend):
+    """Runs the kernels of a CUDA target in the emulator."""
+
+    @staticmethod
+    def bound(model: onnx.ModelProto, shapes: Shapes) -> Runner:
+        from .emulating import emulate
+
+        fix_sizes(import_model(model, shapes=shapes))
+        module = emulate(model, shapes=shapes)
         return lambda arrays: module(*arrays)
