@@ -34,7 +34,7 @@ class Reg:
 
 @dataclass(frozen=True, eq=False)
 class Instr:
-    """One operation.  value: of a "const"; shift: of "round" and "scale".
+    """One operation.  value: of a "const"; shift: of "round", "even" and "scale".
     vector, repeat: a "vector" is vector[i // repeat % len] for the i-th element."""
 
     op: str
@@ -132,6 +132,8 @@ def _execute(i: Instr, a: list[np.ndarray], count: int) -> np.ndarray:
         return a[0] << i.shift
     if i.op == "round":
         return np.clip(round_shift(a[0], i.shift), i.out.low, i.out.high)
+    if i.op == "even":
+        return np.clip(round_even(a[0], i.shift) + i.value, i.out.low, i.out.high)
     if i.op == "neg":
         return -a[0]
     if i.op == "abs":
@@ -143,6 +145,15 @@ def _execute(i: Instr, a: list[np.ndarray], count: int) -> np.ndarray:
     if i.op == "div":
         return divide(a[0], a[1])
     return np.asarray(_NUMPY[i.op](a[0], a[1])).astype(np.int64)
+
+
+def round_even(x: np.ndarray, shift: int) -> np.ndarray:
+    """x / 2^shift to the nearest integer, halves to even."""
+    if shift <= 0:
+        return x << -shift
+    down = x >> shift
+    rest, half = x - (down << shift), 1 << (shift - 1)
+    return down + ((rest > half) | ((rest == half) & (down & 1 == 1)))
 
 
 def divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -162,6 +173,8 @@ def _expression(i: Instr) -> str:
         return f"{i.table.name}({a[0]})"
     if i.op == "round":
         return round_code(a[0], i.shift, i.out)
+    if i.op == "even":
+        return f"tw::round_even<{i.out.type.cpp}, {i.shift}>({a[0]}, {i.value}, {i.out.low}LL, {i.out.high}LL)"
     return _CPP[i.op].format(*a, T=i.out.type.cpp)
 
 
@@ -207,6 +220,16 @@ class BodyBuilder:
         if shift == 0 and (low, high) == (a.low, a.high):
             return a
         return self._add("round", (a,), low, high, to.frac, shift=shift)
+
+    def whole(self, a: Reg, low: int, high: int, zero: int) -> Reg:
+        """The nearest integer, halves to even, plus zero, within low and high."""
+        ends = round_even(np.array([a.low, a.high], np.int64), a.frac) + zero
+        reach = (int(min(max(e, low), high)) for e in ends)
+        return self._add("even", (a,), *reach, 0, shift=a.frac, value=zero)
+
+    def fitted(self, a: Reg, to: Fixed) -> Reg:
+        """As it is, exactly, if that takes no more bits than the type; else rounded to it."""
+        return a if a.type.bits <= to.bits else self.round(a, to)
 
     def scaled(self, a: Reg, frac: int) -> Reg:
         """The same value in finer units."""

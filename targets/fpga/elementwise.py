@@ -19,8 +19,9 @@ from ...codegen.hls.table import make_table
 from ...ir.errors import ModelError
 from ...ir.graph import Graph, Node, Value
 from ...ir.ops.elementwise import Binary, Cast, Select, Unary
+from ...ir.ops.quantize import Saturate
 
-ELEMENTWISE = (Unary, Binary, Select, Cast)
+ELEMENTWISE = (Unary, Binary, Select, Cast, Saturate)
 MARGIN = 1.15  # how far beyond the calibration data a type reaches
 WIDEST = 40  # bits that an exact intermediate may have before it is rounded
 EXACT_UNARY = {"neg", "abs", "not"}
@@ -83,7 +84,7 @@ class RegionBuilder:
     def result(self, v: Value) -> Reg:
         """The register of a value, of the value's own type."""
         exact = self.value(v)
-        return self.b.round(exact, self.types.of(v, exact))
+        return self.b.fitted(exact, self.types.of(v, exact))
 
     def value(self, v: Value) -> Reg:
         if v in self.regs:
@@ -142,9 +143,9 @@ class RegionBuilder:
         return path
 
     def _deserves_table(self, v: Value, root: Value) -> bool:
-        if v.type.dtype == "bool" or root.type.dtype == "bool" or v == root:
-            return False
         path = self._path(v, root)
+        if v.type.dtype == "bool" or root.type.dtype == "bool" or any(isinstance(n.op, Saturate) for n in path):
+            return False  # steps are not what a table with slopes is for
         exact = [n for n in path if is_exact(n)]
         return len(exact) < len(path) or sum(not is_bound(n, self.graph) for n in path) >= _TABLE_FROM
 
@@ -177,6 +178,8 @@ class RegionBuilder:
             reg = self.b.select(c, x, y)
         elif isinstance(op, Cast):
             reg = self._cast(node, op.to)
+        elif isinstance(op, Saturate):
+            reg = self.b.whole(self.value(node.inputs[0]), op.low, op.high, op.zero)
         elif isinstance(op, Unary) and op.fn in EXACT_UNARY:
             reg = self.b.unary(op.fn, self.value(node.inputs[0]))
         else:
@@ -229,7 +232,7 @@ def is_exact(node: Node) -> bool:
     op = node.op
     if isinstance(op, Binary):
         return op.fn in SIMPLE or op.fn in COMPARE or op.fn in LOGIC
-    return isinstance(op, (Select, Cast)) or (isinstance(op, Unary) and op.fn in EXACT_UNARY)
+    return isinstance(op, (Select, Cast, Saturate)) or (isinstance(op, Unary) and op.fn in EXACT_UNARY)
 
 
 def is_bound(node: Node, graph: Graph) -> bool:

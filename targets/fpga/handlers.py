@@ -23,18 +23,67 @@ from .cells import attention, exp_table, recurrent_cell
 from .elementwise import unsupported
 from .lowering import Lowering
 
+_SCALE_BITS = 26  # of the numbers behind sums of quantized weights
+_GRID_LENGTH, _GRID_PARTS = 4, 16
+
 # -- products
 
 
 def dot(low: Lowering, node: Node, x: Tensor, w: np.ndarray, bias: np.ndarray, run_length: int) -> None:
     """w[O, K] and bias[O] as floats, applied to every K elements of x."""
-    q, type = exact_constant(w, low.bits)
-    frac = x.type.frac + type.frac
-    b = Fixed(60, frac).quantize(bias) if np.any(bias) else np.zeros(len(bias), np.int64)
-    acc = accumulator(q, b, x.type.low, x.type.high, frac)
-    body, out, value = low.finish(node, lambda builder: builder.input(acc), len(w))
+    q, type, b, first = quantized_weights(low, w, bias, x.type)
+    body, out, value = low.finish(node, first, len(w))
     low.env[value] = low.add(Dot(name=low.name("dot"), inputs=(x,), outputs=(out,), where=node.where, weights=q,
                                  weight_type=type, bias=b, body=body, run_length=run_length))
+
+
+First = Callable[[BodyBuilder], Reg]
+
+
+def quantized_weights(
+    low: Lowering, w: np.ndarray, bias: np.ndarray, x: Fixed
+) -> tuple[np.ndarray, Fixed, np.ndarray, First]:
+    """Weights [O, K] and bias [O] as integers, the weights' type, and what begins the body.
+
+    Weights that are integers times one number per row, as quantized models have them, stay these integers: the sum is
+    exact, and the number and the bias follow it."""
+    found = on_a_grid(w)
+    if found is not None:
+        integers, steps = found
+        zero = np.zeros(len(bias), np.int64)
+        acc = accumulator(integers, zero, x.low, x.high, x.frac)
+
+        def scaled(b: BodyBuilder) -> Reg:
+            y = b.binary("mul", b.input(acc), b.constant(_short(steps), _SCALE_BITS))
+            return b.binary("add", y, b.constant(_short(bias), _SCALE_BITS)) if np.any(bias) else y
+
+        return integers, holding(int(integers.min()), int(integers.max())), zero, scaled
+    q, type = exact_constant(w, low.bits)
+    frac = x.frac + type.frac
+    b = Fixed(60, frac).quantize(bias) if np.any(bias) else np.zeros(len(bias), np.int64)
+    acc = accumulator(q, b, x.low, x.high, frac)
+    return q, type, b, lambda builder: builder.input(acc)
+
+
+def on_a_grid(w: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Integers of at most 8 bits and a step per row whose products are the weights up to the rounding of f32, if there
+    are such; rows that are too short to tell do not count."""
+    if w.shape[1] < _GRID_LENGTH:
+        return None
+    integers, steps = np.zeros(w.shape, np.int64), np.ones(len(w))
+    for row, values in enumerate(w):
+        sizes = np.abs(values[values != 0])
+        if sizes.size == 0:
+            continue
+        for part in range(1, _GRID_PARTS + 1):
+            step = sizes.min() / part
+            codes = values / step
+            if np.abs(codes).max() <= 128 and np.abs(codes - np.rint(codes)).max() < 1e-4 * part:
+                integers[row], steps[row] = np.rint(codes).astype(np.int64), step
+                break
+        else:
+            return None
+    return integers, steps
 
 
 def matmul(low: Lowering, node: Node) -> None:
@@ -112,15 +161,12 @@ def depthwise(low: Lowering, node: Node, x: Tensor, w: np.ndarray, bias: np.ndar
     op = node.op
     assert isinstance(op, contract.Conv)
     kernel = node.inputs[1].type.static_shape[:-2]
-    q, type = exact_constant(w, low.bits)
-    frac = x.type.frac + type.frac
-    b = Fixed(60, frac).quantize(bias) if np.any(bias) else np.zeros(len(bias), np.int64)
-    acc = accumulator(q.T, b, x.type.low, x.type.high, frac)
+    q, type, b, first = quantized_weights(low, w.T, bias, x.type)
     windows = cut_windows(low, node, x, op, kernel, 0, True)
-    body, out, value = low.finish(node, lambda builder: builder.input(acc), len(bias))
+    body, out, value = low.finish(node, first, len(bias))
     low.env[value] = low.add(ChannelDot(
         name=low.name("depthwise"), inputs=(windows,), outputs=(out,), where=node.where, fn="dot", taps=len(w), body=body,
-        weights=q, weight_type=type, bias=b,
+        weights=np.ascontiguousarray(q.T), weight_type=type, bias=b,
     ))
 
 

@@ -98,7 +98,7 @@ class Lowering:
         reg = first(b)
         target = v
         if last is None:
-            result = b.round(reg, self.types.of(v, reg))
+            result = b.fitted(reg, self.types.of(v, reg))
         else:
             target = last.outputs[0]
             builder = RegionBuilder(self.graph, self.types, self.members[last], {v: reg}, b, self.table_name,

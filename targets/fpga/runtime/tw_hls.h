@@ -87,13 +87,24 @@ template <int SHIFT, bool RIGHT> struct shifted {  // to nearest, halves up
   template <class IN> static auto of(IN x) -> decltype((x + 1LL) >> SHIFT) { return (x + (1LL << (SHIFT - 1))) >> SHIFT; }
 };
 template <int SHIFT> struct shifted<SHIFT, false> {
-  template <class IN> static auto of(IN x) -> decltype(x * 1LL) { return x * (1LL << -SHIFT); }
+  template <class IN> static auto of(IN x) -> decltype(x * 1LL) { return x * (1LL << (SHIFT > 0 ? 0 : -SHIFT)); }
 };
 
 // x / 2^SHIFT to nearest, saturated.
 template <class OUT, int SHIFT, class IN> OUT round(IN x, long long low, long long high) {
 #pragma HLS INLINE
   return saturate<OUT>(shifted<SHIFT, (SHIFT > 0)>::of(x), low, high);
+}
+
+// x / 2^SHIFT to nearest, halves to even, plus zero, saturated.
+template <class OUT, int SHIFT, class IN> OUT round_even(IN x, long long zero, long long low, long long high) {
+#pragma HLS INLINE
+  if (SHIFT <= 0) return saturate<OUT>(shifted<SHIFT, false>::of(x) + zero, low, high);
+  const auto down = (x + 0LL) >> (SHIFT > 0 ? SHIFT : 0);
+  const auto rest = x - down * (1LL << (SHIFT > 0 ? SHIFT : 0));
+  const long long half = 1LL << (SHIFT > 0 ? SHIFT - 1 : 0);
+  const bool up = rest > half || (rest == half && (down & 1) == 1);
+  return saturate<OUT>(down + zero + (up ? 1 : 0), low, high);
 }
 
 // Truncated towards zero; 0 for a divisor of 0.
