@@ -199,3 +199,15 @@ class CudaEmulatorBackend(InterpreterBackend):
         fix_sizes(import_model(model, shapes=shapes))
         module = emulate(model, shapes=shapes)
         return lambda arrays: module(*arrays)
+
+
+class HlsCsimBackend(InterpreterBackend):
+    """Runs the C simulation of the FPGA project, in 16-bit fixed point calibrated on random data."""
+
+    @staticmethod
+    def bound(model: onnx.ModelProto, shapes: Shapes) -> Runner:
+        from .api import compile
+
+        fix_sizes(import_model(model, shapes=shapes))
+        module = compile(model, target="fpga:u250", shapes=shapes, fpga={"max_error": 1e9}, cache=False).load()
+        return lambda arrays: module(*arrays)
