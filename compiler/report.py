@@ -50,17 +50,32 @@ def write_report(compilation: Compilation, path: Path) -> None:
 def render_report(compilation: Compilation) -> str:
     """The page as text.  The compilation must not come from the cache: an artifact does not hold its graphs."""
     imported, fused, program = compilation.imported, compilation.fused, compilation.program
-    if imported is None or fused is None or program is None:
+    if imported is None or fused is None:
         raise InternalError("a report was asked for an artifact from the cache, which has no graphs")
+    name = fused.name if program is None else program.name
     return render_page(
         "report.html.j2",
-        title=f"Tilewright report: {program.name}", version=__version__, program=program, options=compilation.options,
+        title=f"Tilewright report: {name}", name=name, version=__version__, options=compilation.options,
         summary=summary_rows(compilation.summary, compilation.seconds, False), seconds=compilation.seconds,
-        graphs=[_graph_section("Imported graph", imported), _graph_section("Fused graph", fused)],
-        kernels=kernel_rows(program, compilation), assumptions=assumptions(compilation.machine),
-        slabs=draw_memory(program.placements, program.arena_bytes, _steps(program)), steps=_steps(program),
+        graphs=[_graph_section("Imported graph", imported), _graph_section("Optimized graph" if program is None else "Fused graph", fused)],
+        inputs=[(v.name, v.type) for v in fused.inputs],
+        outputs=[(n, v.type) for n, v in zip(fused.output_names, fused.outputs, strict=True)],
         box_width=BOX_WIDTH, box_height=BOX_HEIGHT, memory_width=MEMORY_WIDTH, memory_height=MEMORY_HEIGHT,
+        **(_program_section(program, compilation) if program is not None else _estimate_section(compilation)),
     )
+
+
+def _program_section(program: Program, compilation: Compilation) -> dict[str, object]:
+    steps = _steps(program)
+    return {
+        "program": program, "kernels": kernel_rows(program, compilation), "assumptions": assumptions(compilation.machine),
+        "slabs": draw_memory(program.placements, program.arena_bytes, steps), "steps": steps, "fusions": (),
+    }
+
+
+def _estimate_section(compilation: Compilation) -> dict[str, object]:
+    """For a target whose own compiler takes the graph: what that compiler says, if it says anything."""
+    return {"program": None, "fusions": compilation.artifact.manifest["estimate"].get("fusions", ())}
 
 
 def kernel_rows(program: Program, compilation: Compilation) -> list[KernelRow]:

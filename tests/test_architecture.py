@@ -31,6 +31,9 @@ MAY_IMPORT = {
 HOMES = {
     "onnx": ("frontend/onnx/", "compiler/onnx_backend.py"),
     "llvmlite": ("codegen/llvm", "targets/cpu/"),
+    "jax": ("targets/xla/", "targets/tpu/"),
+    "jaxlib": ("targets/xla/", "targets/tpu/"),
+    "tvm": ("targets/tvm/",),
     "jinja2": ("compiler/",),
     "rich": ("compiler/",),
 }

@@ -38,7 +38,7 @@ def build(
     seconds: dict[str, float] = {}
     axis, devices = parse_shard(shard)
     if devices > machine.chips * GENERATIONS[machine.generation].cores:
-        raise OptionError(f"shard {shard!r}: tpu:{machine.name} has {machine.chips} chips; choose a larger machine")
+        raise OptionError(f"shard {shard!r}: tpu:{machine.name} has {machine.chips} chip(s); choose a larger machine")
     with timed(seconds, "StableHLO"):
         split = shardings(graph, shard)
         kept = donations([(v.name, v.type) for v in graph.inputs],
