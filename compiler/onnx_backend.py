@@ -82,7 +82,7 @@ def stored(x: Any) -> np.ndarray:
 
 
 def as_declared(array: np.ndarray, v: onnx.ValueInfoProto) -> np.ndarray:
-    """An output in the type that the model declares, of those that `stored` stores."""
+    """An array in the type that the model declares, of those that `stored` stores."""
     if v.type.tensor_type.elem_type not in NARROW:
         return array
     name = NARROW[v.type.tensor_type.elem_type][1]
@@ -114,7 +114,8 @@ def with_constants(model: onnx.ModelProto, values: dict[str, np.ndarray]) -> onn
         return model
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    result.graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in values.items())
+    declared = {v.name: v for v in model.graph.input}
+    result.graph.initializer.extend(onnx.numpy_helper.from_array(as_declared(a, declared[n]), n) for n, a in values.items())
     return result
 
 

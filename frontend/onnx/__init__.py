@@ -13,7 +13,7 @@ from .importer import import_graph
 from .inputs import Shapes
 from .reader import ModelSource, read_model
 from .support import ModelSummary, OperatorUse, operators_used, require_supported
-from .tensors import DTYPE_OF_ONNX
+from .tensors import DTYPE_OF_ONNX, NARROW
 
 __all__ = ["ModelSource", "ModelSummary", "NotConstantError", "OperatorUse", "check_model", "check_supported", "import_model"]
 
@@ -58,4 +58,5 @@ def _declared(v: ValueInfoProto) -> str:
         return (kind or "unknown").removesuffix("_type")
     t = v.type.tensor_type
     dims = ", ".join(d.dim_param or (str(d.dim_value) if d.HasField("dim_value") else "?") for d in t.shape.dim)
-    return f"{DTYPE_OF_ONNX.get(t.elem_type, f'type {t.elem_type}')}[{dims if t.HasField('shape') else '...'}]"
+    name = DTYPE_OF_ONNX.get(t.elem_type) or NARROW.get(t.elem_type, ("", f"type {t.elem_type}"))[1]
+    return f"{name}[{dims if t.HasField('shape') else '...'}]"

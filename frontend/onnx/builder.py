@@ -45,6 +45,14 @@ class TensorSequence:
     items: tuple[Value, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class NarrowTensor:
+    """A tensor of a type in `NARROW`, by its ONNX code; value holds one element per byte."""
+
+    value: Value
+    code: int
+
+
 class OnnxBuilder(Builder):
     """node: what is being imported, for messages.  wanted: which outputs of it the model uses.  hint: the name for its
     results.  subgraph: imports a graph attribute as a graph of its own, given the types of its inputs.  inline: imports

@@ -13,7 +13,7 @@ from onnx.defs import OpSchema
 from ...ir.errors import ModelError
 from ...ir.graph import Value
 from .attributes import describe, find_schema, with_references
-from .builder import TensorSequence
+from .builder import NarrowTensor, TensorSequence
 from .reader import normal_domain, opset_versions
 from .table import Imported
 from .tensors import ONNX_OF_DTYPE
@@ -121,6 +121,8 @@ def _parsed(data: bytes, schema: OpSchema) -> FunctionProto | None:
 def _type_proto(v: Imported) -> onnx.TypeProto:
     if isinstance(v, TensorSequence):
         return onnx.helper.make_sequence_type_proto(_type_proto(v.items[0] if v.items else None))
+    if isinstance(v, NarrowTensor):
+        return onnx.helper.make_tensor_type_proto(v.code, None)
     if not isinstance(v, Value):
         return onnx.TypeProto()
     dims = [d if isinstance(d, int) else str(d) for d in v.type.shape]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from onnx import FunctionProto, GraphProto, NodeProto
+from onnx import FunctionProto, GraphProto, NodeProto, TensorProto
 from onnx.defs import OpSchema
 
 from ...ir.errors import InternalError, ModelError, TilewrightError
@@ -19,17 +20,18 @@ from .attributes import (
     read_attributes,
     read_extension_attributes,
 )
-from .builder import NotConstantError, OnnxBuilder, Subgraph, TensorSequence
+from .builder import NarrowTensor, NotConstantError, OnnxBuilder, Subgraph, TensorSequence
 from .functions import Body, FunctionKey, call_body, function_table, standard_body
 from .inputs import Shapes, bind_inputs
 from .reader import ModelFile, normal_domain
 from .structure import outer_names, sorted_nodes
 from .support import require_supported
-from .table import Imported, Outputs, Standard, find_op
-from .tensors import TensorReader, read_sparse
+from .table import Imported, OpFunction, Outputs, Standard, accepts_narrow, find_op
+from .tensors import NARROW, TensorReader, read_sparse
 
 _DEEPEST = 32  # nested function calls and subgraphs
 _SPARSE_LIMIT = 2**30  # bytes
+_MOVES = ("Constant", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Concat", "Gather", "Expand")
 
 @dataclass(frozen=True, eq=False)
 class Context:
@@ -49,11 +51,19 @@ def import_graph(model: ModelFile, shapes: Shapes | None = None, dims: Mapping[s
     scope = Scope(OnnxBuilder(model.name), context, model.opsets, model.name)
     initialized = scope.read_initializers(proto)
     inputs = [v for v in proto.input if v.name not in initialized]
+    types = {v.name: v.type.tensor_type.elem_type for v in inputs}
     for name, t in bind_inputs(inputs, shapes, dims).items():
-        scope.define(name, scope.b.input(name, t))
+        code = types[name]
+        value = scope.b.input(name, t)
+        scope.define(name, NarrowTensor(value, code) if code in NARROW else value)
     scope.run(proto.node)
-    outputs = [scope.tensor(v.name, f"output {v.name!r}") for v in proto.output]
+    outputs = [_stored(scope.lookup(v.name)) or scope.tensor(v.name, f"output {v.name!r}") for v in proto.output]
     return scope.b.graph(outputs, [v.name for v in proto.output])
+
+
+def _stored(x: Imported) -> Value | None:
+    """What holds a tensor of a narrow type."""
+    return x.value if isinstance(x, NarrowTensor) else None
 
 
 class Scope:
@@ -93,6 +103,8 @@ class Scope:
     def _capture(self, outer: Imported) -> Imported:
         if outer is None:
             return None
+        if isinstance(outer, NarrowTensor):
+            return NarrowTensor(self._captured_value(outer.value), outer.code)
         if isinstance(outer, TensorSequence):
             return TensorSequence(tuple(self._captured_value(v) for v in outer.items))
         return self._captured_value(outer)
@@ -119,7 +131,8 @@ class Scope:
         names: set[str] = set()
         for t in graph.initializer:
             array = self.context.tensors.read(t, f"{self.where}: initializer {t.name!r}")
-            self.define(t.name, self.b.constant(array, t.name))
+            value = self.b.constant(array, t.name)
+            self.define(t.name, NarrowTensor(value, t.data_type) if t.data_type in NARROW else value)
             names.add(t.name)
         for s in graph.sparse_initializer:
             name = s.values.name
@@ -175,13 +188,29 @@ class Scope:
                 else:
                     check_extension_counts(node, function)
                     attributes = read_extension_attributes(node, function, self.context.tensors)
-                made = function(self.b, *operands, **attributes)
+                made = self._made(node, function, operands, attributes)
                 if not isinstance(made, Standard):
                     return made
             f = standard_body(node, opset, operands)
         if f is None:
             raise ModelError(f"{describe(node)}: not supported in opset {opset}")
         return self._call(call_body(node, f, self.opsets), operands)
+
+    def _made(
+        self, node: NodeProto, function: OpFunction, operands: Sequence[Imported], attributes: Mapping[str, Any]
+    ) -> Outputs | Standard:
+        """What a function gives; types of less than a byte pass through those that only move elements."""
+        codes = {x.code for x in operands if isinstance(x, NarrowTensor)}
+        if node.op_type == "Constant" and not node.domain:
+            codes = {a.t.data_type for a in node.attribute if a.t.data_type in NARROW}
+        if not codes or accepts_narrow(function):
+            return function(self.b, *operands, **attributes)
+        if node.domain or node.op_type not in _MOVES or len(codes) > 1:
+            _refuse_narrow(operands)
+        made = function(self.b, *(x.value if isinstance(x, NarrowTensor) else x for x in operands), **attributes)
+        (code,) = codes
+        results = made if isinstance(made, tuple) else (made,)
+        return tuple(NarrowTensor(v, code) if isinstance(v, Value) else v for v in results)
 
     def _call(self, body: Body, operands: Sequence[Imported]) -> Outputs:
         scope = Scope(self.b, self.context, body.opsets, self.b.node, None, self.depth + 1)
@@ -229,6 +258,12 @@ def _check_kinds(schema: OpSchema, operands: Sequence[Imported]) -> None:
         optional = any("optional(" in t for t in formal.types)
         if value is None and formal.option != OpSchema.FormalParameterOption.Optional and not optional:
             raise ModelError(f"input {n} ({formal.name}) is absent")
+
+
+def _refuse_narrow(operands: Sequence[Imported]) -> None:
+    for n, x in enumerate(operands):
+        if isinstance(x, NarrowTensor):
+            raise ModelError(f"input {n} is {TensorProto.DataType.Name(x.code)}, which this operator does not take")
 
 
 def _located(e: TilewrightError, node: str) -> TilewrightError:

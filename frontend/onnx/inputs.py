@@ -13,7 +13,7 @@ from ...ir.dims import as_dim, symbols
 from ...ir.errors import ModelError, OptionError
 from ...ir.expr import Expr, Var, as_expr, binary, bounds, is_const
 from ...ir.types import Dim, TensorType
-from .tensors import dtype_name
+from .tensors import NARROW, dtype_name
 
 Shapes = Mapping[str, Sequence[Union[int, str]]]
 
@@ -48,7 +48,8 @@ def _declared(v: ValueInfoProto, shapes: Shapes) -> TensorType:
     kind = v.type.WhichOneof("value")
     if kind != "tensor_type":
         raise ModelError(f"{where}: only tensors are supported as inputs, got {kind or 'no type'}")
-    dtype = dtype_name(v.type.tensor_type.elem_type, where)
+    code = v.type.tensor_type.elem_type
+    dtype = NARROW[code][0] if code in NARROW else dtype_name(code, where)
     if not v.type.tensor_type.HasField("shape"):
         if v.name not in shapes:
             raise ModelError(f"{where}: the model does not say its shape; give it: --shape {v.name}=...")

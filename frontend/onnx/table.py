@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import TypeVar, Union
 
 from ...ir.graph import Value
-from .builder import TensorSequence
+from .builder import NarrowTensor, TensorSequence
 
-Imported = Union[Value, TensorSequence, None]  # what a name of the model stands for; None: an absent optional
+Imported = Union[Value, NarrowTensor, TensorSequence, None]  # what a name of the model stands for; None: an absent optional
 Outputs = Union[Imported, tuple[Imported, ...]]
 
 
@@ -40,6 +40,19 @@ def onnx_op(name: str, *, since: int, domain: str = "") -> Callable[[F], F]:
         return function
 
     return register
+
+
+_TAKES_NARROW: set[OpFunction] = set()
+
+
+def takes_narrow(function: F) -> F:
+    """Mark a function whose operands may be `NarrowTensor`s; others are never given one."""
+    _TAKES_NARROW.add(function)
+    return function
+
+
+def accepts_narrow(function: OpFunction) -> bool:
+    return function in _TAKES_NARROW
 
 
 def op_versions() -> dict[tuple[str, str], list[tuple[int, OpFunction]]]:

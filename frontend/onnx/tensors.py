@@ -29,8 +29,17 @@ DTYPE_OF_ONNX: dict[int, str] = {
 ONNX_OF_DTYPE = {dtype: code for code, dtype in DTYPE_OF_ONNX.items()}
 PACKED: dict[int, tuple[str, int]] = {
     TensorProto.INT4: ("i8", 4), TensorProto.UINT4: ("u8", 4), TensorProto.INT2: ("i8", 2), TensorProto.UINT2: ("u8", 2),
+    TensorProto.FLOAT4E2M1: ("u8", 4),
 }
 """Types of less than a byte: the type that holds an element of constants here, and their bits."""
+NARROW: dict[int, tuple[str, str]] = {
+    TensorProto.FLOAT8E4M3FN: ("u8", "float8_e4m3fn"), TensorProto.FLOAT8E4M3FNUZ: ("u8", "float8_e4m3fnuz"),
+    TensorProto.FLOAT8E5M2: ("u8", "float8_e5m2"), TensorProto.FLOAT8E5M2FNUZ: ("u8", "float8_e5m2fnuz"),
+    TensorProto.FLOAT4E2M1: ("u8", "float4_e2m1fn"), TensorProto.INT4: ("i8", "int4"), TensorProto.UINT4: ("u8", "uint4"),
+    TensorProto.INT2: ("i8", "int2"), TensorProto.UINT2: ("u8", "uint2"),
+}
+"""Types without arithmetic: the type that holds one element as an input, an output or between (the value of an integer, the
+bits of a float), and the name in ml_dtypes."""
 
 # Which repeated field holds the elements when raw_data does not; 16-bit floats are stored as bit patterns.
 _FIELD = {
@@ -60,7 +69,7 @@ class TensorReader:
         where = where or f"tensor {tensor.name!r}"
         if tensor.data_type in PACKED:
             return self._packed(tensor, *PACKED[tensor.data_type], where)
-        dtype = dtype_name(tensor.data_type, where)
+        dtype = NARROW[tensor.data_type][0] if tensor.data_type in NARROW else dtype_name(tensor.data_type, where)
         shape = tuple(tensor.dims)
         if any(d < 0 for d in shape):
             raise ModelError(f"{where}: shape {list(shape)} has a negative dimension")

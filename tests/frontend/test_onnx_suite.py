@@ -15,7 +15,7 @@ from onnx.backend.test.loader import load_model_tests
 from onnx.backend.test.runner import Runner
 from tilewright.compiler.onnx_backend import InterpreterBackend
 from tilewright.frontend.onnx import check_model
-from tilewright.frontend.onnx.tensors import DTYPE_OF_ONNX
+from tilewright.frontend.onnx.tensors import DTYPE_OF_ONNX, NARROW
 from tilewright.ir.errors import ModelError, OptionError
 
 CHUNKS = 8
@@ -63,7 +63,7 @@ def refusal(case: TestCase) -> str:
     assert not unstated, f"{case.name} uses {unstated}, which is neither imported nor refused for a stated reason"
     if operators:
         return REFUSED_OPERATORS[min(operators)]
-    return "" if tensor_types(model) <= set(DTYPE_OF_ONNX) else "an element type, a sequence or an optional"
+    return "" if tensor_types(model) <= {*DTYPE_OF_ONNX, *NARROW} else "an element type, a sequence or an optional"
 
 
 def as_array(x: Any) -> Any:

@@ -15,6 +15,7 @@ from . import (
     microsoft,
     ml,
     ml_trees,
+    narrow_quantize,
     norm,
     pad,
     pool,
@@ -31,6 +32,6 @@ from . import (
 
 __all__ = [
     "attention", "attention_microsoft", "contract", "control", "conv", "elementwise", "fused", "gather", "image",
-    "legacy", "linear", "microsoft", "ml", "ml_trees", "norm", "pad", "pool", "qonnx", "quantize", "recurrent",
-    "reduce", "regions", "sequence", "shape", "signal", "training",
+    "legacy", "linear", "microsoft", "ml", "ml_trees", "narrow_quantize", "norm", "pad", "pool", "qonnx", "quantize",
+    "recurrent", "reduce", "regions", "sequence", "shape", "signal", "training",
 ]  # fmt: skip

@@ -10,9 +10,10 @@ import numpy as np
 from ....ir.errors import ModelError
 from ....ir.graph import Value
 from ....ir.types import DTYPES, is_float, is_integer
-from ..builder import OnnxBuilder
-from ..table import OpFunction, Outputs, onnx_op
-from ..tensors import dtype_name
+from ..builder import NarrowTensor, OnnxBuilder
+from ..table import Imported, OpFunction, Outputs, onnx_op, takes_narrow
+from ..tensors import NARROW, ONNX_OF_DTYPE, dtype_name
+from .narrow import narrowed, widened
 
 # ONNX operator -> (first opset, function of `Unary`)
 UNARY = {
@@ -59,7 +60,8 @@ def mean(b: OnnxBuilder, *xs: Value) -> Outputs:
 
 
 @onnx_op("Identity", since=1)
-def identity(b: OnnxBuilder, x: Value) -> Outputs:
+@takes_narrow
+def identity(b: OnnxBuilder, x: Imported) -> Outputs:
     return x
 
 
@@ -69,14 +71,22 @@ def where(b: OnnxBuilder, cond: Value, x: Value, y: Value) -> Outputs:
 
 
 @onnx_op("Cast", since=6)
-def cast(b: OnnxBuilder, x: Value, *, to: int, saturate: int = 1, round_mode: str = "up") -> Outputs:
-    """saturate and round_mode matter for 8-bit floats only."""
-    return b.cast(x, dtype_name(to, "attribute 'to'"))
+@takes_narrow
+def cast(
+    b: OnnxBuilder, x: Value | NarrowTensor, *, to: int, saturate: int = 1, round_mode: str = "up"
+) -> Outputs:
+    """saturate matters for 8-bit floats only, round_mode for powers of two only."""
+    number = widened(b, x) if isinstance(x, NarrowTensor) else x
+    return narrowed(b, number, to, bool(saturate)) if to in NARROW else b.cast(number, dtype_name(to, "attribute 'to'"))
 
 
 @onnx_op("CastLike", since=15)
-def cast_like(b: OnnxBuilder, x: Value, like: Value, *, saturate: int = 1, round_mode: str = "up") -> Outputs:
-    return b.cast(x, like.type.dtype)
+@takes_narrow
+def cast_like(
+    b: OnnxBuilder, x: Value | NarrowTensor, like: Value | NarrowTensor, *, saturate: int = 1, round_mode: str = "up"
+) -> Outputs:
+    to = like.code if isinstance(like, NarrowTensor) else ONNX_OF_DTYPE[like.type.dtype]
+    return cast(b, x, to=to, saturate=saturate)
 
 
 @onnx_op("Pow", since=7)
