@@ -72,13 +72,12 @@ class Dot(Process):
         return self.positions * groups * packets
 
     def run(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-        outputs, k = self.weights.shape
-        x = arrays[0].reshape(-1, k)
+        x = arrays[0].reshape(-1, self.weights.shape[1])
         acc = exact_product(x, self.weights.T) + self.bias
         return (self.body.run(acc.ravel()).reshape(self.outputs[0].shape),)
 
     def foldings(self) -> tuple[Process, ...]:
-        outputs, k = self.weights.shape
+        outputs = self.weights.shape[0]
         best: dict[int, tuple[int, int]] = {}
         for pe in divisors(outputs):
             for simd in divisors(self.run_length):

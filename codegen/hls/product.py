@@ -142,7 +142,7 @@ class Attention(Process):
         return b * h * m * s * (d + e)
 
     def run(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-        b, h, m, d, g, s, e = self.sizes
+        _, h, _, _, g, _, _ = self.sizes
         q, k, v = arrays
         k, v = (np.repeat(x, h // g, axis=1) for x in (k, v))
         acc = np.einsum("bhmd,bhsd->bhms", q, k)

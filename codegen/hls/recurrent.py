@@ -160,7 +160,9 @@ class Recurrent(Process):
     def _function(self) -> str:
         h, b, t, n, g = self.units, self.batch, self.steps, self.name, self.gates
         states = len(self.first)
-        own = "\n".join(f"  static {s.cpp} s{i}[{b}][{h}];\n  static {s.cpp} next{i}[{h}];" for i, s in enumerate(self.state_types))
+        own = "\n".join(
+            f"  static {s.cpp} s{i}[{b}][{h}];\n  static {s.cpp} next{i}[{h}];" for i, s in enumerate(self.state_types)
+        )
         load = "\n".join(f"      s{i}[k][u] = {n}_s{i}[k][u];" for i in range(states))
         back = "\n".join(f"        s{i}[k][u] = next{i}[u];" for i in range(states))
         read = "x0.read().v[0]" if not self.reverse else f"all[({t - 1} - t) * {b * g * h} + k * {g * h} + i]"

@@ -6,10 +6,10 @@ unbounded FIFOs every packet's time follows from its producer's, one process aft
     offset[k] = running maximum of (arrival[k] - iteration[k]);   written at iteration + offset + latency
 
 That gives the earliest schedule.  Its ends are kept, and every writer, from the last to the first, is held back until just
-before its packets are read; it reads as early as it can, or as late as its own writes allow, whatever takes fewer bits.  FIFOs as deep as this schedule fills them can never stop
-it, and a dataflow network with bounded FIFOs runs no later than any schedule that respects the bounds (its events are
-monotone): so there is no deadlock, and no frame is slower than with unbounded FIFOs.  Several frames in a row are
-simulated, so that the overlap of frames is part of it.
+before its packets are read; it reads as early as it can, or as late as its own writes allow, whatever takes fewer bits.
+FIFOs as deep as this schedule fills them can never stop it, and a dataflow network with bounded FIFOs runs no later than
+any schedule that respects the bounds (its events are monotone): so there is no deadlock, and no frame is slower than with
+unbounded FIFOs.  Several frames in a row are simulated, so that their overlap is part of it.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ class Window(Process):
 
     def about(self) -> str:
         (kh, kw), (sh, sw) = self.kernel, self.strides
-        n, h, w, c = self.image
+        _, h, w, c = self.image
         order = ", by channel" if self.by_channel else ""
         return f"{kh}x{kw} windows, stride {sh}x{sw}, of {h}x{w}x{c}{order}, {self.emit} lanes"
 

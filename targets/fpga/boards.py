@@ -88,7 +88,7 @@ def find_board(text: str) -> Board:
     if text.endswith(".toml"):
         return read_board(Path(text))
     if text not in BOARDS:
-        raise OptionError(f"fpga: no board is called {text!r}; there are {', '.join(BOARDS)}, or give the path of a .toml file")
+        raise OptionError(f"fpga: no board is called {text!r}; there are {', '.join(BOARDS)}, or a .toml file of yours")
     return BOARDS[text]
 
 
@@ -107,7 +107,8 @@ def read_board(path: Path) -> Board:
     wrong = sorted(set(data) - set(known))
     missing = [f for f in ("name", "part", "lut", "dsp", "bram18", "mhz") if f not in data]
     if wrong or missing:
-        raise OptionError(f"fpga: board {path}: missing {', '.join(missing) or 'nothing'}, unknown {', '.join(wrong) or 'nothing'}")
+        absent, strange = ", ".join(missing) or "nothing", ", ".join(wrong) or "nothing"
+        raise OptionError(f"fpga: board {path}: missing {absent}, unknown {strange}")
     numbers = all(isinstance(data[f], (int, float)) and data[f] >= 0 for f in (*RESOURCES, "mhz")) and data["mhz"] > 0
     words = all(isinstance(data[f], str) and _plain(data[f]) for f in ("name", "part"))
     if not numbers or not words or data["family"] not in FAMILIES or data["kind"] not in KINDS:

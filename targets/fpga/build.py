@@ -29,6 +29,7 @@ from ..cpu.packaging import timed
 from ..loader import ABI_VERSION, FORMAT, FORMAT_VERSION
 from .boards import BOARDS, USABLE, Board
 from .csim import Csim, run_csim
+from .elementwise import MARGIN, RANDOM_MARGIN
 from .estimate import design_usage, over, place_memories, total
 from .fold import Folding, fold
 from .host import FpgaMachine
@@ -44,6 +45,7 @@ DEFAULT_RANGE: Range = (-4.0, 4.0)
 _SAMPLES, _GOLDEN = 16, 4
 _LARGE_WORK = 20_000_000  # elements of a run beyond which fewer samples are taken
 _RELATIVE_BOUND = 0.02
+_ASSUMED = "inputs are taken to lie in {:g}..{:g}, and saturate beyond: give --input-range or --calibration"
 _ULTRA_BLOCKS = 3  # blocks that an UltraRAM replaces, as folding counts it
 _RESERVES = (0.9, 0.5, 0.0)
 _NATIVE = (Softmax, LayerNorm, RmsNorm, Attention)
@@ -72,10 +74,8 @@ def build(
         samples = _samples(graph, settings)
         declared = settings.input_range or (None if settings.calibration else DEFAULT_RANGE)
         ranges = Ranges(graph, samples, declared)
-    if declared == DEFAULT_RANGE and settings.input_range is None:
-        notes = (f"inputs are taken to lie in {declared[0]:g}..{declared[1]:g}, and saturate beyond: give --input-range or --calibration",)
-    else:
-        notes = ()
+    assumed = declared == DEFAULT_RANGE and settings.input_range is None
+    notes = (_ASSUMED.format(*DEFAULT_RANGE),) if assumed else ()
     say("types")
     with timed(seconds, "types"):
         lowered, accuracy = _choose_bits(graph, ranges, samples, settings)
@@ -95,7 +95,7 @@ def build(
     with timed(seconds, "C simulation"):
         csim = run_csim(files, made.design.name)
     if csim.wrong or csim.faults:
-        raise InternalError(f"fpga: the C simulation gave {csim.wrong} other integers than the interpreter, and {csim.faults} faults")
+        raise InternalError(f"fpga: the C simulation gave {csim.wrong} wrong integers and {csim.faults} faults")
     return _package(graph, made, machine, accuracy, csim, files, settings, model_sha256, options or {}, seconds)
 
 
@@ -115,7 +115,7 @@ def _require_static(graph: Graph) -> None:
         if not v.type.is_static:
             raise ModelError(f"fpga: input {v.name!r} is {v.type}; hardware needs every size: bind it with --dim or --shape")
         if not is_float(v.type.dtype):
-            raise ModelError(f"fpga: input {v.name!r} is {v.type.dtype}; the kernel takes float inputs, which the host quantizes")
+            raise ModelError(f"fpga: input {v.name!r} is {v.type.dtype}; expected floats, which the host quantizes")
 
 
 def _samples(graph: Graph, settings: FpgaOptions) -> Samples:
@@ -144,7 +144,7 @@ def _choose_bits(graph: Graph, ranges: Ranges, samples: Samples, settings: FpgaO
     bound = tuple(settings.max_error or _RELATIVE_BOUND * max(r, 1e-6) for r in reach)
     worst: Accuracy | None = None
     for bits in tried:
-        lowered = lower_graph(graph, ranges, bits)
+        lowered = lower_graph(graph, ranges, bits, MARGIN if settings.calibration else RANDOM_MARGIN)
         error = _errors(_unwired(lowered), samples, ranges.outputs)
         worst = Accuracy(bits, len(samples), error, reach, bound)
         if all(e <= b for e, b in zip(error, bound, strict=True)):
@@ -260,8 +260,9 @@ def _summary(report: dict[str, Any], accuracy: Accuracy) -> list[tuple[str, str]
     return [
         ("precision", f"{accuracy.bits} bits; largest error against f32 on {accuracy.samples} samples: {errors}"),
         ("C simulation", f"{report['csim']['frames']} frames, every bit as the integer interpreter"),
-        ("throughput", f"{report['fps']:,.0f} frames a second at {report['clock_mhz']:g} MHz, {report['interval_cycles']:,} cycles "
-                       f"({report['bottleneck']}); latency {report['latency_us']:,.1f} us"),
+        ("throughput", f"{report['fps']:,.0f} frames a second at {report['clock_mhz']:g} MHz, "
+                       f"{report['interval_cycles']:,} cycles ({report['bottleneck']}); "
+                       f"latency {report['latency_us']:,.1f} us"),
         ("limited by", report["limited_by"]),
         ("resources", f"{usage} (estimates; not synthesized)"),
     ]

@@ -16,7 +16,7 @@ from ...codegen.hls.table import Table, make_table
 from ...ir.graph import Node
 from ...ir.ops import norm, recurrent
 from ...ir.ops.activations import Activation, activate
-from .elementwise import MARGIN, unsupported
+from .elementwise import unsupported
 from .lowering import Lowering
 
 
@@ -41,7 +41,7 @@ def attention(low: Lowering, node: Node) -> None:
     reach = low.ranges.cells.get((node, "score"), (-1.0, 1.0))
     b = BodyBuilder()
     acc = b.input(holding(-limit, limit, q.type.frac + k.type.frac))
-    wanted = covering(min(reach[0] * MARGIN, 0.0), max(reach[1] * MARGIN, 0.0), low.bits)
+    wanted = covering(min(reach[0] * low.types.margin, 0.0), max(reach[1] * low.types.margin, 0.0), low.bits)
     score = b.round(b.binary("mul", acc, b.constant(np.array(op.scale), 18)), wanted)
     table = exp_table(low, score.type)
     share = covering(0.0, 1.0, low.bits + 1)
@@ -113,7 +113,7 @@ def _state_types(low: Lowering, node: Node, count: int) -> list[Fixed]:
     found = []
     for n in range(count):
         a, b = low.ranges.cells[(node, f"state{n}")]
-        found.append(covering(min(a, -1e-3) * MARGIN, b * MARGIN, low.bits))
+        found.append(covering(min(a, -1e-3) * low.types.margin, b * low.types.margin, low.bits))
     return found
 
 
@@ -128,7 +128,7 @@ class _CellBuilder:
 
     def _range(self, node: Node, what: str) -> Fixed:
         a, b = self.low.ranges.cells[(node, what)]
-        return covering(min(a, -1e-3) * MARGIN, b * MARGIN, self.low.bits)
+        return covering(min(a, -1e-3) * self.low.types.margin, b * self.low.types.margin, self.low.bits)
 
     def gather(self, acc: Fixed) -> Body:
         b = BodyBuilder()

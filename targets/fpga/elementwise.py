@@ -22,7 +22,8 @@ from ...ir.ops.elementwise import Binary, Cast, Select, Unary
 from ...ir.ops.quantize import Saturate
 
 ELEMENTWISE = (Unary, Binary, Select, Cast, Saturate)
-MARGIN = 1.15  # how far beyond the calibration data a type reaches
+MARGIN = 1.15  # how far beyond the user's calibration data a type reaches
+RANDOM_MARGIN = 2.0  # beyond random data, which reach less far than real ones
 WIDEST = 40  # bits that an exact intermediate may have before it is rounded
 EXACT_UNARY = {"neg", "abs", "not"}
 SIMPLE = {"add", "sub", "mul", "max", "min"}
@@ -47,23 +48,22 @@ def find_regions(graph: Graph) -> dict[Node, Node]:
 
 @dataclass
 class Types:
-    """Chooses the type of every value.  taken: what was chosen, for the report."""
+    """Chooses the type of every value: so many bits, from the ranges of calibration with a margin."""
 
     ranges: Mapping[Value, tuple[float, float]]
     bits: int
-    taken: dict[Value, Fixed] = field(default_factory=dict)
+    margin: float = MARGIN
 
-    def of(self, v: Value, reg: Reg | None = None, bits: int | None = None) -> Fixed:
+    def of(self, v: Value, reg: Reg | None = None) -> Fixed:
         """From the calibration data with a margin, within what the exact value can reach at all."""
         if v.type.dtype == "bool":
             return Fixed(1, 0, False)
         low, high = self.ranges.get(v, (0.0, 0.0))
-        low, high = low * MARGIN if low < 0 else 0.0, high * MARGIN if high > 0 else 0.0
+        low, high = low * self.margin if low < 0 else 0.0, high * self.margin if high > 0 else 0.0
         if reg is not None:
             step = 2.0**-reg.frac
             low, high = max(low, min(0.0, reg.low * step)), min(high, max(0.0, reg.high * step))
-        self.taken[v] = covering(low, high, bits or self.bits)
-        return self.taken[v]
+        return covering(low, high, self.bits)
 
 
 @dataclass
@@ -124,8 +124,7 @@ class RegionBuilder:
                     return None
                 continue
             found.add(self.root(x))
-        only = found.pop() if len(found) == 1 else None
-        return only
+        return found.pop() if len(found) == 1 else None
 
     def _path(self, v: Value, root: Value) -> list[Node]:
         """The nodes between root and v, in order."""

@@ -87,9 +87,11 @@ def _usage(
     wired: Sequence[Process], before: Sequence[Process], known: dict[str, Usage], board: Board
 ) -> dict[str, Usage]:
     """Only processes that changed are counted again."""
-    same = {p.name: (p.lanes_in, p.lanes_out, getattr(p, "pe", 0), getattr(p, "simd", 0), getattr(p, "emit", 0)) for p in before}
-    found = {}
-    for p in wired:
-        key = (p.lanes_in, p.lanes_out, getattr(p, "pe", 0), getattr(p, "simd", 0), getattr(p, "emit", 0))
-        found[p.name] = known[p.name] if same.get(p.name) == key and p.name in known else process_usage(p, board)
-    return found
+    same = {p.name: _shape(p) for p in before}
+    return {p.name: known[p.name] if same.get(p.name) == _shape(p) and p.name in known else process_usage(p, board)
+            for p in wired}
+
+
+def _shape(p: Process) -> tuple[object, ...]:
+    """What decides the resources of a process, its kind and constants aside."""
+    return p.lanes_in, p.lanes_out, *(getattr(p, name, 0) for name in ("pe", "simd", "emit"))

@@ -70,7 +70,8 @@ class CsimModule(Module):
         ins = [encode(a, port) for a, port in zip(arrays, self._ports["inputs"], strict=True)]
         outs = [np.zeros(port["kernel_shape"], port["dtype"]) for port in self._ports["outputs"]]
         self._kernel(*(ctypes.c_void_p(a.ctypes.data) for a in (*ins, *outs)))
-        return [decode(a, port).reshape(spec.shape) for a, port, spec in zip(outs, self._ports["outputs"], self.outputs, strict=True)]
+        rows = zip(outs, self._ports["outputs"], self.outputs, strict=True)
+        return [decode(a, port).reshape(spec.shape) for a, port, spec in rows]
 
     def close(self) -> None:
         if self._folder is not None:

@@ -12,7 +12,7 @@ from ...codegen.hls.fixed import covering
 from ...ir.errors import ModelError
 from ...ir.graph import Graph, Node, Value
 from ...ir.ops.movement import Transpose
-from .elementwise import Types
+from .elementwise import MARGIN, Types
 from .handlers import HANDLERS
 from .lowering import Lowering
 from .ranges import Ranges
@@ -31,9 +31,11 @@ class Lowered:
     notes: tuple[str, ...]
 
 
-def lower_graph(graph: Graph, ranges: Ranges, bits: int) -> Lowered:
-    """Raises ModelError for operators without hardware and for values that are not numbers."""
-    low = Lowering(graph, ranges, bits, Types(ranges.of, bits))
+def lower_graph(graph: Graph, ranges: Ranges, bits: int, margin: float = MARGIN) -> Lowered:
+    """margin: how far beyond the calibrated range every type reaches.
+
+    Raises ModelError for operators without hardware and for inputs of unknown size."""
+    low = Lowering(graph, ranges, bits, Types(ranges.of, bits, margin))
     inputs, input_perms = [], []
     for v in graph.inputs:
         if not v.type.is_static:
@@ -48,7 +50,7 @@ def lower_graph(graph: Graph, ranges: Ranges, bits: int) -> Lowered:
         inputs.append(t)
         input_perms.append(perm)
     sources = [_output_source(graph, low.users, v) for v in graph.outputs]
-    for v, (source, perm) in zip(graph.outputs, sources, strict=True):
+    for v, (_, perm) in zip(graph.outputs, sources, strict=True):
         if perm:
             low.done.add(graph.producers[v])
     low.run(HANDLERS)

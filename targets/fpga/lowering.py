@@ -69,7 +69,9 @@ class Lowering:
         self.processes.append(p)
         return p.outputs[0]
 
-    def pick(self, t: Tensor, axis: int, index: Iterable[int], shape: tuple[int, ...], fill: int = 0, where: str = "") -> Tensor:
+    def pick(
+        self, t: Tensor, axis: int, index: Iterable[int], shape: tuple[int, ...], fill: int = 0, where: str = ""
+    ) -> Tensor:
         """Rows of an axis; shape: of the result."""
         index = tuple(int(i) for i in index)
         if index == tuple(range(t.shape[axis])):

@@ -11,20 +11,20 @@ h1{font-size:20px}h2{font-size:16px;margin-top:28px}table{border-collapse:collap
 td,th{padding:3px 10px;border-bottom:1px solid #ddd;text-align:right;vertical-align:top}
 td:first-child,th:first-child,td.l,th.l{text-align:left}tr.slow td{background:#fde8e4}
 .bar{background:#e8e8e8;width:160px;height:10px;display:inline-block}.bar i{background:#4a7dbd;height:10px;display:block}
-.bar i.over{background:#c33}svg text{font:11px system-ui,sans-serif}.scroll{overflow:auto;max-height:700px;border:1px solid #ddd}"""
+.bar i.over{background:#c33}svg text{font:11px system-ui,sans-serif}
+.scroll{overflow:auto;max-height:700px;border:1px solid #ddd}"""
 
 
 def page(report: dict[str, Any], title: str) -> str:
     """A self-contained HTML page; every text of the model is escaped."""
-    board = report["board"]
+    board, accuracy = report["board"], report["accuracy"]
+    errors = zip(accuracy["error"], accuracy["reach"], strict=True)
     rows = [
         ("board", f"{board['name']} ({board['part']}), planned at {report['clock_mhz']:g} MHz"),
         ("throughput", f"{report['fps']:,.0f} frames a second: {report['interval_cycles']:,} cycles a frame"),
         ("latency", f"{report['latency_us']:,.1f} us: {report['latency_cycles']:,} cycles"),
         ("slowest", f"{report['bottleneck']}; {report['limited_by']}"),
-        ("precision", f"{report['accuracy']['bits']} bits; largest error "
-                      + ", ".join(f"{e:.3g} of {r:.3g}" for e, r in zip(report["accuracy"]["error"], report["accuracy"]["reach"],
-                                                                        strict=True))),
+        ("precision", f"{accuracy['bits']} bits; largest error " + ", ".join(f"{e:.3g} of {r:.3g}" for e, r in errors)),
     ]
     facts = "".join(f"<tr><td>{escape(a)}</td><td class=l>{escape(b)}</td></tr>" for a, b in rows)
     marks = ", ".join(board["from_memory"])
@@ -46,7 +46,8 @@ def _usage_table(usage: dict[str, dict[str, int]]) -> str:
         part = u["used"] / u["board"] if u["board"] else 0.0
         over = " class=over" if u["used"] > u["allowed"] else ""
         bar = f'<span class=bar><i{over} style="width:{min(100, 100 * part):.1f}%"></i></span>'
-        rows += f"<tr><td>{name.upper()}</td><td>{u['used']:,}</td><td>{u['board']:,}</td><td>{part:.1%}</td><td>{bar}</td></tr>"
+        cells = (name.upper(), f"{u['used']:,}", f"{u['board']:,}", f"{part:.1%}", bar)
+        rows += "<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
     return f"<table><tr><th></th><th>used</th><th>on the board</th><th></th><th></th></tr>{rows}</table>"
 
 
@@ -89,7 +90,9 @@ def _drawing(report: dict[str, Any]) -> str:
     return f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}">{"".join(parts)}</svg>'
 
 
-def _edge(place: dict[str, tuple[int, int]], maker: dict[str, str], p: dict[str, Any], stream: str, report: dict[str, Any]) -> str:
+def _edge(
+    place: dict[str, tuple[int, int]], maker: dict[str, str], p: dict[str, Any], stream: str, report: dict[str, Any]
+) -> str:
     if maker.get(stream) not in place:
         return ""
     x, y = place[maker[stream]]
@@ -105,6 +108,8 @@ def _box(p: dict[str, Any], x: int, y: int, slow: bool) -> str:
     colour = "#fde8e4" if slow else "#eef3fa"
     line = f"{p['cycles']:,} cycles, {u['dsp']} DSP, {u['bram18']} BRAM"
     about = p["about"] if len(p["about"]) <= 44 else p["about"][:43] + "..."
-    return (f'<g><title>{escape(p["about"])}</title><rect x="{x}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="5" fill="{colour}" '
-            f'stroke="#999"/><text x="{x + 8}" y="{y + 16}" font-weight="bold">{escape(p["name"])}</text>'
-            f'<text x="{x + 8}" y="{y + 32}">{escape(about)}</text><text x="{x + 8}" y="{y + 48}" fill="#555">{line}</text></g>')
+    return (f'<g><title>{escape(p["about"])}</title>'
+            f'<rect x="{x}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="5" fill="{colour}" stroke="#999"/>'
+            f'<text x="{x + 8}" y="{y + 16}" font-weight="bold">{escape(p["name"])}</text>'
+            f'<text x="{x + 8}" y="{y + 32}">{escape(about)}</text>'
+            f'<text x="{x + 8}" y="{y + 48}" fill="#555">{line}</text></g>')

@@ -103,6 +103,7 @@ def test_bench(design: Design, frames: int) -> str:
     for n, (t, name) in enumerate(zip(design.outputs, design.output_names, strict=True)):
         declare.append(f"  static {word(t.type)} {name}[{t.size}];\n  Data out{n}(folder, \"expected{n}.dat\");")
         check.append(f"    for (int i = 0; i < {t.size}; ++i) wrong += (long long){name}[i] != out{n}.next();")
+    files = [f"in{n}" for n in range(len(design.inputs))] + [f"out{n}" for n in range(len(design.outputs))]
     call = ", ".join((*design.input_names, *design.output_names))
     new = "\n"
     return f"""// Test bench: every output integer must be the one of the integer interpreter.
@@ -135,12 +136,13 @@ int main(int argc, char** argv) {{
     {top}({call});
 {new.join(check)}
   }}
-  missing = {" || ".join(f"{kind}{n}.missing" for kind, ts in (("in", design.inputs), ("out", design.outputs)) for n in range(len(ts)))};
+  missing = {" || ".join(f"{name}.missing" for name in files)};
   long faults = 0;
 #ifndef TW_VITIS
   faults = tw::faults();
 #endif
-  std::printf("{{\\"frames\\": {frames}, \\"wrong\\": %ld, \\"faults\\": %ld, \\"missing\\": %d}}\\n", wrong, faults, (int)missing);
+  std::printf("{{\\"frames\\": {frames}, \\"wrong\\": %ld, \\"faults\\": %ld, \\"missing\\": %d}}\\n",
+              wrong, faults, (int)missing);
   return wrong || faults || missing;
 }}
 """

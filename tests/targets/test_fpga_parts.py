@@ -37,7 +37,9 @@ def design_of(*branches: object) -> Design:
     return replace(design, depths=simulate(design).depths)
 
 
-@pytest.mark.parametrize(("low", "high", "bits"), [(-1.0, 1.0, 8), (0.0, 1.0, 8), (-0.3, 0.1, 4), (0.0, 1000.0, 6), (-4.0, 4.0, 16)])
+@pytest.mark.parametrize(("low", "high", "bits"), [
+    (-1.0, 1.0, 8), (0.0, 1.0, 8), (-0.3, 0.1, 4), (0.0, 1000.0, 6), (-4.0, 4.0, 16),
+])
 def test_a_type_covers_its_range_and_is_as_fine_as_can_be(low: float, high: float, bits: int) -> None:
     t = covering(low, high, bits)
     assert t.low * t.step <= low
@@ -69,7 +71,8 @@ def test_accumulators_hold_every_partial_sum_and_no_more() -> None:
 
 
 @pytest.mark.parametrize(("f", "operand", "result"), [
-    (np.tanh, Fixed(16, 12), Fixed(16, 15)), (np.exp, Fixed(8, 4), Fixed(12, 3, False)), (np.sqrt, Fixed(10, 4, False), Fixed(10, 6)),
+    (np.tanh, Fixed(16, 12), Fixed(16, 15)), (np.exp, Fixed(8, 4), Fixed(12, 3, False)),
+    (np.sqrt, Fixed(10, 4, False), Fixed(10, 6)),
 ])
 def test_the_stated_error_of_a_table_is_the_largest(f: object, operand: Fixed, result: Fixed) -> None:
     table = make_table("t", f, operand, result)  # type: ignore[arg-type]
@@ -153,7 +156,7 @@ def self_timed(design: Design, frames: int = 3) -> int:
     return cycle
 
 
-@pytest.mark.parametrize("branches", [(residual,), (pools,), (attention, depthwise_prelu)], ids=["residual", "pools", "attention"])
+@pytest.mark.parametrize("branches", [(residual,), (pools,), (attention, depthwise_prelu)])
 def test_the_depths_never_stop_the_design(branches: tuple) -> None:
     design = design_of(*branches)
     found = simulate(design)
@@ -186,7 +189,8 @@ def test_boards() -> None:
 def test_a_board_of_ones_own(tmp_path: Path) -> None:
     pytest.importorskip("tomllib")
     path = tmp_path / "mine.toml"
-    path.write_text('name = "mine"\npart = "xc7z010clg400-1"\nlut = 17600\ndsp = 80\nbram18 = 120\nmhz = 90\nfamily = "7-series"\n')
+    path.write_text('name = "mine"\npart = "xc7z010clg400-1"\nlut = 17600\ndsp = 80\nbram18 = 120\nmhz = 90\n'
+                    'family = "7-series"\n')
     machine = resolve_machine(f"fpga:{path}")
     assert (machine.board.dsp, machine.mhz, machine.board.ff) == (80, 90, 35200)
     artifact = build(graph_of(residual), machine, name="k")
@@ -239,7 +243,8 @@ def test_every_seeded_fault_is_found(fault: str) -> None:
     if fault == "expected one writer and one reader":
         name = next(line.split("(")[0].strip() for line in source.splitlines() if line.startswith("  fork_"))
         old, new = f"  {name}(", f"  {name}(s_again, "
-        source = source.replace("#pragma HLS DATAFLOW\n", "#pragma HLS DATAFLOW\n  static tw::stream<tw::vec<tw::sint<4>, 1>> s_again;\n")
+        again = "#pragma HLS DATAFLOW\n  static tw::stream<tw::vec<tw::sint<4>, 1>> s_again;\n"
+        source = source.replace("#pragma HLS DATAFLOW\n", again)
     if fault == "dynamic memory" and old not in source:
         old, new = "  for (int p = 0;", "  int* q = new int[3];\n  for (int p = 0;"
     if fault == "a loop without constant bounds":
