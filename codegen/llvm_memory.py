@@ -8,7 +8,7 @@ Alignment follows from the linear form and the buffer's alignment.
 
 from __future__ import annotations
 
-from ..ir.expr import I64, Bin, Expr, Load, Splat, Type, Var, as_expr, binary, linear, splat
+from ..ir.expr import I64, Bin, Cast, Expr, Load, Splat, Type, Var, as_expr, binary, linear, splat
 from ..ir.kernel import Buffer, Store
 from ..ir.types import DTYPES
 from .llvm_text import Cell, Held, Printer, constant, literal, llvm_type, memory_type, unsupported, zero
@@ -164,7 +164,45 @@ def _uniform(i: Expr) -> Expr | None:
     return i.a if isinstance(i, Splat) else None
 
 
+def _byte_index(p: Printer, e: Load) -> Expr | None:
+    """The bytes that index a table of 256 bytes, where a permutation reads it."""
+    if "vpermi2b" not in p.machine.calls or e.buf.shape != (256,) or DTYPES[e.buf.dtype].size != 1 or e.type.lanes > 64:
+        return None
+    (index,) = e.idx
+    return index.a if isinstance(index, Cast) and index.a.type.dtype == "u8" else None
+
+
+def _look_up(p: Printer, e: Load, index: Expr) -> str:
+    """The table in four registers: seven bits of an index choose in each half, the eighth the half."""
+    n, wide = index.type.lanes, "<64 x i8>"
+    pointer, _ = address(p, e.buf, (as_expr(0),))
+    bytes_ = p.value(index)
+    if n < 64:
+        mask = ", ".join(f"i32 {i}" if i < n else "i32 poison" for i in range(64))
+        bytes_ = p.pure(f"shufflevector <{n} x i8> {bytes_}, <{n} x i8> poison, <64 x i32> <{mask}>", bytes_)
+    parts = []
+    for part in range(4):
+        at = p.pure(f"getelementptr inbounds i8, ptr {pointer}, i64 {64 * part}", pointer)
+        text = f"load {wide}, ptr {at}, align 1"
+        parts.append(p.loads.get((e.buf, text)) or p.loads.setdefault((e.buf, text), p.here(text)))
+    name = "llvm.x86.avx512.vpermi2var.qi.512"
+    p.declares[f"declare {wide} @{name}({wide}, {wide}, {wide})"] = None
+    halves = [
+        p.pure(f"call {wide} @{name}({wide} {a}, {wide} {bytes_}, {wide} {b})", a, bytes_, b)
+        for a, b in (parts[:2], parts[2:])
+    ]
+    upper = p.pure(f"icmp slt {wide} {bytes_}, zeroinitializer", bytes_)
+    found = p.pure(f"select <64 x i1> {upper}, {wide} {halves[1]}, {wide} {halves[0]}", upper, *halves)
+    if n == 64:
+        return found
+    mask = ", ".join(f"i32 {i}" for i in range(n))
+    return p.pure(f"shufflevector {wide} {found}, {wide} poison, <{n} x i32> <{mask}>", found)
+
+
 def _gather(p: Printer, e: Load) -> str:
+    index = _byte_index(p, e)
+    if index is not None:
+        return _look_up(p, e, index)
     n, kind = e.type.lanes, memory_type(e.type)
     scalar, size = memory_type(e.type.with_lanes(1)), DTYPES[e.type.dtype].size
     if size != DTYPES[e.buf.dtype].size:

@@ -120,6 +120,7 @@ CALL_FEATURES: dict[str, tuple[frozenset[str], ...]] = {
     "vpdpbusd": (frozenset({"avx512vnni", "avx512vl"}), frozenset({"avxvnni"})),
     "vdpbf16ps": (frozenset({"avx512bf16", "avx512vl"}),),
     "pmaddwd": (frozenset({"ssse3"}),),
+    "vpermi2b": (frozenset({"avx512vbmi", "avx512vl"}),),
     "sdot": (frozenset({"dotprod"}),),
     "udot": (frozenset({"dotprod"}),),
     "usdot": (frozenset({"i8mm"}),),

@@ -18,6 +18,7 @@ from ...ir.kernel import Buffer, coefficient
 from ...ir.ops.base import Op
 from ...ir.ops.contract import MatMul
 from ...ir.ops.norm import Attention
+from ...ir.ops.quantize import Lookup
 from ...ir.ops.recurrent import Recurrent
 from ...ir.types import TensorType
 from ..machine import Machine
@@ -79,7 +80,9 @@ def _is_rows_by_vector(group: Group, p: Product) -> bool:
 
 def is_native(machine: Machine, op: Op, types: tuple[TensorType, ...]) -> bool:
     """Whether a composite operator has a strategy of its own for operands of these types; for products of integers,
-    whether an instruction multiplies several neighbours."""
+    whether an instruction multiplies several neighbours; for tables of bytes, whether one reads them."""
+    if isinstance(op, Lookup):
+        return "vpermi2b" in machine.calls
     if isinstance(op, MatMul):
         return find_dot(types[0].dtype, types[1].dtype, op.to, machine) is not None
     if isinstance(op, Attention) and all(t.is_static for t in types):

@@ -26,12 +26,12 @@ from ...ir.ops.contract import Conv, MatMul
 from ...ir.ops.control import Fused
 from ...ir.ops.elementwise import Binary, Cast, Select, Unary
 from ...ir.ops.norm import Attention
-from ...ir.ops.quantize import Saturate
+from ...ir.ops.quantize import Lookup, Saturate
 from ...ir.ops.reduce import Reduce
 from ...ir.ops.window import Pool
 
-ELEMENTWISE = (Unary, Binary, Select, Cast, Saturate)
-CHEAP = (Binary, Select, Cast, Saturate)  # elementwise, without functions that take many instructions
+ELEMENTWISE = (Unary, Binary, Select, Cast, Saturate, Lookup)
+CHEAP = (Binary, Select, Cast, Saturate, Lookup)  # elementwise, without functions that take many instructions
 MAX_ROW_ELEMENTS = 32768  # a row of a "rows" group has to stay in the second-level cache
 MAX_NODES = 100  # of a group: one pass over memory is little beside so much work, and code must not grow without bound
 

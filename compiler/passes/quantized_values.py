@@ -98,6 +98,17 @@ class Linear:
 
 
 @dataclass(frozen=True, eq=False)
+class Function:
+    """What elementwise operators make of one tensor of unsigned bytes: its value for each of the 256.  costly: whether it
+    takes more than a few instructions.  make: computes it."""
+
+    stored: Value
+    table: np.ndarray
+    costly: bool
+    make: Callable[[], Value]
+
+
+@dataclass(frozen=True, eq=False)
 class Joined:
     """A Concat of floats that may still be quantized part by part."""
 
@@ -105,7 +116,7 @@ class Joined:
     parts: tuple[Record, ...]
 
 
-Record = Union[Value, Integers, Centred, Affine, Weights, Sums, Linear, Joined]
+Record = Union[Value, Integers, Centred, Affine, Weights, Sums, Linear, Function, Joined]
 
 
 def scalar(b: Builder, number: float, dtype: str) -> Value:
@@ -201,7 +212,7 @@ def _joined(b: Builder, r: Joined) -> Value:
 
 _MATERIALIZE: dict[type, Callable[..., Value]] = {
     Integers: _integers, Centred: _centred, Affine: _affine, Weights: _weights, Sums: _sums, Linear: _linear,
-    Joined: _joined,
+    Joined: _joined, Function: lambda b, r: r.make(),
 }
 
 

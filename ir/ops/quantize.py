@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ..compute import Compute
-from ..expr import Expr, binary, cast, unary
+from ..expr import Expr, binary, cast, load, unary
 from ..kernel import Buffer, axis
 from ..types import DTYPES, TensorType, is_integer
 from .arithmetic import arithmetic_dtype, read, require_kind, widen
@@ -64,6 +64,24 @@ class Saturate(Op):
         x = binary("min", float(self.high - self.zero), binary("max", float(self.low - self.zero), x))
         whole = cast(unary("rint", x), "i32")
         return cast(binary("add", whole, self.zero) if self.zero else whole, self.to)
+
+
+@dataclass(frozen=True)
+class Lookup(Op):
+    """x (u8) and a table of 256 elements: the table's element for each of x."""
+
+    def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
+        require_count(self, types, 2)
+        x, table = types
+        require(x.dtype == "u8" and table.shape == (256,), self, "expected u8 and a table of 256, got {} and {}", x, table)
+        return (TensorType(table.dtype, x.shape),)
+
+    def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        return (arrays[1][arrays[0]],)
+
+    def compute(self, out: Buffer, *ins: Buffer) -> Compute:
+        axes = tuple(axis(f"d{i}", n) for i, n in enumerate(out.shape))
+        return Compute(out, axes, load(ins[1], cast(load(ins[0], *axes), "i64")))
 
 
 def _require_range(op: Op, dtype: str, low: int, high: int) -> None:

@@ -12,7 +12,7 @@ from tilewright.compiler.passes.lower_quantization import lower_quantization
 from tilewright.ir.graph import Builder, Graph, Value
 from tilewright.ir.interpreter import run_graph
 from tilewright.ir.ops.contract import Conv, MatMul
-from tilewright.ir.ops.elementwise import Binary, Cast
+from tilewright.ir.ops.elementwise import Binary, Cast, Unary
 from tilewright.ir.ops.movement import Concat, Pad, Reshape, Transpose
 from tilewright.ir.ops.norm import BatchNorm
 from tilewright.ir.ops.quantize import Dequantize, Quantize, integer_range
@@ -250,3 +250,15 @@ def test_without_an_instruction_products_stay_in_floats() -> None:
     m = Model()
     g = m.b.graph([m.b.add(MatMul(), m.pair(m.input(2, 4), 0.02, 3), m.weights(4, 3))])
     assert integer_products(lower_quantization(g, native=lambda op, types: False)) == 0
+
+
+def test_a_function_of_bytes_becomes_a_table() -> None:
+    m = Model()
+    x = m.pair(m.b.add(MatMul(), m.pair(m.input(5, 8), 0.02, 128), m.weights(8, 6)), 0.03, 100)
+    y = m.b.add(Binary("mul"), x, m.b.add(Unary("sigmoid"), m.b.add(Binary("mul"), x, m.number(1.7))))
+    g = m.b.graph([m.quantize(y, 0.02, -110, "i8")])
+    after = lower_quantization(g, native=lambda op, types: True)
+    assert "Lookup" in names(after) and "Unary" not in names(after)
+    for a, c in zip(run_graph(g, [draw(5, 8)]), run_graph(after, [draw(5, 8)]), strict=True):
+        np.testing.assert_array_equal(a, c)
+    assert "Lookup" not in names(lowered(g, draw(5, 8)))

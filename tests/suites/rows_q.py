@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from tilewright.ir.ops.contract import Conv, MatMul
-from tilewright.ir.ops.quantize import Dequantize, Quantize, Saturate
+from tilewright.ir.ops.quantize import Dequantize, Lookup, Quantize, Saturate
 
 from suites.row import Row, Spec
 
@@ -34,6 +34,9 @@ ROWS: tuple[Row, ...] = (
     Row("saturate-zero", Saturate("u8", 0, 255, 3), (TIES,)),
     Row("saturate-narrow", Saturate("i8", -2, 1, -1), (TIES,)),
     Row("saturate-u16", Saturate("u16", 0, 65535, 700), (_x(3, 50),)),
+    Row("lookup-bytes", Lookup(), (_u8(3, 150), _i8(256))),
+    Row("lookup-few", Lookup(), (_u8(5), _u8(256))),
+    Row("lookup-floats", Lookup(), (_u8(2, 33), _x(256))),
     Row("quantize-scalar", Quantize("u8", *U8), (_x(3, 7), np.array(0.25, np.float32), np.array(99, np.uint8))),
     Row("quantize-no-zero", Quantize("i8", *I8), (_x(3, 7), np.array([0.25], np.float32))),
     Row("quantize-axis", Quantize("i8", *I8, 1), (_x(3, 7, 2), _scale(7), _i8(7))),
