@@ -22,12 +22,21 @@ setup(
     python_requires=">=3.10",
     package_dir={"tilewright": "."},
     packages=["tilewright", *(f"tilewright.{f}" for f in FOLDERS)],
-    package_data={"tilewright.targets.fpga": ["runtime/*.h", "templates/*"], "tilewright.targets.cpu.runtime": ["*.c", "*.h", "*.hpp"], "tilewright.compiler": ["*.html", "*.j2"]},
+    package_data={
+        "tilewright.compiler": ["*.html", "*.j2"],
+        "tilewright.targets.cpu.runtime": ["*.c", "*.h", "*.hpp"],
+        "tilewright.targets.cuda": ["runtime/*.c", "runtime/*.h", "emulator/*.h", "emulator/*.cpp"],
+        "tilewright.targets.fpga": ["runtime/*.h", "templates/*"],
+    },
     install_requires=[
         "numpy>=1.24", "ml_dtypes>=0.4", "onnx>=1.17", "llvmlite>=0.45", "jinja2>=3.1", "rich>=13", "platformdirs>=4",
         "filelock>=3.12", "shtab>=1.6",
     ],
     extras_require={
+        "cuda": [  # one version of all parts: those of another refuse each other's output
+            f"nvidia-{part}==13.0.*"
+            for part in ("cuda-nvcc", "nvvm", "cuda-crt", "cuda-runtime", "cuda-cccl", "cuda-nvrtc")
+        ],
         "cross": ["ziglang>=0.13"],
         "tpu": ["jax==0.10.*", "libtpu>=0.0.40"],
         "tvm": ["apache-tvm==0.27.*"],

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ...ir.errors import InternalError, TargetError
-from .toolchain import CudaToolchain
+from .toolchain import INSTALL, CudaToolchain, load_nvrtc
 
 Progress = Callable[[int, int], None]
 _COMMON = ("-std=c++17", "-fmad=false")
@@ -91,7 +91,7 @@ def _with_nvcc(text: str, arch: str, is_ptx: bool, toolchain: CudaToolchain) -> 
 
 
 def _with_nvrtc(text: str, arch: str, is_ptx: bool, toolchain: CudaToolchain) -> Image:
-    library = ctypes.CDLL(toolchain.path)
+    library = load_nvrtc(toolchain.path)
     program = ctypes.c_void_p()
     target = arch.replace("sm_", "compute_") if is_ptx else arch
     options = [*_COMMON, f"--gpu-architecture={target}", *(f"-I{folder}" for folder in toolchain.include)]
@@ -120,10 +120,14 @@ def _nvrtc_bytes(library: Any, what: str, program: ctypes.c_void_p) -> bytes:
     return buffer.raw
 
 
+_MIXED_VERSIONS = re.compile(r"Unsupported \.version|unsupported toolchain")
 _UNKNOWN_ARCHITECTURE = re.compile(r"(?i)(unsupported|invalid|is not defined).*(architecture|compute_|sm_)")
 
 
 def _refused(toolchain: CudaToolchain, arch: str, log: str) -> Exception:
+    if _MIXED_VERSIONS.search(log):
+        return TargetError(f"target cuda: the parts of {toolchain.description} are of different versions; run `{INSTALL}`\n"
+                           f"{log.strip()[:600]}")
     if _UNKNOWN_ARCHITECTURE.search(log):
         return TargetError(f"target cuda:{arch}: {toolchain.description} does not know this architecture; install a newer CUDA "
                            f"toolkit, or leave the architecture out\n{log.strip()[:600]}")

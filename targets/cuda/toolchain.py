@@ -49,7 +49,7 @@ def find_cuda_toolchain() -> CudaToolchain:
     for where, library in _nvrtc_places():
         version = _nvrtc_version(library)
         if version:
-            return CudaToolchain("nvrtc", library, _headers(), f"NVRTC {version} ({where})")
+            return CudaToolchain("nvrtc", library, _headers(library), f"NVRTC {version} ({where})")
         tried.append(f"NVRTC of {where}, which cannot be loaded")
     found = f"; found {', '.join(tried)}" if tried else ""
     raise TargetError(
@@ -100,16 +100,26 @@ def _nvrtc_places() -> Iterator[tuple[str, str]]:
 def _nvrtc_version(library: str) -> str:
     major, minor = ctypes.c_int(), ctypes.c_int()
     try:
-        loaded = ctypes.CDLL(library)
+        loaded = load_nvrtc(library)
         wrong = loaded.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
     except (OSError, AttributeError):
         return ""
     return "" if wrong else f"{major.value}.{minor.value}"
 
 
-def _headers() -> tuple[str, ...]:
-    """Folders with cuda_fp16.h, which NVRTC does not bring."""
-    homes = [Path(os.environ[v]) / "include" for v in ("CUDA_HOME", "CUDA_PATH") if v in os.environ]
+@functools.cache
+def load_nvrtc(library: str) -> ctypes.CDLL:
+    """The library.  It looks for a second one where the system does, which is not its own folder: that is loaded first.
+    Raises OSError."""
+    for builtins in sorted(Path(library).parent.glob("libnvrtc-builtins.so*")) if "/" in library else ():
+        ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)
+    return ctypes.CDLL(library)
+
+
+def _headers(library: str) -> tuple[str, ...]:
+    """Folders with cuda_fp16.h, which NVRTC does not bring; that beside the library first."""
+    homes = [Path(library).parent.parent / "include"] if "/" in library else []
+    homes += [Path(os.environ[v]) / "include" for v in ("CUDA_HOME", "CUDA_PATH") if v in os.environ]
     homes += [Path("/usr/local/cuda/include")]
     for wheel in _wheels():
         homes += [*wheel.glob("cu1*/include"), wheel / "cuda_runtime" / "include", wheel / "cuda_cccl" / "include"]
