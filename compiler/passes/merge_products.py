@@ -65,12 +65,12 @@ def merge_products(graph: Graph) -> Graph:
 
 def _groups(r: Replay) -> dict[Node, _Group]:
     """The group of each result."""
-    found: dict[tuple[Value, bool], _Group] = {}
+    found: dict[tuple[Value, MatMul, bool], _Group] = {}
     for node in r.graph.nodes:
         if isinstance(node.op, MatMul) and _has_own_matrix(r, node):
             member = _Member(node, _bias(r, node))
             if _feeds_views(r, member):
-                found.setdefault((node.inputs[0], member.bias is not None), _Group([])).members.append(member)
+                found.setdefault((node.inputs[0], node.op, member.bias is not None), _Group([])).members.append(member)
     return {m.result: group for group in found.values() if len(group.members) > 1 for m in group.members}
 
 
@@ -96,7 +96,7 @@ def _feeds_views(r: Replay, member: _Member) -> bool:
 
 def _merged(r: Replay, members: list[_Member]) -> Value:
     (x,) = r.new(members[0].product.inputs[0])
-    y = r.b.add(MatMul(), x, _joined(r, [m.product for m in members]))
+    y = r.b.add(members[0].product.op, x, _joined(r, [m.product for m in members]))
     biases = [m.bias for m in members if m.bias is not None]
     return r.b.add(Binary("add"), y, _joined(r, biases)) if biases else y
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tilewright.compiler.passes.fold_constants import fold_constants
 from tilewright.compiler.passes.lower_quantization import lower_quantization
+from tilewright.compiler.passes.merge_products import merge_products
 from tilewright.ir.graph import Builder, Graph, Value
 from tilewright.ir.interpreter import run_graph
 from tilewright.ir.ops.contract import Conv, MatMul
@@ -262,3 +263,17 @@ def test_a_function_of_bytes_becomes_a_table() -> None:
     for a, c in zip(run_graph(g, [draw(5, 8)]), run_graph(after, [draw(5, 8)]), strict=True):
         np.testing.assert_array_equal(a, c)
     assert "Lookup" not in names(lowered(g, draw(5, 8)))
+
+
+def test_integer_products_of_one_operand_are_merged() -> None:
+    b = Builder("merged")
+    x = b.input("x", TensorType("u8", (4, 8)))
+    rng = np.random.default_rng(0)
+    products = [b.add(MatMul("i32"), x, b.constant(rng.integers(-9, 9, (8, n)).astype(np.int8))) for n in (4, 6)]
+    g = b.graph([b.add(Reshape((2, 2, v.type.static_shape[1])), v) for v in products])
+    after = merge_products(g)
+    verify_graph(after)
+    assert names(after).count("MatMul") == 1
+    array = rng.integers(0, 255, (4, 8)).astype(np.uint8)
+    for a, c in zip(run_graph(g, [array]), run_graph(after, [array]), strict=True):
+        np.testing.assert_array_equal(a, c)
