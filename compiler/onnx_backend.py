@@ -16,6 +16,7 @@ from ..frontend.onnx.tensors import NARROW
 from ..ir.errors import ModelError, OptionError
 from ..ir.graph import Graph, Value
 from ..ir.interpreter import run_graph
+from ..ir.ops.control import Loop
 from ..ir.ops.data_sized import DataSized
 from ..ir.types import DTYPES
 
@@ -120,15 +121,24 @@ def with_constants(model: onnx.ModelProto, values: dict[str, np.ndarray]) -> onn
 
 
 def fix_sizes(graph: Graph) -> None:
-    """Raises NotConstantError for inputs whose data sizes a result, as what Compress keeps does, if others remain: a target
-    with fixed sizes needs them while compiling."""
-    needed: set[Value] = set()
-    for node in reversed(graph.nodes):
-        if isinstance(node.op, DataSized) or needed.intersection(node.outputs):
-            needed.update(node.inputs)
-    names = tuple(v.name for v in graph.inputs if v in needed)
-    if names and len(names) < len(graph.inputs):
+    """Raises NotConstantError for inputs whose data sizes a result, which a target with fixed sizes needs while compiling:
+    how often a loop runs; what Compress keeps, if other inputs remain."""
+    loops = [n for n in graph.nodes if isinstance(n.op, Loop) and n.op.scanned and not isinstance(n.op.length, int)]
+    names = _origins(graph, {v for n in loops for v in n.inputs[:2]})
+    if not names:
+        names = _origins(graph, {v for n in graph.nodes if isinstance(n.op, DataSized) for v in n.inputs})
+        names = names if len(names) < len(graph.inputs) else ()
+    if names:
         raise NotConstantError(f"{', '.join(names)} must be known: their data size a result", names)
+
+
+def _origins(graph: Graph, values: set[Value]) -> tuple[str, ...]:
+    """The inputs that values are computed from."""
+    needed = set(values)
+    for node in reversed(graph.nodes):
+        if needed.intersection(node.outputs):
+            needed.update(node.inputs)
+    return tuple(v.name for v in graph.inputs if v in needed)
 
 
 class InterpreterBackend(Backend):

@@ -250,7 +250,8 @@ class Subgraph:
         own = self.b.inputs[: len(self.b.inputs) - len(self.captured)]
         inner = [self.captured.get(v) or self.b.input(v.name, v.type) for v in captured]
         self.b.inputs = [*own, *inner]
-        return self.b.graph(self.outputs if outputs is None else outputs)
+        given = self.outputs if outputs is None else outputs
+        return self.b.graph(given, [f"output_{i}" for i in range(len(given))])  # one value may be several outputs
 
 
 def check_size(t: TensorType, name: str) -> None:

@@ -171,7 +171,7 @@ class Scan(Op):
                 last = b.constant(np.array(steps - 1)) if isinstance(steps, int) else b.add(DimTensor((steps - 1,), ()))
                 at = b.add(Binary("sub"), last, i)
             slices.append(b.add(Gather(axis), v, at))
-        return b.graph([go, *inline_graph(b, self.body, *states, *slices, *captured)])
+        return b.graph([go, *inline_graph(b, self.body, *states, *slices, *captured)], ("go", *self.body.output_names))
 
 
 def _laid_out(b: Builder, v: Value, axis: int, reverse: bool) -> Value:
