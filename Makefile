@@ -1,5 +1,6 @@
 # make demo   set up an environment here, compile the example model, run it on real digits
 # make test   install what the tests need and pass them (CI=true: the slow ones too)
+# make nightly  every test, in an hour or two
 # make clean  remove what these made
 
 PYTHON ?= python3
@@ -9,9 +10,9 @@ DEMO := .demo
 # Without a C compiler the artifacts are linked by the one in the ziglang package.
 CC_FOUND := $(shell command -v cc || command -v gcc || command -v clang)
 EXTRAS := $(if $(CC_FOUND),,cross)
-PYTEST_ARGS ?= -n 2 $(if $(filter true,$(CI)),,-m "not slow")
+PYTEST_ARGS ?= -n 2 -m "$(if $(filter true,$(CI)),not nightly,not slow and not nightly)"
 
-.PHONY: demo test clean
+.PHONY: demo test nightly clean
 
 demo: $(VENV)/installed
 	$(BIN)/tilewright compile examples/digits/digits.onnx -o $(DEMO)/digits --report $(DEMO)/digits.html
@@ -26,6 +27,9 @@ test: $(VENV)/tests-installed
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+nightly: $(VENV)/tests-installed
+	$(BIN)/pytest -n 2
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \

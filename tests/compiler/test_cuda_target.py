@@ -69,7 +69,7 @@ def run_cases(some: list[TestCase]) -> None:
     assert not problems, "\n".join(problems)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_node_tests_of_the_standard(cases: list[TestCase], chunk: int) -> None:
     run_cases(cases[chunk::CHUNKS])

@@ -1,4 +1,4 @@
-"""Rows of the suites as CUDA C++ in the emulator: a sample by default, all of them with the slow tests."""
+"""Rows of the suites as CUDA C++ in the emulator: a sample by default, all of them in the nightly set."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_row(name: str) -> None:
     run_row(name, True)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", REST)
 def test_other_row(name: str) -> None:
     run_row(name, False)

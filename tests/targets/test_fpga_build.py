@@ -59,7 +59,7 @@ def test_random_networks(seed: int) -> None:
     made(random_network(seed), "u250", max_error=0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("seed", range(1, 101))
 def test_a_hundred_random_networks(seed: int) -> None:
     made(random_network(seed), "u250", max_error=0.05)

@@ -30,7 +30,7 @@ def test_one_row_of_every_operator() -> None:
     run_rows([row for row in FIRST.values() if row.id not in SKIPPED], by_tvm)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("rows", groups(60, SKIPPED), ids=lambda rows: f"{rows[0].id}..{rows[-1].id}")
 def test_rows(rows: list[Row]) -> None:
     run_rows(rows, by_tvm)
