@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ..ir.errors import InternalError
 from ..ir.kernel import Buffer, Kernel
 from ..ir.kernel_launch import Size, split_launches
+from ..ir.kernel_verify import verify_kernel
 from .c_dialect import comment_text, snippet_text, used_snippets
 from .c_like import PrintedKernel, print_kernel
 from .cuda import CUDA, INSTRUCTIONS
@@ -54,6 +55,7 @@ def print_program(program: Program, machine: GpuMachine) -> CudaSource:
     functions: dict[str, str] = {}
     launches: dict[str, tuple[Launch, ...]] = {}
     for name, kernel in program.kernels.items():
+        verify_kernel(kernel)
         made = []
         for part in split_launches(kernel):
             printed = print_kernel(part, CUDA)

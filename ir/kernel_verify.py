@@ -45,12 +45,11 @@ from .kernel import (
     flat_index,
     walk_block,
 )
+from .kernel_launch import BINDINGS
 from .traverse import children, substitute, walk
 from .types import DTYPES
 
-KINDS = (
-    "serial", "unroll", "parallel", "pipeline", "block.x", "block.y", "block.z", "thread.x", "thread.y", "thread.z",
-)
+KINDS = ("serial", "unroll", "parallel", "pipeline", *BINDINGS)
 SPACES = ("global", "stack", "register", "shared", "local", "stream")
 _COMPARE = ("lt", "le", "eq", "ne")
 
@@ -73,6 +72,8 @@ class _Verifier:
         self.loops: list[For] = []
         self.checked: set[Expr] = set()
         self.parallel = any(isinstance(s, For) and s.kind == "parallel" for s in walk_block(kernel.body))
+        self.bound = _bound_kinds(kernel.body)
+        self.used: set[str] = set()
 
     def need(self, condition: object, message: str) -> None:
         if not condition:
@@ -111,6 +112,7 @@ class _Verifier:
         self.checked = set()  # what was checked may use names of this block
 
     def statement(self, s: Stmt, rest: Block) -> None:
+        self.used = self.bound.get(id(s), self.used)
         match s:
             case For():
                 self.loop(s)
@@ -175,6 +177,11 @@ class _Verifier:
         inside = any(loop.kind == "parallel" for loop in self.loops)
         alone = inside or not (self.parallel and shared)
         self.need(alone, f"every thread would store to {s.buf.name}, outside a parallel loop")
+        if s.buf.space in ("shared", "global"):
+            around = {loop.kind for loop in self.loops}
+            missing = {k for k in self.used - around if s.buf.space == "global" or k.startswith("thread")}
+            kinds = ", ".join(sorted(missing))
+            self.need(not missing, f"{s.buf.name} would be stored to many times, outside of the loops of kind {kinds}")
 
     # ---- places and values
 
@@ -267,6 +274,19 @@ class _Verifier:
         values = product(*(range(v.extent) for v in used))  # type: ignore[attr-defined]
         places = [substitute(place, dict(zip(used, map(as_expr, v), strict=True))) for v in values]
         return [p.value for p in places]  # type: ignore[attr-defined]
+
+
+def _bound_kinds(body: Block) -> dict[int, set[str]]:
+    """For each statement at the top of a kernel, the kinds of block and thread loops in its launch."""
+    found: dict[int, set[str]] = {}
+    kinds: set[str] = set()
+    for s in body:
+        if isinstance(s, Barrier) and s.scope == "pool":
+            kinds = set()
+        found[id(s)] = kinds
+        inner = [x for x in walk_block((s,)) if isinstance(x, For) and x.var.extent != 1]
+        kinds |= {x.kind for x in inner if x.kind in BINDINGS}
+    return found
 
 
 def _values(s: Stmt) -> tuple[Expr, ...]:

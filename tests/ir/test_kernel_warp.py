@@ -9,6 +9,7 @@ from tilewright.ir.expr import as_expr, binary, call, cast, load
 from tilewright.ir.kernel import Barrier, Buffer, For, If, Kernel, axis, store
 from tilewright.ir.kernel_interpreter import run_kernel
 from tilewright.ir.kernel_launch import launch_size, split_launches
+from tilewright.ir.kernel_verify import verify_kernel
 from tilewright.ir.kernel_warp import Copies
 
 X, Y, Z = (Buffer(name, "f32", (64,)) for name in "xyz")
@@ -79,6 +80,16 @@ def test_warp_operations_need_whole_warps() -> None:
     body = threads(lambda t: (If(binary("lt", t, 20), (store(Y, (t,), call("warp_add", load(X, t))),)),))
     with pytest.raises(InternalError, match="different operations"):
         run(body, x=NUMBERS)
+
+
+def test_stores_stand_inside_of_all_thread_loops() -> None:
+    t, u = axis("t", 64), axis("u", 2)
+    first = For(t, (store(Y, (t,), load(X, t)),), "thread.x")
+    second = For(u, (For(t, (store(Z, (t,), load(X, t)),), "thread.x"),), "thread.y")
+    verify_kernel(Kernel("k", (Y, X), (first,)))
+    verify_kernel(Kernel("k", (Y, X, Z), (first, Barrier("pool"), second)))
+    with pytest.raises(InternalError, match=r"y would be stored to many times, outside of the loops of kind thread\.y"):
+        verify_kernel(Kernel("k", (Y, X, Z), (first, second)))
 
 
 def test_copies_arrive_in_groups() -> None:
