@@ -37,7 +37,7 @@ NOTES: dict[tuple[str, str], str] = {
     ("", "Det"): "up to 128 rows",
     ("", "DFT"): "a known length",
     ("", "STFT"): "known lengths",
-    ("", "BatchNormalization"): "inference only",
+    ("", "TfIdfVectorizer"): "tokens that are integers",
     ("", "Dropout"): "inference only",
     ("", "CumProd"): "a known axis size",
     ("ai.onnx.ml", "ZipMap"): "gives the matrix of numbers, columns in the order of the labels",

@@ -78,11 +78,22 @@ def test_dropout_gives_its_mask_in_the_type_of_its_opset() -> None:
         np.testing.assert_array_equal(y, X)
 
 
-def test_training_is_refused() -> None:
+def test_statistics_of_the_batch() -> None:
     names = [f"p{i}" for i in range(4)]
-    n = node("BatchNormalization", ["x", *names], ["y", "m", "v"], training_mode=1)
+    n = node("BatchNormalization", ["x", *names], ["y", "m", "v"], training_mode=1, momentum=0.75)
+    y, mean, var = run(one(n, 2, 3, 4, opset=15, constants={p: np.ones(3, np.float32) for p in names}), X)
+    own_mean, own_var = X.mean((0, 2)), X.var((0, 2))
+    np.testing.assert_allclose(mean, 0.75 + 0.25 * own_mean, rtol=1e-5)
+    np.testing.assert_allclose(var, 0.75 + 0.25 * own_var, rtol=1e-5)
+    expected = (X - own_mean[:, None]) / np.sqrt(own_var[:, None] + 1e-5) + 1
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_random_training_is_refused() -> None:
+    n = node("Dropout", ["x", "ratio", "on"], ["y"])
+    constants = {"ratio": np.float32(0.5), "on": np.array(True)}
     with pytest.raises(ModelError, match="training mode is not supported"):
-        import_model(one(n, 2, 3, 4, opset=15, constants={p: np.ones(3, np.float32) for p in names}))
+        import_model(one(n, 2, 3, 4, opset=13, constants=constants))
 
 
 def test_mixed_types_of_pow() -> None:

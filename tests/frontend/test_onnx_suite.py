@@ -22,7 +22,7 @@ CHUNKS = 8
 
 REFUSED_OPERATORS = {
     **dict.fromkeys(
-        ("StringConcat", "StringNormalizer", "StringSplit", "RegexFullMatch", "TfIdfVectorizer"), "there are no strings"
+        ("StringConcat", "StringNormalizer", "StringSplit", "RegexFullMatch"), "there are no strings"
     ),
     **dict.fromkeys(("Bernoulli", "RandomUniformLike"), "results are random"),
     "Gradient": "training",
@@ -30,7 +30,6 @@ REFUSED_OPERATORS = {
 }  # fmt: skip
 
 REFUSED_NAMES = {
-    r"test_batchnorm_.*training_mode": "training",
     r"test_training_dropout_(default|mask|default_mask)|test_training_dropout": "training",
     r"test_split_to_sequence_.*": "an output is a sequence",
     r"test_(if_seq|if_opt|loop13_seq|loop16_seq_none)": "sequences cross a branch or loop, or are inputs",

@@ -27,11 +27,12 @@ from . import (
     sequence,
     shape,
     signal,
+    text,
     training,
 )  # fmt: skip
 
 __all__ = [
     "attention", "attention_microsoft", "contract", "control", "conv", "elementwise", "fused", "gather", "image",
     "legacy", "linear", "microsoft", "ml", "ml_trees", "narrow_quantize", "norm", "pad", "pool", "qonnx", "quantize",
-    "recurrent", "reduce", "regions", "sequence", "shape", "signal", "training",
+    "recurrent", "reduce", "regions", "sequence", "shape", "signal", "text", "training",
 ]  # fmt: skip

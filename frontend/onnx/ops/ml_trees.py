@@ -146,7 +146,7 @@ def _leaf_weights(a: dict[str, Any], targets: str, row: dict[Any, int], size: in
     given = _floats(a, f"{targets}_weights", len(ids))
     _check(len(trees) == len(nodes) == len(ids), f"the attributes '{targets}_...' differ in length")
     _check(all(0 <= i < count for i in ids), f"attribute '{targets}_ids' names more than {count} outputs")
-    _check(size * count <= _MOST_WEIGHTS, f"{size} nodes with {count} outputs are more than {_MOST_WEIGHTS} leaf weights")
+    _check(count > 0 and size * count <= _MOST_WEIGHTS, f"{size} nodes with {count} outputs need too many leaf weights")
     weights = np.full((size, count), fill)
     for key, target, weight in zip(zip(trees, nodes, strict=True), ids, given, strict=True):
         _check(key in row, f"attribute '{targets}_nodeids' names a node that does not exist")
@@ -228,6 +228,7 @@ def tree_ensemble(
     """Nodes first, then leaves behind them.  A set of members is a chain of equalities."""
     size, leaves = len(nodes_featureids), len(leaf_targetids)
     columns = (nodes_modes, nodes_splits, nodes_truenodeids, nodes_falsenodeids, nodes_trueleafs, nodes_falseleafs)
+    _check(n_targets > 0 and leaves * n_targets <= _MOST_WEIGHTS, f"{leaves} leaves with {n_targets} targets are not possible")
     _check(size > 0 and all(len(c) == size for c in columns), "the attributes 'nodes_...' differ in length")
     _check(len(leaf_weights) == leaves and all(0 <= t < n_targets for t in leaf_targetids), "leaves do not fit n_targets")
     _check(all(0 <= m < len(_MODES) for m in nodes_modes), "attribute 'nodes_modes' has an unknown number")
@@ -242,6 +243,7 @@ def tree_ensemble(
     weights = np.full((leaves, n_targets), {"MIN": limits.max, "MAX": limits.min}.get(aggregate, 0), np.float64)
     weights[np.arange(leaves), list(leaf_targetids)] = leaf_weights
     missing = np.array(nodes_missing_value_tracks_true or (0,) * size, bool)
+    _check(len(missing) == size, "attribute 'nodes_missing_value_tracks_true' differs in length")
     nodes = [np.array(nodes_featureids), np.array([_MODES[m] for m in nodes_modes], object), nodes_splits.astype(np.float64),
              missing, yes, no]  # fmt: skip
     nodes = _with_members(nodes, membership_values, size)

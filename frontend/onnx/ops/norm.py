@@ -27,17 +27,36 @@ def batch_normalization(
     b: OnnxBuilder, x: Value, scale: Value, bias: Value, mean: Value, var: Value, *, epsilon: float = 1e-5,
     momentum: float = 0.9, spatial: int = 1, training_mode: int = 0,
 ) -> Outputs:  # fmt: skip
-    """With the given statistics; momentum is for training."""
-    if training_mode or any(b.wanted[1:]):
-        raise ModelError("training mode is not supported; export the model for inference")
+    """With the given statistics, in training mode with those of the batch; then outputs 1 and 2 are the running ones."""
+    if any(b.wanted[1:]) and not training_mode:
+        raise ModelError("the outputs of statistics are for training mode; remove what reads them")
     if not spatial:
         raise ModelError("attribute 'spatial' = 0 is not supported; export the model with opset 9 or newer")
     if x.type.rank < 2:
         raise ModelError(f"expected x[N, C, ...], got {x.type}")
     dtype = _widest(x, scale, mean)
+    if training_mode:
+        return _with_batch_statistics(b, x, scale, bias, mean, var, epsilon, momentum)
     statistics = (b.cast(v, dtype) for v in (scale, bias, mean, var))
     y = b.add(BatchNorm(epsilon), b.cast(to_channels_last(b, x), dtype), *statistics)
     return to_channels_first(b, b.cast(y, x.type.dtype))
+
+
+def _with_batch_statistics(
+    b: OnnxBuilder, x: Value, scale: Value, bias: Value, mean: Value, var: Value, epsilon: float, momentum: float
+) -> tuple[Value, ...]:
+    axes = (0, *range(2, x.type.rank))
+    wide = b.cast(x, "f32") if x.type.dtype in ("f16", "bf16") else x
+    own_mean = b.add(Reduce("mean", axes, True), wide)
+    centred = b.binary("sub", wide, own_mean)
+    own_var = b.add(Reduce("mean", axes, False), b.binary("mul", centred, centred))
+    statistics = (b.cast(b.reshape(v, scale.type.shape), scale.type.dtype) for v in (own_mean, own_var))
+    y = b.add(BatchNorm(epsilon), b.cast(to_channels_last(b, x), scale.type.dtype), scale, bias, *statistics)
+    running = []
+    for old, own in ((mean, own_mean), (var, own_var)):
+        new = b.cast(b.reshape(own, old.type.shape), old.type.dtype)
+        running.append(b.binary("add", b.binary("mul", old, momentum), b.binary("mul", new, 1 - momentum)))
+    return (b.cast(to_channels_first(b, y), x.type.dtype), *running)
 
 
 @onnx_op("InstanceNormalization", since=6)

@@ -22,7 +22,8 @@ from ..table import Outputs, onnx_op
 from ..tensors import dtype_name
 
 _WHOLE = 32  # up to this length one product is cheapest
-_LONGEST = 4096  # of a prime factor: its matrix has that many rows and columns
+_LONGEST = 1024  # of a prime factor: its matrix has that many rows and columns
+_MOST_SAMPLES = 2**24  # of all frames
 _MOST_BINS = 2**24  # elements of a matrix of mel weights
 
 Complex = tuple[Value, "Value | None"]
@@ -83,6 +84,8 @@ def stft(
     if not isinstance(samples, int) or not isinstance(size, int) or hop < 1 or not 1 <= size <= samples:
         raise ModelError(f"frames of {size} samples, a step of {hop} and {x.type} must be known and fit each other")
     frames = 1 + (samples - size) // hop
+    if frames * size > _MOST_SAMPLES:
+        raise ModelError(f"{frames} frames of {size} samples are more than {_MOST_SAMPLES} together")
     where = np.arange(frames)[:, None] * hop + np.arange(size)
     cut = b.gather(x, b.constant(where), 1)
     if window is not None:
