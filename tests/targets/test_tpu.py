@@ -192,6 +192,7 @@ def cycles_of_jax(network: Any, shapes: list[tuple[int, ...]], x: tuple[int, ...
     import jax.numpy as jnp
     from jax import export
 
+    jax.config.update("jax_platforms", "cpu")  # do not look for a TPU
     avals = [jax.ShapeDtypeStruct(s, jnp.bfloat16) for s in (x, *shapes)]
     exported = export.export(jax.jit(network), platforms=("tpu",))(avals[0], avals[1:])
     return int(aot.compile_ahead(exported.mlir_module_serialized, V5E, 1).facts["estimated_cycles"])
