@@ -289,3 +289,33 @@ def test_one_hot_and_range_with_symbolic_sizes() -> None:
     m = model(nodes, [value("x", "n", "k")], ["y"], {"values": np.array([0, 1], np.float32)})
     x = draw(3, 5)
     np.testing.assert_array_equal(run(m, x)[0], np.eye(5, dtype=np.float32)[x.argmax(1)])
+
+
+@pytest.mark.parametrize("p", [1, 2, 3])
+def test_global_norm_pooling(p: int) -> None:
+    (y,) = run(one(node("GlobalLpPool", ["x"], ["y"], p=p), 2, 3, 4, opset=22), X)
+    np.testing.assert_allclose(y, (np.abs(X) ** p).sum(2, keepdims=True) ** (1 / p), rtol=1e-5)
+
+
+def test_scatter_is_that_of_elements() -> None:
+    at, new = np.array([[[0, 3]]]), np.array([[[7, 8]]], np.float32)
+    (y,) = run(one(node("Scatter", ["x", "at", "new"], ["y"], axis=2), 2, 3, 4, opset=9, constants={"at": at, "new": new}), X)
+    expected = X.copy()
+    expected[0, 0, [0, 3]] = 7, 8
+    np.testing.assert_array_equal(y, expected)
+
+
+def test_sequences_and_optionals_that_are_known() -> None:
+    nodes = [
+        node("SequenceEmpty", [], ["none"]), node("SequenceInsert", ["none", "x"], ["one"]),
+        node("Neg", ["x"], ["n"]), node("SequenceConstruct", ["x", "n"], ["two"]), node("SequenceLength", ["two"], ["length"]),
+        node("SequenceErase", ["two", "zero"], ["rest"]), node("SequenceAt", ["rest", "zero"], ["y"]),
+        node("Optional", ["x"], ["maybe"]), node("OptionalHasElement", ["maybe"], ["has"]),
+        node("OptionalGetElement", ["maybe"], ["z"]), node("ConcatFromSequence", ["one"], ["c"], axis=0),
+    ]  # fmt: skip
+    m = model(nodes, [value("x", 2, 3, 4)], ["y", "z", "c", "length", "has"], {"zero": np.array(0)})
+    y, z, c, length, has = run(m, X)
+    np.testing.assert_array_equal(y, -X)
+    np.testing.assert_array_equal(z, X)
+    np.testing.assert_array_equal(c, X)
+    assert length == 2 and has

@@ -50,9 +50,10 @@ def batch_normalization_6(
     b: OnnxBuilder, x: Value, scale: Value, bias: Value, mean: Value, var: Value, *, epsilon: float = 1e-5,
     is_test: int = 0, momentum: float = 0.9, spatial: int = 1,
 ) -> Outputs:  # fmt: skip
-    return batch_normalization(
-        b, x, scale, bias, mean, var, epsilon=epsilon, spatial=spatial, training_mode=int(not is_test)
-    )
+    """Without is_test the standard means the statistics of the batch; most exporters did not: that is refused."""
+    if not is_test:
+        raise ModelError("training mode is not supported in opset 6; set is_test to 1, or export the model with opset 7")
+    return batch_normalization(b, x, scale, bias, mean, var, epsilon=epsilon, spatial=spatial)
 
 
 @onnx_op("Dropout", since=6)
