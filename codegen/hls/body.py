@@ -224,8 +224,8 @@ class BodyBuilder:
     def whole(self, a: Reg, low: int, high: int, zero: int) -> Reg:
         """The nearest integer, halves to even, plus zero, within low and high."""
         ends = round_even(np.array([a.low, a.high], np.int64), a.frac) + zero
-        reach = (int(min(max(e, low), high)) for e in ends)
-        return self._add("even", (a,), *reach, 0, shift=a.frac, value=zero)
+        least, most = (int(min(max(e, low), high)) for e in ends)
+        return self._add("even", (a,), least, most, 0, shift=a.frac, value=zero)
 
     def fitted(self, a: Reg, to: Fixed) -> Reg:
         """As it is, exactly, if that takes no more bits than the type; else rounded to it."""

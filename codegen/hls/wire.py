@@ -7,7 +7,7 @@ width divides the other).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import gcd
 
@@ -87,3 +87,32 @@ def _regrouped(done: list[Process], t: Tensor, lanes: dict[Tensor, int], width: 
         lanes[new] = target
         t = new
     return t
+
+
+def pack_deep(
+    processes: Sequence[Process], outputs: Sequence[Tensor], depths: Mapping[Tensor, int], word: int, deep: int
+) -> tuple[Process, ...]:
+    """Wired processes with the packets of deep FIFOs gathered into words of so many bits:
+
+        a -> FIFO of 600 000 x 9 bits -> b     becomes     a -> regroup -> FIFO of 75 000 x 72 bits -> regroup -> b
+
+    deep: packets from which on a FIFO is worth it; outputs of the design stay as they are."""
+    lanes = {t: p.lanes_out for p in processes for t in p.outputs}
+    last = {t.stream for t in outputs}
+    renamed: dict[Tensor, Tensor] = {}
+    done: list[Process] = []
+    for p in processes:
+        operands = (renamed[t.stream].reshaped(t.shape) if t.stream in renamed else t for t in p.inputs)
+        done.append(replace(p, inputs=tuple(operands)))
+        for t in p.outputs:
+            width, packets = lanes[t] * t.type.bits, t.size // lanes[t]
+            times = max(k for k in range(1, max(1, word // width) + 1) if packets % k == 0)
+            if depths.get(t, 0) < deep or times < 2 or t in last:
+                continue
+            wide = Tensor(f"{t.name}_packed", t.shape, t.type)
+            renamed[t] = Tensor(f"{t.name}_unpacked", t.shape, t.type)
+            for source, result, before, after in ((t, wide, lanes[t], lanes[t] * times),
+                                                  (wide, renamed[t], lanes[t] * times, lanes[t])):
+                done.append(Regroup(name=f"pack_{len(done)}", inputs=(source,), outputs=(result,), lanes_in=(before,),
+                                    lanes_out=after, target=after))
+    return tuple(done)

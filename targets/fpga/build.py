@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from ... import __version__
-from ...codegen.hls.design import Design, Tensor
+from ...codegen.hls.design import Design, Process, Tensor
 from ...codegen.hls.emit import identifier
 from ...codegen.hls.simulate import Simulation, simulate
-from ...codegen.hls.wire import connect
+from ...codegen.hls.wire import connect, pack_deep
 from ...ir.errors import InternalError, ModelError, OptionError
 from ...ir.graph import Graph
 from ...ir.ops.base import Op
@@ -30,7 +30,7 @@ from ..loader import ABI_VERSION, FORMAT, FORMAT_VERSION
 from .boards import BOARDS, USABLE, Board
 from .csim import Csim, run_csim
 from .elementwise import MARGIN, RANDOM_MARGIN
-from .estimate import design_usage, over, place_memories, total
+from .estimate import URAM_WORD, design_usage, over, place_memories, total
 from .fold import Folding, fold
 from .host import FpgaMachine
 from .lint import lint
@@ -45,6 +45,7 @@ DEFAULT_RANGE: Range = (-4.0, 4.0)
 _SAMPLES, _GOLDEN = 16, 4
 _LARGE_WORK = 20_000_000  # elements of a run beyond which fewer samples are taken
 _RELATIVE_BOUND = 0.02
+_DEEP = 8192  # packets from which on a FIFO is packed into words
 _ASSUMED = "inputs are taken to lie in {:g}..{:g}, and saturate beyond: give --input-range or --calibration"
 _ULTRA_BLOCKS = 3  # blocks that an UltraRAM replaces, as folding counts it
 _RESERVES = (0.9, 0.5, 0.0)
@@ -179,7 +180,7 @@ def _make_design(lowered: Lowered, machine: FpgaMachine, settings: FpgaOptions, 
         budget = {r: part * reserve for r, part in limits.items()}
         budget["bram18"] += reserve * _ULTRA_BLOCKS * machine.board.uram * limits["uram"] / machine.board.bram18
         folding = fold(processes, lowered.inputs, machine.board, budget, target)
-        design, simulation = _sized(top, folding, lowered, outputs)
+        design, simulation = _sized(top, machine.board, folding, lowered, outputs)
         design = replace(design, ultra=place_memories(design, machine.board, limits))
         used = total(design_usage(design, machine.board).values())
         spent = over(used, machine.board, limits)
@@ -196,8 +197,10 @@ def _make_design(lowered: Lowered, machine: FpgaMachine, settings: FpgaOptions, 
     return Made(design, folding, simulation, limits, lowered)
 
 
-def _sized(top: str, folding: Folding, lowered: Lowered, outputs: tuple[Tensor, ...]) -> tuple[Design, Simulation]:
-    """The design with the depth of every FIFO."""
+def _sized(
+    top: str, board: Board, folding: Folding, lowered: Lowered, outputs: tuple[Tensor, ...]
+) -> tuple[Design, Simulation]:
+    """The design with the depth of every FIFO; deep ones are as wide as UltraRAM."""
     taken: set[str] = set()
     design = Design(
         top, folding.processes, lowered.inputs, outputs, lowered.input_perms, lowered.output_perms,
@@ -205,7 +208,17 @@ def _sized(top: str, folding: Folding, lowered: Lowered, outputs: tuple[Tensor, 
         tuple(identifier("out_" + t.name, taken) for t in lowered.outputs),
     )
     simulation = simulate(design)
+    packed = _packed(design, simulation, board)
+    if len(packed) > len(design.processes):
+        design = replace(design, processes=packed)
+        simulation = simulate(design)
     return replace(design, depths=simulation.depths), simulation
+
+
+def _packed(design: Design, simulation: Simulation, board: Board) -> tuple[Process, ...]:
+    if not board.uram:
+        return design.processes
+    return pack_deep(design.processes, design.outputs, simulation.depths, URAM_WORD, _DEEP)
 
 
 def _does_not_fit(design: Design, machine: FpgaMachine, spent: list[str], limits: dict[str, float]) -> str:

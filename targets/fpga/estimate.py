@@ -17,7 +17,8 @@ from ...codegen.hls.emit import stream_names
 from ...codegen.hls.storage import SHALLOW, blocks, in_logic, luts
 from .boards import FAMILIES, RESOURCES, Board
 
-_URAM = (4096, 72)
+URAM_WORD = 72
+_URAM = (4096, URAM_WORD)
 _WORTH = 2.5  # blocks that one UltraRAM must save
 _LOGIC_PRODUCT = 36  # a product of a and b bits with a * b up to this is cheaper in logic
 CONTROL = 90  # LUTs for the loop counters and the handshakes of a process

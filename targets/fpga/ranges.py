@@ -7,8 +7,9 @@ reach further into a network than noise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from ...ir.types import DTYPES, is_float
 
 Range = tuple[float, float]
 Samples = list[list[np.ndarray]]
+Key = TypeVar("Key")
 
 SEED = 20260
 
@@ -106,14 +108,14 @@ class Ranges:
                 self._values[v] = a
 
     @staticmethod
-    def _widen(table: Mapping[object, Range], key: object, a: np.ndarray) -> None:
+    def _widen(table: dict[Key, Range], key: Key, a: np.ndarray) -> None:
         if a.size == 0 or a.dtype.kind not in "fiub":
             return
         a = a[np.isfinite(a)] if a.dtype.kind == "f" else a
         if a.size == 0:
             return
         low, high = table.get(key, (np.inf, -np.inf))
-        table[key] = (min(low, float(a.min())), max(high, float(a.max())))  # type: ignore[index]
+        table[key] = (min(low, float(a.min())), max(high, float(a.max())))
 
     def _scores(self, node: Node, op: Attention, arrays: list[np.ndarray]) -> None:
         q, k = (widen(a) for a in arrays[:2])

@@ -14,7 +14,7 @@ from tilewright.codegen.hls.emit import kernel_source
 from tilewright.codegen.hls.fixed import Fixed, covering, exact_constant, holding, round_shift
 from tilewright.codegen.hls.simulate import simulate
 from tilewright.codegen.hls.table import make_table
-from tilewright.codegen.hls.wire import connect, wire
+from tilewright.codegen.hls.wire import connect, pack_deep, wire
 from tilewright.ir.errors import InternalError, OptionError
 from tilewright.targets.fpga.boards import BOARDS, USABLE, find_board
 from tilewright.targets.fpga.build import build
@@ -165,6 +165,17 @@ def test_the_depths_never_stop_the_design(branches: tuple) -> None:
     assert bounded <= unbounded * 1.01 + 200
     assert found.interval == max(found.busy.values())
     assert found.latency <= bounded
+
+
+def test_deep_fifos_are_packed_and_nothing_else_changes() -> None:
+    design = design_of(residual)
+    packed = replace(design, processes=pack_deep(design.processes, design.outputs, design.depths, 72, 16))
+    assert len(packed.processes) > len(design.processes)
+    rng = np.random.default_rng(0)
+    codes = [rng.integers(t.type.low, t.type.high + 1, t.shape) for t in design.inputs]
+    np.testing.assert_array_equal(packed.run(codes)[0], design.run(codes)[0])
+    assert simulate(packed).interval == simulate(design).interval
+    assert lint(kernel_source(replace(packed, depths=simulate(packed).depths)), "top") == []
 
 
 def test_a_residual_without_room_is_stuck() -> None:
