@@ -4,7 +4,8 @@
 
 W holds integers whose zero point is subtracted already, so only that of the activations is left: it is a constant per
 output channel.  A border of zeros is a border of zero points.  The channels are filled up to a multiple of four, the
-number of products that one instruction adds, with weights of zero.
+number of products that one instruction adds, with weights of zero.  Weights whose range lies off the centre are moved
+into eight bits, by a number whose products are those with the sums of the rows of q.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from ...ir.graph import Builder, Value
 from ...ir.ops.contract import Conv, MatMul
 from ...ir.ops.elementwise import Binary
 from ...ir.ops.movement import Pad
+from ...ir.ops.reduce import Reduce
 from ...ir.types import DTYPES
-from .quantized_values import BYTES, Affine, Centred, Storage, Sums, Weights, as_number, cast, minus, stored_as
+from .quantized_values import BYTES, Affine, Centred, Storage, Sums, Weights, as_number, cast, minus, scalar, stored_as
 
 GROUP = 4  # products that one instruction adds
 SUM_LIMIT = 2**31 - 1
@@ -39,12 +41,26 @@ def check_product(
     """None if the product can be computed in integers.  range: that of the stored activations."""
     if x.stored.type.dtype not in (*BYTES, storage.activations) or range[1] - range[0] > 255:
         return Refused(f"activations are {x.stored.type.dtype}, not of 8 bits")
-    if integers.size == 0 or integers.min() < -128 or integers.max() > 127:
+    if integers.size == 0 or (_excess(integers) and not (_has_plain_rows(op, integers) and np.ptp(integers) <= 255)):
         return Refused("weights less their zero point do not fit 8 signed bits")
+    integers = np.maximum(np.abs(integers), np.abs(integers - _excess(integers)))
     taps = integers.reshape(-1, integers.shape[-1]) if isinstance(op, Conv) else integers
     if 255 * int(np.abs(taps.astype(np.int64)).sum(axis=-2).max()) > SUM_LIMIT:
         return Refused("sums may exceed 32 bits")
     return None
+
+
+def _excess(integers: np.ndarray) -> int:
+    """What must be subtracted from weights so that they fit 8 signed bits."""
+    low, high = int(integers.min()), int(integers.max())
+    return high - 127 if high > 127 else low + 128 if low < -128 else 0
+
+
+def _has_plain_rows(op: Product, integers: np.ndarray) -> bool:
+    """Whether the sum over the last axis of x is that of what a result multiplies."""
+    if isinstance(op, MatMul):
+        return True
+    return op.groups == 1 and {*op.strides, *integers.shape[:-2]} == {1} and not any(op.pads)
 
 
 def integer_sums(
@@ -53,9 +69,13 @@ def integer_sums(
     """(sums, shift): the product of x's stored integers less their zero point and of integers is sums + shift; shift is a
     constant of whole numbers, or an i32 value if the run computes the zero point.  Requires `check_product`."""
     u = stored_as(b, x, storage)
-    stored, w = _fitted(b, op, u, integers.astype(DTYPES[storage.weights].numpy))
+    excess = _excess(integers)
+    stored, w = _fitted(b, op, u, (integers - excess).astype(DTYPES[storage.weights].numpy))
     plain: Product = MatMul("i32") if isinstance(op, MatMul) else replace(op, pads=(0,) * len(op.pads), to="i32")
     sums = b.add(plain, stored, b.constant(w))
+    if excess:
+        rows = b.add(Reduce("sum", (u.stored.type.rank - 1,), True), cast(b, u.stored, "i32"))
+        sums = b.add(Binary("add"), sums, b.add(Binary("mul"), rows, scalar(b, excess, "i32")))
     columns = _columns(op, integers)
     if isinstance(u.zero, Value):
         return sums, b.add(Binary("mul"), b.constant((-columns).astype(np.int32)), cast(b, u.zero, "i32"))

@@ -260,12 +260,12 @@ def _along_last(array: np.ndarray, rank: int) -> bool:
 
 
 def _recentred(s: Replay, r: Centred, zero: Value) -> Centred | None:
-    if zero.type.shape != () or isinstance(r.zero, Value):
+    if any(d != 1 for d in zero.type.shape) or zero.type.rank > r.stored.type.rank or isinstance(r.zero, Value):
         return None
-    known = s.array(zero)
+    known = one(s.array(zero))
     if known is not None:
         return replace(r, zero=r.zero + int(known))
-    offset = s.value(zero)
+    offset = _as_scalar(s.b, s.value(zero))
     return replace(r, zero=offset if r.zero == 0 else s.b.add(Binary("add"), offset, as_number(s.b, r.zero, "i32")))
 
 

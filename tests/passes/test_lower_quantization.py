@@ -168,10 +168,12 @@ def test_normalisation_and_clipping_are_part_of_the_scale() -> None:
     assert names(after)[product + 1 :] == ["Binary", "Cast", "Binary", "Binary", "Saturate"]
 
 
-def test_integer_products_with_zero_points_of_the_run() -> None:
+@pytest.mark.parametrize("shape", [(), (1, 1)])
+def test_integer_products_with_zero_points_of_the_run(shape: tuple[int, ...]) -> None:
     m = Model()
     q, z = m.input(4, 12, dtype="u8"), m.b.input("z", TensorType("u8", ()))
-    centred = m.b.add(Binary("sub"), m.b.add(Cast("i32"), q), m.b.add(Cast("i32"), z))
+    zero = m.b.add(Reshape(shape), m.b.add(Cast("i32"), z))
+    centred = m.b.add(Binary("sub"), m.b.add(Cast("i32"), q), zero)
     y = m.b.add(MatMul(), centred, m.b.constant(np.random.default_rng(0).integers(-128, 127, (12, 5)).astype(np.int32)))
     array = np.random.default_rng(1).integers(0, 255, (4, 12)).astype(np.uint8)
     after = lowered(m.b.graph([y]), array, np.array(97, np.uint8), most=0)
@@ -192,17 +194,18 @@ def test_products_that_stay_in_floats_are_named() -> None:
     m = Model()
     x = m.pair(m.input(6, 8), 0.02, 30000, "u16")
     a, c = m.pair(m.input(6, 8), 0.02, 3), m.pair(m.input(8, 6), 0.02, 3)
-    wide = m.b.add(Dequantize(), m.b.constant(np.full((8, 3), 255, np.uint8)), m.number(0.1), m.number(3, "u8"))
-    outputs = [m.b.add(MatMul(), x, m.weights(8, 3)), m.b.add(MatMul(), a, c), m.b.add(MatMul(), a, wide)]
+    wide = m.b.add(Dequantize(), m.b.constant(np.full((2, 8, 3), 255, np.uint8)), m.number(0.1), m.number(3, "u8"))
+    row = m.b.add(Conv((1,), (0, 0), (1,), 1), m.b.add(Reshape((1, 6, 8)), a), wide)
+    outputs = [m.b.add(MatMul(), x, m.weights(8, 3)), m.b.add(MatMul(), a, c), row]
     found: list[str] = []
     g = m.b.graph(outputs)
     after = lower_quantization(g, note=found.append)
     assert integer_products(after) == 0
     assert all(t.startswith("quantization: 1 products stay in floats") for t in found)
-    assert [t.rpartition(": ")[2] for t in found] == [
+    assert {t.rpartition(": ")[2] for t in found} == {
         "activations are u16, not of 8 bits", "the right operand is no constant",
         "weights less their zero point do not fit 8 signed bits",
-    ]
+    }
     arrays = [draw(*v.type.static_shape, seed=i) for i, v in enumerate(g.inputs)]
     for before, now in zip(run_graph(g, arrays), run_graph(after, arrays), strict=True):
         np.testing.assert_allclose(now, before, rtol=1e-4, atol=1e-4)
@@ -277,3 +280,17 @@ def test_integer_products_of_one_operand_are_merged() -> None:
     array = rng.integers(0, 255, (4, 8)).astype(np.uint8)
     for a, c in zip(run_graph(g, [array]), run_graph(after, [array]), strict=True):
         np.testing.assert_array_equal(a, c)
+
+
+@pytest.mark.parametrize("zero", [7, 122, 250])
+def test_weights_off_the_centre_are_moved_into_eight_bits(zero: int) -> None:
+    m = Model()
+    x = m.pair(m.input(4, 3, 8), 0.02, 90)
+    q = m.b.constant(np.random.default_rng(2).integers(0, 255, (8, 6), endpoint=True).astype(np.uint8))
+    w = m.b.add(Dequantize(), q, m.number(0.01), m.number(zero, "u8"))
+    taps = m.b.constant(m.b.constants[q][None])
+    kernel = m.b.add(Dequantize(), taps, m.number(0.01), m.number(zero, "u8"))
+    outputs = [m.b.add(MatMul(), x, w), m.b.add(Conv((1,), (0, 0), (1,), 1), x, kernel)]
+    after = lowered(m.b.graph([m.quantize(y, 0.1, 100) for y in outputs]), draw(4, 3, 8), share=0.1)
+    assert integer_products(after) == 2
+    assert all(n.inputs[1].type.dtype == "i8" for n in after.nodes if isinstance(n.op, (MatMul, Conv)))
