@@ -6,24 +6,21 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx
 from onnx.backend.base import Backend, BackendRep
 
 from ..frontend.onnx import NotConstantError, check_supported, import_model
-from ..frontend.onnx.tensors import NARROW
-from ..ir.errors import ModelError, OptionError
+from ..ir.errors import OptionError
 from ..ir.graph import Graph, Value
 from ..ir.interpreter import run_graph
 from ..ir.ops.control import Loop
 from ..ir.ops.data_sized import DataSized
-from ..ir.types import DTYPES
+from .onnx_values import as_declared, flattened, gathered, has_only_tensors, stored
 
 Shapes = dict[str, tuple[int, ...]]
 Runner = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
 
-_STORED = {name: DTYPES[dtype].numpy for dtype, name in NARROW.values()}
 _LARGEST_FIXED = 1024  # elements of an input that becomes a constant
 
 
@@ -49,21 +46,32 @@ class BoundModel(BackendRep):
                 self._runner(declared, {})
 
     def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """The outputs for arrays in the order of the graph's inputs."""
-        arrays = dict(zip(self.names, map(stored, inputs), strict=False))
+        """The outputs for values in the order of the graph's inputs: arrays, lists of them for sequences, or None."""
         if len(inputs) != len(self.names):
-            raise OptionError(f"the model has the inputs {', '.join(self.names)}, got {len(inputs)} arrays")
+            raise OptionError(f"the model has the inputs {', '.join(self.names)}, got {len(inputs)} values")
+        if not has_only_tensors(self.model):
+            flat, tensors = flattened(self.model, dict(zip(self.names, inputs, strict=True)))
+            return BoundModel(flat, self.prepare).run(list(tensors.values()))
+        arrays = dict(zip(self.names, map(stored, inputs), strict=True))
         shapes = {n: a.shape for n, a in arrays.items()}
         while True:
             fixed = {n: arrays[n] for n in self.fixed}
             try:
                 made = self._runner(shapes, fixed)([a for n, a in arrays.items() if n not in fixed])
-                return tuple(as_declared(a, v) for a, v in zip(made, self.model.graph.output, strict=True))
+                return self._as_declared(made, shapes, fixed)
             except NotConstantError as e:
                 new = {n for n in e.inputs if n in arrays and arrays[n].size <= _LARGEST_FIXED} - self.fixed
                 if not new:
                     raise
                 self.fixed |= new
+
+    def _as_declared(self, made: Sequence[np.ndarray], shapes: Shapes, fixed: dict[str, np.ndarray]) -> tuple[Any, ...]:
+        outputs = self.model.graph.output
+        if all(v.type.HasField("tensor_type") for v in outputs):
+            return tuple(as_declared(a, v) for a, v in zip(made, outputs, strict=True))
+        free = {n: shape for n, shape in shapes.items() if n not in fixed}
+        names = import_model(with_constants(self.model, fixed), shapes=free).output_names
+        return gathered(outputs, dict(zip(names, made, strict=True)))
 
     def _runner(self, shapes: Shapes, fixed: dict[str, np.ndarray]) -> Runner:
         key = tuple((shape, fixed[n].tobytes() if n in fixed else None) for n, shape in shapes.items())
@@ -71,24 +79,6 @@ class BoundModel(BackendRep):
             free = {n: shape for n, shape in shapes.items() if n not in fixed}
             self.runners[key] = self.prepare(with_constants(self.model, fixed), free)
         return self.runners[key]
-
-
-def stored(x: Any) -> np.ndarray:
-    """An array as the compiled model takes it: types without arithmetic one element per byte, floats as their bits."""
-    array = np.asarray(x)
-    dtype = _STORED.get(array.dtype.name)
-    if dtype is None:
-        return array
-    return array.view(np.uint8) if array.dtype.name.startswith("float") else array.astype(dtype)
-
-
-def as_declared(array: np.ndarray, v: onnx.ValueInfoProto) -> np.ndarray:
-    """An array in the type that the model declares, of those that `stored` stores."""
-    if v.type.tensor_type.elem_type not in NARROW:
-        return array
-    name = NARROW[v.type.tensor_type.elem_type][1]
-    dtype = np.dtype(getattr(ml_dtypes, name))
-    return array.view(dtype) if name.startswith("float") else array.astype(dtype)
 
 
 def declared_shapes(model: onnx.ModelProto, names: Sequence[str]) -> Shapes | None:
@@ -148,11 +138,9 @@ class InterpreterBackend(Backend):
     def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> BoundModel:
         """Raises ModelError for a model that cannot be imported; with open dimensions that may show when it runs."""
         check_supported(model)
-        for v in model.graph.input:
-            if not v.type.HasField("tensor_type"):
-                raise ModelError(f"input {v.name!r}: only tensors are supported, got {v.type.WhichOneof('value')}")
         prepared = BoundModel(model, cls.bound)
-        prepared.prepare_declared()
+        if has_only_tensors(model):
+            prepared.prepare_declared()
         return prepared
 
     @classmethod

@@ -22,7 +22,8 @@ operators are imported into the same core operators. A target that lacks one of 
 
 - **since**: the first opset in which the operator can be imported. A meaning that changed later is followed.
 - **definition**: the operator is imported as the standard's own definition by other operators.
-- Sequences and optionals must be known while compiling; strings do not exist.
+- The length of a sequence and whether an optional is there must be known while compiling. An output that is a sequence is
+  one for each item, called `name.0`, `name.1`, ...; strings do not exist.
 - Floats of 8 and 4 bits and integers of 4 and 2 bits can be cast, quantized and moved. As inputs and outputs of an artifact
   they are bytes, one for each element: the value of an integer, the bits of a float.
 """

@@ -57,13 +57,18 @@ def import_graph(model: ModelFile, shapes: Shapes | None = None, dims: Mapping[s
         value = scope.b.input(name, t)
         scope.define(name, NarrowTensor(value, code) if code in NARROW else value)
     scope.run(proto.node)
-    outputs = [_stored(scope.lookup(v.name)) or scope.tensor(v.name, f"output {v.name!r}") for v in proto.output]
-    return scope.b.graph(outputs, [v.name for v in proto.output])
+    outputs = dict(pair for v in proto.output for pair in _output(scope, v.name))
+    return scope.b.graph(list(outputs.values()), list(outputs))
 
 
-def _stored(x: Imported) -> Value | None:
-    """What holds a tensor of a narrow type."""
-    return x.value if isinstance(x, NarrowTensor) else None
+def _output(scope: Scope, name: str) -> list[tuple[str, Value]]:
+    """An output of the model as tensors: a sequence is one for each item, an empty optional none."""
+    x = scope.lookup(name)
+    if isinstance(x, TensorSequence):
+        return [(f"{name}.{i}", v) for i, v in enumerate(x.items)]
+    if x is None:
+        return []
+    return [(name, x.value if isinstance(x, NarrowTensor) else x)]
 
 
 class Scope:

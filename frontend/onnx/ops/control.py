@@ -23,6 +23,8 @@ def if_(b: OnnxBuilder, cond: Value, *, then_branch: GraphProto, else_branch: Gr
     """A known condition picks its branch now."""
     if cond in b.constants:
         return b.inline(then_branch if b.constants[cond].any() else else_branch, ())
+    if _gives_sequences(then_branch):
+        b.array(cond, "cond")
     then, other = b.subgraph(then_branch, ()), b.subgraph(else_branch, ())
     for i, (x, y) in enumerate(zip(then.outputs, other.outputs, strict=False)):
         if x.type != y.type:
@@ -33,6 +35,11 @@ def if_(b: OnnxBuilder, cond: Value, *, then_branch: GraphProto, else_branch: Gr
     captured = list(dict.fromkeys([*then.captured, *other.captured]))
     op = If(then.graph(captured), other.graph(captured))
     return b.add_multi(op, b.reshape(cond, ()), *captured)
+
+
+def _gives_sequences(branch: GraphProto) -> bool:
+    """Whether an output is a sequence or optional: these exist while importing only."""
+    return any(v.type.WhichOneof("value") not in (None, "tensor_type") for v in branch.output)
 
 
 @onnx_op("Loop", since=1)
