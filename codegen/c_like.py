@@ -35,7 +35,7 @@ from ..ir.kernel import (
     Write,
     walk_block,
 )
-from ..ir.kernel_launch import Size, launch_size, mentions
+from ..ir.kernel_launch import BINDINGS, Size, launch_size, mentions
 from ..ir.traverse import walk
 from ..ir.types import DTYPES
 from .c_dialect import Dialect, identifier, unsupported
@@ -101,8 +101,7 @@ class _KernelPrinter:
 
     def run(self) -> PrintedKernel:
         grid, block = launch_size(self.kernel)
-        self.sizes = dict(zip(("block.x", "block.y", "block.z"), grid, strict=True))
-        self.sizes |= dict(zip(("thread.x", "thread.y", "thread.z"), block, strict=True))
+        self.sizes: dict[str, int] = dict(zip(BINDINGS, (*grid, *block), strict=True))
         parameters = ", ".join(map(self.parameter, self.kernel.params))
         if self.dynamic:
             self.taken.add("shared_memory")
@@ -128,8 +127,9 @@ class _KernelPrinter:
         for n, s in enumerate(block):
             if n and _is_start(block[n - 1], s):
                 continue  # printed with its declaration
-            if _is_start(s, block[n + 1] if n + 1 < len(block) else None):
-                self.start(s, block[n + 1])
+            following = block[n + 1] if n + 1 < len(block) else None
+            if isinstance(s, Alloc) and isinstance(following, Store) and _is_start(s, following):
+                self.start(s, following)
                 continue
             show = _PRINT.get(type(s))
             if show is None:
@@ -369,7 +369,7 @@ _PRINT: dict[type[Stmt], Callable[[Any, Any, bool], None]] = {
 }
 
 
-def _is_start(s: Stmt, following: Stmt | None) -> bool:
+def _is_start(s: Stmt, following: Stmt) -> bool:
     """Whether a statement declares one cell, and the following gives it its first value."""
     if not isinstance(s, Alloc) or s.buf.shape or s.buf.space != "register" or not isinstance(following, Store):
         return False

@@ -88,7 +88,7 @@ def build(
     }
     if linked.weights is not None:
         files[weights_name(prefix)] = linked.weights
-    return Artifact(f"cuda:{machine.name}", prefix, files, manifest, seconds, linked.owner)
+    return Artifact(f"cuda:{machine.name}", prefix, files, manifest, seconds, owner=linked.owner)
 
 
 def module_names(source: CudaSource) -> list[list[str]]:

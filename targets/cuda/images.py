@@ -59,13 +59,13 @@ def compile_images(
     wanted = [(arch, False) for arch in architectures]
     if not architectures[-1].endswith("a"):
         wanted.append((architectures[-1], True))
-    work = [(n, arch, ptx) for n in range(len(texts)) for arch, ptx in wanted]
+    work = [(n, text, arch, ptx) for n, text in enumerate(texts) for arch, ptx in wanted]
     done = 0
     compile_one = _with_nvcc if toolchain.kind == "nvcc" else _with_nvrtc
     images: list[list[Image]] = [[] for _ in texts]
     with ThreadPoolExecutor(max(1, jobs or os.cpu_count() or 1)) as pool:
-        made = pool.map(lambda item: compile_one(texts[item[0]], item[1], item[2], toolchain), work)
-        for (n, _, _), image in zip(work, made, strict=True):
+        made = pool.map(lambda item: compile_one(item[1], item[2], item[3], toolchain), work)
+        for (n, *_), image in zip(work, made, strict=True):
             images[n].append(image)
             done += 1
             if progress is not None:

@@ -83,10 +83,10 @@ class CudaModule(Module):
         sources = self._in_order([inputs] if isinstance(inputs, Mapping) else inputs)
         places = ordered("output", self.outputs, [outputs] if isinstance(outputs, Mapping) else outputs)
         views = self._views("input", self.inputs, sources, stream), self._views("output", self.outputs, places, stream)
-        pointers = tuple(map(self._addresses, views))
+        in_pointers, out_pointers = map(self._addresses, views)
 
         def step() -> None:
-            self._start(*pointers, stream)
+            self._start(in_pointers, out_pointers, stream)
 
         step.buffers = views  # type: ignore[attr-defined]
         return step

@@ -117,8 +117,8 @@ def _bind(block: Block) -> Block:
     threads = min(THREADS, -(-count // 32) * 32)
     b, t = axis("block", -(-count // threads)), axis("thread", threads)
     flat = b * threads + t
-    index = dict(zip((f.var for f in loops), split_index(extents, flat), strict=True))
-    body = substitute_block(_serial(block), dict(index))
+    index: dict[Expr, Expr] = dict(zip((f.var for f in loops), split_index(extents, flat), strict=True))
+    body = substitute_block(_serial(block), index)
     if count % threads:
         body = (If(_below(flat, count), body),)
     return (For(b, (For(t, body, "thread.x"),), "block.x"),)

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Sequence
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
 
 import platformdirs
@@ -42,7 +42,8 @@ def find_compiler() -> tuple[str, ...]:
 @functools.cache
 def _runtime_folder() -> Path:
     """A folder with the headers and the compiled run time, made once for a version of its sources and compiler."""
-    sources = {name: (resources.files(__package__) / name).read_text(encoding="utf-8") for name in (*_HEADERS, *_RUNTIME)}
+    package = import_module("..emulator", __package__)  # not at the top: the package imports this module
+    sources = {name: (resources.files(package) / name).read_text(encoding="utf-8") for name in (*_HEADERS, *_RUNTIME)}
     sources["halves.h"] = f"/* Conversions of 16-bit floats. */\n#include <math.h>\n#include <string.h>\n{HALVES}"
     state = hashlib.sha256(repr((sorted(sources.items()), find_compiler(), _ALWAYS)).encode())
     base = Path(platformdirs.user_cache_dir("tilewright", appauthor=False)) / "cuda-emulator"
