@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Union
 
 from ..ir.errors import OptionError
@@ -62,7 +62,7 @@ class Options:
     cc: str = ""
     embed_limit: int | None = None
     shard: str = ""
-    fpga: FpgaOptions = FpgaOptions()
+    fpga: FpgaOptions = field(default_factory=FpgaOptions)
     verify: bool = True
     print_after: tuple[str, ...] = ()
     check_passes: bool = False

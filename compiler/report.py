@@ -57,7 +57,10 @@ def render_report(compilation: Compilation) -> str:
         "report.html.j2",
         title=f"Tilewright report: {name}", name=name, version=__version__, options=compilation.options,
         summary=summary_rows(compilation.summary, compilation.seconds, False), seconds=compilation.seconds,
-        graphs=[_graph_section("Imported graph", imported), _graph_section("Optimized graph" if program is None else "Fused graph", fused)],
+        graphs=[
+            _graph_section("Imported graph", imported),
+            _graph_section("Optimized graph" if program is None else "Fused graph", fused),
+        ],
         inputs=[(v.name, v.type) for v in fused.inputs],
         outputs=[(n, v.type) for n, v in zip(fused.output_names, fused.outputs, strict=True)],
         box_width=BOX_WIDTH, box_height=BOX_HEIGHT, memory_width=MEMORY_WIDTH, memory_height=MEMORY_HEIGHT,
