@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tilewright
+from targets.networks import bert_jax, bert_onnx, resnet50_jax, resnet50_onnx
 from tilewright.ir.errors import OptionError, TargetError
 from tilewright.ir.graph import Builder, Graph
 from tilewright.ir.ops.contract import MatMul
@@ -21,8 +22,6 @@ from tilewright.targets.tpu import aot
 from tilewright.targets.tpu.build import build, is_native
 from tilewright.targets.tpu.host import TpuMachine, machines, resolve_machine
 from tilewright.targets.tpu.sharding import shardings
-
-from targets.networks import bert_jax, bert_onnx, resnet50_jax, resnet50_onnx
 
 V5E = resolve_machine("tpu:v5e-1")
 needs_libtpu = pytest.mark.skipif(
@@ -79,7 +78,7 @@ def test_bytes_are_multiplied_where_that_is_faster() -> None:
 
 def test_data_splits_batches_and_model_splits_weights_in_pairs() -> None:
     graph = layers()
-    assert [s for s in shardings(graph, "data=4").values()] == [("data", None)] * 2
+    assert list(shardings(graph, "data=4").values()) == [("data", None)] * 2
     assert list(shardings(graph, "model=4").values()) == [(None, "model"), ("model", None)] * 2
     assert shardings(graph, "") == {}
 

@@ -7,6 +7,8 @@ import sys
 import numpy as np
 import pytest
 import tilewright
+from targets.networks import resnet50_onnx
+from targets.test_xla import by_interpreter, loop_model
 from tilewright.ir.errors import OptionError, TargetError
 from tilewright.ir.graph import Builder, Graph
 from tilewright.ir.ops.contract import Conv, MatMul
@@ -14,9 +16,6 @@ from tilewright.ir.ops.elementwise import Binary
 from tilewright.ir.types import TensorType
 from tilewright.targets.tvm.build import require_tvm
 from tilewright.targets.tvm.host import resolve_machine
-
-from targets.networks import resnet50_onnx
-from targets.test_xla import by_interpreter, loop_model
 
 tvm = pytest.importorskip("tvm", reason="TVM is not installed: pip install 'tilewright[tvm]'")
 

@@ -7,19 +7,21 @@ import warnings
 
 import numpy as np
 import pytest
+from frontend.test_onnx_suite import DIFFERENT, INCOMPARABLE, as_array, refusal
 from onnx.backend.test.case.test_case import TestCase
 from onnx.backend.test.loader import load_model_tests
 from onnx.backend.test.runner import Runner
 from tilewright.compiler.onnx_backend import XlaCpuBackend
 from tilewright.ir.errors import TilewrightError
 
-from frontend.test_onnx_suite import DIFFERENT, as_array, refusal
-
 pytest.importorskip("jaxlib", reason="XLA runs through jaxlib: pip install 'tilewright[tpu]'")
 
 CHUNKS = 8
 DYNAMIC = "the size of the result depends on data"
-SKIPPED = {r"test_range_(float|int32|float16|bfloat16)_type_\w+_delta_expanded": DYNAMIC}
+SKIPPED = {
+    r"test_range_(float|int32|float16|bfloat16)_type_\w+_delta_expanded": DYNAMIC,
+    r"test_(compress|nonmaxsuppression|unique|nonzero)_.*": DYNAMIC,
+}
 
 
 def problem(case: TestCase) -> str:
@@ -41,6 +43,7 @@ def test_node_tests_of_the_standard(chunk: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # casts that overflow while the suite computes its expectations
         cases = load_model_tests(kind="node")[chunk::CHUNKS]
+    cases = [c for c in cases if c.name not in INCOMPARABLE]
     known = [c for c in cases if not refusal(c) and not any(re.fullmatch(name, c.name) for name in DIFFERENT)]
     with np.errstate(all="ignore"):
         problems = [p for p in map(problem, known) if p]
