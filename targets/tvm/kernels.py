@@ -8,7 +8,7 @@ from typing import Any
 
 from tvm import s_tir, te, tirx
 
-from ...ir.compute import Compute, acc_var, identity
+from ...ir.compute import Compute, acc_var, identity, lower_group
 from ...ir.errors import InternalError
 from ...ir.expr import Const, Expr, Var
 from ...ir.kernel import Alloc, Barrier, Block, Buffer, For, If, Kernel, Stmt, Store, nest, store
@@ -19,15 +19,14 @@ _LARGE_TREE = 40  # parts of an expression, common ones counted as often as they
 
 
 def compute_tensor(c: Compute, tensors: Mapping[Buffer, Any]) -> Any:
-    """The tensor expression of a computation; one more for what is done with reduced values."""
+    """The tensor expression of a computation that is written at its axes; one more for what is done with reduced
+    values."""
 
     def read(buffer: Buffer, index: list[Any]) -> Any:
         return tensors[buffer](*index)
 
     shape = [_size(n) for n in c.out.shape]
-    places = {a: d for d, a in enumerate(c.out_index) if a in c.axes}
-    if len(places) != len([a for a in c.axes if a in c.out_index]) or not set(c.axes) <= set(places):
-        raise InternalError(f"TVM: {c.out.name} is not written at its axes")
+    places = {a: d for d, a in enumerate(c.out_index)}
 
     def bound(index: Sequence[Any]) -> dict[Expr, Any]:
         return {a: index[places[a]] for a in c.axes}
@@ -83,13 +82,17 @@ def _occurrences(e: Expr) -> tuple[list[Expr], Counter[Expr], dict[Expr, int]]:
     return order, uses, sizes
 
 
-def is_large(c: Compute) -> bool:
-    """Whether a map has so many common parts that TVM, which sees an expression as a tree, would take minutes for it."""
-    return c.is_map and _occurrences(c.body)[2][c.body] > _LARGE_TREE
+def needs_loops(c: Compute) -> bool:
+    """Whether a computation is better not a tensor expression: it is written elsewhere than at its axes, or it is a map
+    with so many common parts that TVM, which sees an expression as a tree, would take minutes for it."""
+    at_axes = set(c.axes) <= set(c.out_index)
+    return not at_axes or (c.is_map and _occurrences(c.body)[2][c.body] > _LARGE_TREE)
 
 
-def separated(name: str, params: tuple[Buffer, ...], c: Compute) -> Kernel:
-    """The loops of a map, in which every part that occurs several times is a statement of its own."""
+def computed(name: str, params: tuple[Buffer, ...], c: Compute) -> Kernel:
+    """The loops of a computation.  In a map, every part that occurs several times is a statement of its own."""
+    if not c.is_map:
+        return lower_group(name, params, (c,))
     value = c.result(c.body)
     order, uses, _ = _occurrences(value)
     new: dict[Expr, Expr] = {}

@@ -28,7 +28,7 @@ from ...ir.ops.norm import Softmax
 from ...ir.ops.reduce import Reduce
 from ...ir.types import DTYPES, TensorType
 from .exprs import NAMES
-from .kernels import compute_tensor, is_large, loops, separated
+from .kernels import compute_tensor, computed, loops, needs_loops
 
 Rule = Callable[[Any, list[Any]], Any]
 _UNARY = {
@@ -143,8 +143,8 @@ class _Emitter:
         if any(a.extent == 0 for a in computation.reduce):  # nothing is read
             nothing = [np.zeros(i.type.static_shape, DTYPES[i.type.dtype].numpy) for i in node.inputs]
             return relax.const(np.asarray(node.op.evaluate(*nothing)[0], order="C"), NAMES[v.type.dtype])
-        if is_large(computation):
-            return self._call(node, separated(node.op.name.lower(), (*ins, out), computation), x)[0]
+        if needs_loops(computation):
+            return self._call(node, computed(node.op.name.lower(), (*ins, out), computation), x)[0]
         return self.bb.emit_te(
             lambda *tensors: compute_tensor(computation, dict(zip(ins, tensors, strict=True))), *x,
             primfunc_name_hint=node.op.name.lower(),
