@@ -32,6 +32,7 @@ DIFFERENT = {
     r"test_range_.*_expanded": "the number of iterations is not known while compiling",
     r"test_dft_.*": "the reference is an FFT; sums of other order differ by 2e-7 where it gives 0",
     r"test_castlike_FLOAT16_to_FLOAT4E2M1": "NaN has no agreed value in a type without NaN",
+    r"test_loop16_seq_none": "an input is a sequence",
     r"test_scan9_.*": "two outputs of the body have the same name",
 }
 
@@ -70,6 +71,7 @@ def run_cases(some: list[TestCase]) -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_node_tests_of_the_standard(cases: list[TestCase], chunk: int) -> None:
     run_cases(cases[chunk::CHUNKS])

@@ -79,7 +79,8 @@ def schedule_loops(kernel: Kernel) -> Scheduled:
             block = _widen(s, block, buf, temporaries)
         body += [*([Barrier("pool")] if body else []), *_bind(block)]
     made = kernel.body if not parallel else tuple(body)
-    result = legalize(Kernel(kernel.name, (*kernel.params, *temporaries), made))
+    params = dict.fromkeys((*kernel.params, *temporaries))  # one value may be several operands
+    result = legalize(Kernel(kernel.name, tuple(params), made))
     sizes = tuple((b.name, b.size * DTYPES[b.dtype].size) for b in temporaries)
     return Scheduled(result, note="a thread per iteration", temporaries=sizes)
 
