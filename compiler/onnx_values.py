@@ -72,7 +72,7 @@ def flattened(model: onnx.ModelProto, given: Mapping[str, Any]) -> tuple[onnx.Mo
             empty = helper.make_node("SequenceEmpty", [], [v.name], dtype=code)
             made.append(helper.make_node("SequenceConstruct", names, [v.name]) if x else empty)
         else:
-            plain = v if v.type.HasField("tensor_type") else helper.make_tensor_value_info(v.name, code, np.shape(x))
+            plain = v if v.type.HasField("tensor_type") else helper.make_tensor_value_info(v.name, code, np.shape(x))  # pyright: ignore
             result.graph.input.append(plain)
             if v.name in given:
                 arrays[v.name] = stored(x)

@@ -150,7 +150,7 @@ def _schedule_part(
     tiles: list[Tiles] = []
     inner: list[str] = []
     if short:  # whole rows of pixels, as many as fill a tile
-        k, tiles = split_evenly(k, rows[-2], max(tile.rows // size_of(p.rows[-1]), 1), inner="mi")
+        k, tiles = split_evenly(k, rows[-2], max(tile.rows // size_of(p.rows[-1]), 1), inner="mi")  # pyright: ignore
         inner = ["mi", rows[-1]]
     elif rows:
         k, tiles = split_evenly(k, rows[-1], tile.rows, inner="mi")

@@ -11,7 +11,7 @@ Source: A. Lavin, S. Gray, "Fast Algorithms for Convolutional Neural Networks", 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -81,4 +81,4 @@ def weights_4x4(w: np.ndarray) -> np.ndarray:
 
 
 WEIGHT_TRANSFORMS = {2: weights_2x2, 4: weights_4x4}
-TILE_SIDES = {transform: m for m, transform in WEIGHT_TRANSFORMS.items()}
+TILE_SIDES: Mapping[Callable[[np.ndarray], np.ndarray], int] = {transform: m for m, transform in WEIGHT_TRANSFORMS.items()}

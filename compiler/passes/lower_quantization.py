@@ -142,7 +142,7 @@ def _quantized(s: Replay, r: Record, op: Quantize, scale: float, zero: int) -> I
         return s.moved(parts[0], s.b.add(Concat(r.axis), *(p.stored for p in parts)), *parts)  # type: ignore[return-value]
     to, shift = (s.storage.activations, s.storage.shift(op.to)) if op.to in BYTES else (op.to, 0)
     if isinstance(r, Function) and r.costly and s.has_tables and to == "u8" and r.table.dtype == np.float32:
-        whole = Quantize("i16", op.low, op.high).evaluate(r.table, np.float32(scale), np.int16(zero))[0]
+        whole = Quantize("i16", op.low, op.high).evaluate(r.table, np.asarray(scale, np.float32), np.asarray(zero, np.int16))[0]
         return Integers(s.b.add(Lookup(), r.stored, s.b.constant((whole + shift).astype(np.uint8))), op.to, shift)
     low, high, zero = op.low + shift, op.high + shift, zero + shift
     if isinstance(r, Affine) and (r.stored.type.dtype, r.zero, r.scale) == (to, zero, scale):
@@ -220,7 +220,7 @@ def _binary(s: Replay, op: Binary, node: Node) -> Record | None:
     if op.fn in ("add", "sub"):
         joined = _terms(first), _terms(second)
         if joined[0] and joined[1]:
-            return Linear((*joined[0], *(replace(t, scale=-t.scale) if op.fn == "sub" else t for t in joined[1])))
+            return Linear((*joined[0], *(replace(t, scale=-t.scale) if op.fn == "sub" else t for t in joined[1])))  # pyright: ignore
     if isinstance(second, (Sums, Linear, Affine)) and op.fn in ("add", "mul", "max", "min"):
         a, c, first = c, a, second
     array = s.array(c)

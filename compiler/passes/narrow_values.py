@@ -68,7 +68,7 @@ class _Narrowing:
         self.values = {v: b.input(v.name, v.type) for v in g.inputs}
         for node in g.nodes:
             b.where = node.where
-            made = b.add_multi(*self._rebuilt(node), names=[v.name for v in node.outputs], where=node.where)
+            made = b.add_multi(*self._rebuilt(node), names=[v.name for v in node.outputs], where=node.where)  # pyright: ignore
             self.values.update(zip(node.outputs, made, strict=True))
         return b.graph([self._as(v, v.type.dtype) for v in g.outputs], g.output_names)
 

@@ -215,7 +215,7 @@ class Scope:
         made = function(self.b, *(x.value if isinstance(x, NarrowTensor) else x for x in operands), **attributes)
         (code,) = codes
         results = made if isinstance(made, tuple) else (made,)
-        return tuple(NarrowTensor(v, code) if isinstance(v, Value) else v for v in results)
+        return tuple(NarrowTensor(v, code) if isinstance(v, Value) else v for v in results)  # pyright: ignore
 
     def _call(self, body: Body, operands: Sequence[Imported]) -> Outputs:
         scope = Scope(self.b, self.context, body.opsets, self.b.node, None, self.depth + 1)

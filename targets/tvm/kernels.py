@@ -42,7 +42,7 @@ def compute_tensor(c: Compute, tensors: Mapping[Buffer, Any]) -> Any:
     total = te.compute(shape, reduced, name=f"{c.out.name}_reduced")
 
     def finish(*i: Any) -> Any:
-        return TirExprs({**bound(i), acc_var(c.acc): total(*i)}, read).write(c.result(acc_var(c.acc)))
+        return TirExprs({**bound(i), acc_var(c.acc): total(*i)}, read).write(c.result(acc_var(c.acc)))  # pyright: ignore
 
     return te.compute(shape, finish, name=c.out.name)
 

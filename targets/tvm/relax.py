@@ -52,10 +52,10 @@ def _conv(op: Conv, x: list[Any]) -> Any:
 
 _RULES: dict[type[Op], Rule] = {
     MatMul: lambda op, x: R.matmul(*x), Conv: _conv,
-    Reshape: lambda op, x: R.reshape(x[0], list(op.shape)),
+    Reshape: lambda op, x: R.reshape(x[0], list(op.shape)),  # pyright: ignore
     Transpose: lambda op, x: R.permute_dims(x[0], list(op.perm)),
     Concat: lambda op, x: R.concat(x, op.axis),
-    Broadcast: lambda op, x: R.broadcast_to(x[0], list(op.shape)),
+    Broadcast: lambda op, x: R.broadcast_to(x[0], list(op.shape)),  # pyright: ignore
     Softmax: lambda op, x: R.nn.softmax(x[0], op.axis),
     Unary: lambda op, x: _UNARY[op.fn](*x),
     Binary: lambda op, x: _BINARY[op.fn](*x),
@@ -137,7 +137,7 @@ class _Emitter:
     def _compute(self, node: Node, x: list[Any]) -> Any:
         (v,) = node.outputs
         if v.type.size == 0:
-            return self.bb.emit(R.zeros(list(v.type.static_shape), NAMES[v.type.dtype]))
+            return self.bb.emit(R.zeros(list(v.type.static_shape), NAMES[v.type.dtype]))  # pyright: ignore
         out, *ins = _buffers(node)
         computation = node.op.compute(out, *ins)
         if any(a.extent == 0 for a in computation.reduce):  # nothing is read
@@ -163,7 +163,7 @@ class _Emitter:
         count = len(node.outputs)
         symbol = self.bb.add_func(loops(kernel), kernel.name)
         types = [_relax_type(v.type) for v in node.outputs]
-        made = self.bb.emit(relax.call_tir(symbol, tuple(x), types if count > 1 else types[0]))
+        made = self.bb.emit(relax.call_tir(symbol, tuple(x), types if count > 1 else types[0]))  # pyright: ignore
         return [made] if count == 1 else [self.bb.emit(relax.TupleGetItem(made, i)) for i in range(count)]
 
 
@@ -174,7 +174,7 @@ def _buffers(node: Node) -> list[Buffer]:
 
 
 def _relax_type(t: TensorType) -> Any:
-    return relax.TensorType(list(t.static_shape), NAMES[t.dtype])
+    return relax.TensorType(list(t.static_shape), NAMES[t.dtype])  # pyright: ignore
 
 
 def to_tvm(graph: Graph) -> tuple[Any, list[np.ndarray]]:
@@ -188,8 +188,8 @@ def to_tvm(graph: Graph) -> tuple[Any, list[np.ndarray]]:
     bb = relax.BlockBuilder()
     emitter = _Emitter(bb)
     inputs = [relax.Var(f"input_{i}", _relax_type(v.type)) for i, v in enumerate(graph.inputs)]
-    with bb.function("main", attrs={"num_input": len(inputs)}):
+    with bb.function("main", attrs={"num_input": len(inputs)}):  # pyright: ignore
         with bb.dataflow():
             results = [bb.emit_output(r) for r in emitter.graph(graph, inputs)]
-        bb.emit_func_output(relax.Tuple(results), params=[*inputs, *emitter.parameters])
+        bb.emit_func_output(relax.Tuple(results), params=[*inputs, *emitter.parameters])  # pyright: ignore
     return bb.get(), emitter.weights

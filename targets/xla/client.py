@@ -89,7 +89,7 @@ def jax_versions() -> dict[str, str]:
     require_jax()
     import jaxlib
 
-    return {"jaxlib": jaxlib.__version__, "stablehlo": PORTABLE_VERSION}
+    return {"jaxlib": jaxlib.__version__, "stablehlo": PORTABLE_VERSION}  # pyright: ignore
 
 
 @functools.cache

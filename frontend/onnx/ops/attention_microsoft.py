@@ -45,7 +45,7 @@ def _key_mask(b: OnnxBuilder, mask: Value, keys: Dim, low: float, dtype: str) ->
         seen = b.binary("gt", b.cast(mask, "i64"), 0)
     shape = seen.type.shape
     if len(shape) < 4:
-        seen = b.reshape(seen, (shape[0], *[1] * (4 - len(shape)), *shape[1:]))
+        seen = b.reshape(seen, (shape[0], *[1] * (4 - len(shape)), *shape[1:]))  # pyright: ignore
     return b.select(seen, b.scalar(0, dtype), b.scalar(low, dtype))
 
 

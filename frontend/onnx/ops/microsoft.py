@@ -146,7 +146,7 @@ def qlinear_reduce_mean(
 def qlinear_concat(b: OnnxBuilder, y_scale: Value, y_zero: Value, *parts: Value, axis: int) -> Outputs:
     if not parts or len(parts) % 3:
         raise ModelError(f"expected operands in threes (tensor, scale, zero point), got {len(parts)}")
-    floats = [dequantize(b, *parts[i : i + 3]) for i in range(0, len(parts), 3)]
+    floats = [dequantize(b, *parts[i : i + 3]) for i in range(0, len(parts), 3)]  # pyright: ignore
     joined = b.add(Concat(normal_axis(axis, floats[0].type.rank)), *floats)
     return quantize(b, joined, y_scale, y_zero)
 
@@ -191,8 +191,8 @@ def matmul_integer_to_float(
 def dynamic_quantize_matmul(
     b: OnnxBuilder, x: Value, y: Value, y_scale: Value, y_zero: Value | None = None, bias: Value | None = None
 ) -> Outputs:
-    q, scale, zero = dynamic_quantize_linear(b, x)  # type: ignore[misc]
-    return matmul_integer_to_float(b, q, y, scale, y_scale, zero, y_zero, bias)
+    q, scale, zero = dynamic_quantize_linear(b, x)  # pyright: ignore
+    return matmul_integer_to_float(b, q, y, scale, y_scale, zero, y_zero, bias)  # pyright: ignore
 
 
 @onnx_op("MatMulNBits", since=0, domain=DOMAIN)

@@ -119,7 +119,7 @@ def _by_ids(a: dict[str, Any], targets: str, count: int, fill: float) -> Trees:
     here = np.arange(size)
     yes, no = (np.array([row.get((t, n), -1) for t, n in zip(tree, columns[name], strict=True)])
                for name in ("truenodeids", "falsenodeids"))  # fmt: skip
-    _check((yes[inner] >= 0).all() and (no[inner] >= 0).all(), "a node leads to one that does not exist")
+    _check(bool((yes[inner] >= 0).all() and (no[inner] >= 0).all()), "a node leads to one that does not exist")
     values = _floats(a, "nodes_values", size)
     missing = np.array(a["nodes_missing_value_tracks_true"] or (0,) * size, bool)
     _check(len(missing) == size, f"attribute 'nodes_missing_value_tracks_true' has {len(missing)} entries for {size} nodes")
@@ -237,7 +237,7 @@ def tree_ensemble(
     yes, no = (_targets(ids, leaf, size, leaves) for ids, leaf in
                ((nodes_truenodeids, nodes_trueleafs), (nodes_falsenodeids, nodes_falseleafs)))  # fmt: skip
     roots = np.array(tree_roots, np.int64)
-    _check(len(roots) > 0 and (roots >= 0).all() and (roots < size).all(), "attribute 'tree_roots' names no node")
+    _check(len(roots) > 0 and bool(((roots >= 0) & (roots < size)).all()), "attribute 'tree_roots' names no node")
     aggregate = _AGGREGATES[aggregate_function]
     limits = np.finfo(leaf_weights.dtype)
     weights = np.full((leaves, n_targets), {"MIN": limits.max, "MAX": limits.min}.get(aggregate, 0), np.float64)

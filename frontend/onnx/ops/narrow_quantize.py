@@ -27,7 +27,7 @@ def quantize_linear_narrow(
         raise ModelError("x and y_scale must be floats, or integers of 32 bits")
     code = zero.code if isinstance(zero, NarrowTensor) else output_dtype
     if code not in NARROW:
-        return quantize_linear(b, x, scale, zero, axis=axis, block_size=block_size, output_dtype=output_dtype,
+        return quantize_linear(b, x, scale, zero, axis=axis, block_size=block_size, output_dtype=output_dtype,  # pyright: ignore
                                precision=precision, saturate=saturate)  # fmt: skip
     if code not in BITS:
         _require_zero(b, zero)

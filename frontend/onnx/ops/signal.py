@@ -48,7 +48,7 @@ def dft_by_attribute(
         raise ModelError(f"axis {at} of {x.type} must have a known size, and a transform one element at least")
     order = [d for d in range(rank - 1) if d != at]
     wide = b.transpose(b.cast(x, "f64"), (rank - 1, *order, at))
-    parts = [_part(b, wide, i) for i in range(int(x.type.shape[-1]))]
+    parts = [_part(b, wide, i) for i in range(int(x.type.shape[-1]))]  # pyright: ignore
     signal: Complex = (parts[0], parts[1] if len(parts) == 2 else None)
     if inverse and onesided:
         made = [_inverse_real(b, _fitted(b, signal, n // 2 + 1), n)]

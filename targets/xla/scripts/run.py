@@ -118,7 +118,7 @@ def main() -> None:
         print(f"{name}: {array.dtype}{list(array.shape)} {np.asarray(array).reshape(-1)[:4].tolist()}")
     print(f"median {statistics.median(times) * 1e3:.3f} ms of {arguments.repeat} runs, with inputs from the host")
     if arguments.output:
-        np.savez(arguments.output, **dict(zip(model.outputs, map(np.asarray, outputs), strict=True)))
+        np.savez(arguments.output, **dict(zip(model.outputs, map(np.asarray, outputs), strict=True)))  # pyright: ignore
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def make_server(model: Model, host: str, port: int) -> ThreadingHTTPServer:
                 self.answer(400, f"{type(error).__name__}: {error}".encode(), "text/plain")
                 return
             buffer = io.BytesIO()
-            np.savez(buffer, **dict(zip(model.outputs, outputs, strict=True)))
+            np.savez(buffer, **dict(zip(model.outputs, outputs, strict=True)))  # pyright: ignore
             self.answer(200, buffer.getvalue(), "application/octet-stream")
 
     return ThreadingHTTPServer((host, port), Handler)
