@@ -42,7 +42,10 @@ setup(
         "tvm": ["apache-tvm==0.27.*"],
         "tune": ["optuna>=4"],
         "all": ["ziglang>=0.13", "optuna>=4", "jax==0.10.*", "libtpu>=0.0.40", "apache-tvm==0.27.*"],
-        "test": ["pytest>=8", "optuna>=4", "pytest-xdist>=3", "hypothesis>=6", "ruff>=0.8", "pyright>=1.1.390"],
+        "test": [
+            "jax==0.10.*; python_version >= '3.11'", "apache-tvm==0.27.*",  # for the tests and the type checker
+            "pytest>=8", "optuna>=4", "pytest-xdist>=3", "hypothesis>=6", "ruff>=0.8", "pyright>=1.1.390",
+        ],
     },
     entry_points={"console_scripts": ["tilewright = tilewright.compiler.cli:main"]},
 )
