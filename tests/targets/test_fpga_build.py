@@ -108,7 +108,7 @@ def test_the_project_has_what_its_users_expect(tmp_path: Path) -> None:
         assert (place / name).is_file(), name
     assert "flow_target=vitis" in (place / "hls_config.cfg").read_text()
     compile((place / "host/driver.py").read_text(), "driver.py", "exec")
-    done = subprocess.run(["make", "csim"], cwd=place, capture_output=True, text=True, check=False)
+    done = subprocess.run(["make", "--no-print-directory", "csim"], cwd=place, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["wrong"] == 0
     artifact.save(tmp_path / "again")
@@ -119,7 +119,7 @@ def test_a_wrong_golden_frame_fails_the_simulation(tmp_path: Path) -> None:
     expected = place / "tb" / "expected0.dat"
     first, rest = expected.read_text().split(" ", 1)
     expected.write_text(f"{int(first) + 1} {rest}")
-    done = subprocess.run(["make", "csim"], cwd=place, capture_output=True, text=True, check=False)
+    done = subprocess.run(["make", "--no-print-directory", "csim"], cwd=place, capture_output=True, text=True, check=False)
     assert done.returncode != 0
 
 
