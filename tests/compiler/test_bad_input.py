@@ -380,7 +380,8 @@ def test_ctrl_c(start: Start, tmp_path: Path, moment: str) -> None:
     if moment == "write" and (tmp_path / "out").exists():  # the signal came after the rename: then it is whole
         tilewright.load(tmp_path / "out")
         return
-    assert process.returncode == INTERRUPTED, (out, err)
+    # CPython ends by the signal itself, which shells call 130 too, when it comes inside an exec() of text (dataclasses).
+    assert process.returncode in (INTERRUPTED, -signal.SIGINT), (out, err)
     assert out == ""
     assert err.splitlines()[-1] == "interrupted"
     assert not (tmp_path / "out").exists()
