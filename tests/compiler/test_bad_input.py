@@ -363,7 +363,12 @@ def test_a_full_disk(start: Start, tmp_path: Path, limit: int) -> None:
     assert {p.name for p in tmp_path.iterdir()} <= {"tmp", "cache"}
 
 
-@pytest.mark.parametrize("moment", ["starting", "cache", "fuse", "machine code", "write"])
+DURING_WRITE = pytest.param(
+    "write", marks=pytest.mark.xfail(reason="a signal inside a finalizer is printed by Python, and lost", strict=False)
+)
+
+
+@pytest.mark.parametrize("moment", ["starting", "cache", "fuse", "machine code", DURING_WRITE])
 def test_ctrl_c(start: Start, tmp_path: Path, moment: str) -> None:
     process = start()
     assert process.stderr is not None
