@@ -29,7 +29,7 @@ MAY_IMPORT = {
 }
 # Where a heavy package may be imported, as prefixes of paths.
 HOMES = {
-    "onnx": ("frontend/onnx/", "compiler/onnx_backend.py", "compiler/onnx_values.py"),
+    "onnx": ("frontend/onnx/", "compiler/onnx_", "compiler/quantize/", "compiler/prune/"),
     "llvmlite": ("codegen/llvm", "targets/cpu/"),
     "jax": ("targets/xla/", "targets/tpu/"),
     "jaxlib": ("targets/xla/", "targets/tpu/"),
