@@ -10,6 +10,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from .interrupt import interruptible
+
 FPGA_OPTIONS = ("bits", "max_error", "calibration", "input_range", "fps", "max_dsp", "max_lut", "max_bram")
 OK, USER_ERROR, USAGE, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -185,10 +187,11 @@ def _completed(argument: argparse.Action, kind: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code.  Usage errors leave through SystemExit(2), as argparse does."""
     try:
-        parsed = make_parser().parse_args(arguments)
-        from .commands import run_command
+        with interruptible():
+            parsed = make_parser().parse_args(arguments)
+            from .commands import run_command
 
-        return run_command(parsed)
+            return run_command(parsed)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

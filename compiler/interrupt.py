@@ -1,0 +1,64 @@
+"""Ctrl-C in the command line: never lost, never a traceback.
+
+Python alone has two gaps.  A KeyboardInterrupt inside a finalizer (the removal of a temporary folder, say) is printed as
+ignored, and the command goes on; here it is sent once more a moment later.  And one inside exec() of a text (dataclasses are
+made so) ends the process by the signal even if it was caught; CPython compares with KeyboardInterrupt itself there, so a
+subclass of it is an ordinary exception.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
+AGAIN = 0.005
+"""Seconds after which a lost interrupt is sent again: longer than the end of a finalizer takes."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGINT came."""
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Within it SIGINT raises Interrupted in the main thread, in the end if not at once.
+
+    Changes nothing where a signal cannot be handled (other threads) or somebody handles or ignores it.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        or signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL
+    ):
+        yield
+        return
+    print_ignored = sys.unraisablehook
+
+    def send_again(ignored: UnraisableHookArgs, /) -> None:
+        if issubclass(ignored.exc_type, KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, AGAIN)
+        else:
+            print_ignored(ignored)
+
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGALRM, _interrupt)
+    sys.unraisablehook = send_again
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.unraisablehook = print_ignored
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise Interrupted
