@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +27,7 @@ import platformdirs
 from filelock import FileLock
 
 from ..ir.errors import OptionError
+from ..targets.temporary import TemporaryFolder
 
 DEFAULT_LIMIT = 5 * 10**9
 DIRECTORY_VARIABLE, LIMIT_VARIABLE = "TILEWRIGHT_CACHE_DIR", "TILEWRIGHT_CACHE_LIMIT"
@@ -107,11 +107,11 @@ class Cache:
     def get(self, key: str) -> Held | None:
         """The files of an entry, or None if there is none that is whole.  Marks it as used now."""
         entry = self._entry(key)
-        held = tempfile.TemporaryDirectory(prefix="held-", dir=self._folder("incoming"))
+        held = TemporaryFolder("held-", self._folder("incoming"))
         try:
             described = json.loads((entry / "entry.json").read_bytes())["files"]
             for name, expected in described.items():
-                link = Path(held.name, name)
+                link = held.path / name
                 link.parent.mkdir(parents=True, exist_ok=True)
                 os.link(entry / "files" / name, link)
                 if _hash_of_file(link) != expected:
@@ -121,7 +121,7 @@ class Cache:
             held.cleanup()
             shutil.rmtree(entry, ignore_errors=True)
             return None
-        return Held(Path(held.name), held)
+        return Held(held.path, held)
 
     def put(self, key: str, write: Callable[[Path], object]) -> None:
         """Store what `write` puts into the folder it is given, then make room.  Raises OSError if that fails."""

@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from .interrupt import interruptible
+from ..targets.interrupt import interruptible
 
 FPGA_OPTIONS = ("bits", "max_error", "calibration", "input_range", "fps", "max_dsp", "max_lut", "max_bram")
 OK, USER_ERROR, USAGE, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 130

@@ -14,8 +14,6 @@ import json
 import os
 import secrets
 import shutil
-import tempfile
-import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,6 +24,7 @@ import numpy as np
 
 from ..ir.errors import OptionError, TargetError
 from .loader import MANIFEST_NAME, Module, load
+from .temporary import TemporaryFolder
 
 _BLOCK = 1 << 20
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -129,13 +128,13 @@ class Artifact:
 
     def load(self, threads: int | None = None) -> Module:
         """The artifact as a module of this process, without saving it; its folder is removed with the module."""
-        folder = tempfile.mkdtemp(prefix="tilewright-")
+        folder = TemporaryFolder("tilewright-")
         try:
-            module = load(self.save(Path(folder) / self.name), threads)
+            module = load(self.save(folder.path / self.name), threads)
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            folder.cleanup()
             raise
-        weakref.finalize(module, shutil.rmtree, folder, ignore_errors=True)
+        folder.keep_for(module)
         return module
 
 

@@ -11,7 +11,6 @@ import ctypes
 import json
 import os
 import platform
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 from ..ir.errors import OptionError, TargetError
 from .arrays import TensorSpec, as_input, as_output, empty_output
 from .profile import NO_PROFILE, ProfileRow, no_profile, read_profile
+from .temporary import TemporaryFolder
 
 MANIFEST_NAME = "manifest.json"
 FORMAT, FORMAT_VERSION, ABI_VERSION = "tilewright", 1, 1
@@ -283,8 +283,8 @@ def _open_library(directory: Path, manifest: Mapping[str, Any]) -> ctypes.CDLL:
     if _built_from(library, manifest):
         return library
     # The system gives a library that was loaded from this path before, although the file is new: use another name.
-    with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
-        link = Path(folder) / path.name
+    with TemporaryFolder("tilewright-") as folder:
+        link = folder / path.name
         link.symlink_to(path)
         library = _dlopen(link)
     if not _built_from(library, manifest):

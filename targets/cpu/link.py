@@ -11,7 +11,6 @@ import functools
 import os
 import shlex
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from ...codegen.machine import Machine
 from ...codegen.program import Program
 from ...ir.errors import OptionError, TargetError
 from ..artifact import ConstantFile
+from ..temporary import TemporaryFolder
 from .sources import (
     CONSTANTS_FILE,
     MANIFEST_FILE,
@@ -92,8 +92,8 @@ def link(
     file to its library.  Raises TargetError with the compiler's words when it fails, and for a full disk.
     """
     embedded = is_embedded(program, embed_limit)
-    owner = tempfile.TemporaryDirectory(prefix="tilewright-link-")
-    folder = Path(owner.name)
+    owner = TemporaryFolder("tilewright-link-")
+    folder = owner.path
     try:
         runtime = _runtime_objects(toolchain, machine.arch)
         names = write_model_sources(folder, program, machine, prefix, manifest, None if embedded else constants_digest)
@@ -154,8 +154,7 @@ def compiler_command(toolchain: Toolchain, arch: str) -> list[str]:
 @functools.cache
 def _runtime_objects(toolchain: Toolchain, arch: str) -> tuple[bytes, ...]:
     """The object files of the run-time support, in the order of RUNTIME_SOURCES."""
-    with tempfile.TemporaryDirectory(prefix="tilewright-link-") as name:
-        folder = Path(name)
+    with TemporaryFolder("tilewright-link-") as folder:
         for source in write_runtime_sources(folder):  # zig makes one object at a time
             run_compiler([*compiler_command(toolchain, arch), "-c", source, "-o", f"{source}.o"], folder, toolchain)
         return tuple((folder / f"{source}.o").read_bytes() for source in RUNTIME_SOURCES)

@@ -10,14 +10,13 @@ import ctypes
 import os
 import re
 import subprocess
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ...ir.errors import InternalError, TargetError
+from ..temporary import TemporaryFolder
 from .toolchain import INSTALL, CudaToolchain, load_nvrtc
 
 Progress = Callable[[int, int], None]
@@ -74,8 +73,7 @@ def compile_images(
 
 
 def _with_nvcc(text: str, arch: str, is_ptx: bool, toolchain: CudaToolchain) -> Image:
-    with tempfile.TemporaryDirectory(prefix="tilewright-cuda-") as name:
-        folder = Path(name)
+    with TemporaryFolder("tilewright-cuda-") as folder:
         (folder / "kernels.cu").write_text(text, encoding="utf-8")
         target = arch.replace("sm_", "compute_") if is_ptx else arch
         command = [toolchain.path, *_COMMON, "-Wno-deprecated-gpu-targets", "-ptx" if is_ptx else "-cubin", f"-arch={target}",

@@ -6,9 +6,7 @@ Nothing of CUDA is linked: the driver is opened at run time.
 from __future__ import annotations
 
 import shlex
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 from ...codegen.cuda_program import CudaSource
 from ...codegen.machine import Machine, make_machine
@@ -19,6 +17,7 @@ from ..artifact import ConstantFile
 from ..cpu.link import LINK, Linked, compiler_command, library_name, run_compiler, weights_name
 from ..cpu.sources import CONSTANTS_FILE, MANIFEST_FILE, data_assembly
 from ..cpu.toolchain import Toolchain, host_arch
+from ..temporary import TemporaryFolder
 from .images import Image
 from .sources import (
     RUNTIME_SOURCES,
@@ -59,8 +58,8 @@ def link_cuda(
 
     The other arguments are those of `targets.cpu.link.link`.  Raises TargetError with the compiler's words when it fails.
     """
-    owner = tempfile.TemporaryDirectory(prefix="tilewright-link-")
-    folder = Path(owner.name)
+    owner = TemporaryFolder("tilewright-link-")
+    folder = owner.path
     weights_file = None if embedded else weights_name(prefix)
     texts = {
         **runtime_texts(), f"{prefix}.h": cuda_header(prefix, program, machine), "data.s": data_assembly(embedded and

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...ir.errors import InternalError, TargetError
+from ..temporary import TemporaryFolder
 
 COMPILERS = ("g++", "c++", "clang++")
 FLAGS = ("-std=c++14", "-O1", "-w", "-Isrc", "-Iweights")
@@ -45,8 +45,7 @@ def write_project(files: Mapping[str, bytes], folder: Path) -> None:
 def run_csim(files: Mapping[str, bytes], top: str) -> Csim:
     """Raises TargetError without a compiler, InternalError if the sources do not compile or do not end."""
     compiler = find_compiler()
-    with tempfile.TemporaryDirectory(prefix="tilewright-csim-") as name:
-        folder = Path(name)
+    with TemporaryFolder("tilewright-csim-") as folder:
         write_project({n: d for n, d in files.items() if n.split("/")[0] in ("src", "weights", "tb")}, folder)
         sources = [f"src/{top}.cpp", f"tb/{top}_tb.cpp"]
         _run([compiler, *FLAGS, "-o", "csim", *sources], folder, "compile", _COMPILE_SECONDS)

@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...ir.errors import OptionError, TargetError
+from ..temporary import TemporaryFolder
 from . import worker
 from .host import TpuMachine
 
@@ -51,14 +51,13 @@ def compile_ahead(
     kind = "v5litepod" if machine.generation == "v5e" else machine.generation
     job = {"topology": machine.topology, "devices": devices, "accelerator": f"{kind}-{machine.chips}", "effort": effort}
     seconds = timeout()
-    with tempfile.TemporaryDirectory(prefix="tilewright-tpu-") as name:
-        folder = Path(name)
+    with TemporaryFolder("tilewright-tpu-") as folder:
         (folder / "job.json").write_text(json.dumps(job))
         (folder / "module.stablehlo").write_bytes(portable)
         log = folder / "log"
         with open(log, "wb") as output:
             process = subprocess.Popen(
-                [sys.executable, os.fspath(program), name], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                [sys.executable, os.fspath(program), os.fspath(folder)], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             )
             try:
                 status = process.wait(seconds)

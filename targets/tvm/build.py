@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -19,6 +17,7 @@ from ..artifact import Artifact, FileContent
 from ..cpu.naming import c_prefix
 from ..cpu.packaging import timed
 from ..loader import ABI_VERSION, FORMAT, FORMAT_VERSION
+from ..temporary import TemporaryFolder
 from ..xla.weights import safetensors
 from .host import TvmMachine
 
@@ -55,8 +54,8 @@ def build(
         text = str(module)
     if progress:
         progress(f"TVM for {machine.kind}")
-    with timed(seconds, "TVM"), tempfile.TemporaryDirectory(prefix="tilewright-tvm-") as folder:
-        path = Path(folder) / f"{prefix}.so"
+    with timed(seconds, "TVM"), TemporaryFolder("tilewright-tvm-") as folder:
+        path = folder / f"{prefix}.so"
         try:
             tvm.compile(module, _target(tvm, machine)).export_library(str(path))
         except (RuntimeError, ValueError, TypeError, OSError) as error:

@@ -18,6 +18,7 @@ import platformdirs
 
 from ....codegen.plain_cpp import HALVES
 from ....ir.errors import TargetError
+from ...temporary import TemporaryFolder
 
 _COMPILERS = ("g++", "clang++")
 _RUNTIME = ("emulator.cpp", "memory_check.cpp", "instructions.cpp")
@@ -71,8 +72,7 @@ def build_library(text: str, kernels: Iterable[str], optimise: bool = False) -> 
 
     Raises TargetError without a C++ compiler, or with its words when it refuses the text."""
     runtime = _runtime_folder()
-    with tempfile.TemporaryDirectory(prefix="tilewright-emulator-") as name:
-        folder = Path(name)
+    with TemporaryFolder("tilewright-emulator-") as folder:
         lines = [text, "", *(f"EMULATED_KERNEL({kernel})" for kernel in kernels), ""]
         (folder / "kernels.cpp").write_text("\n".join(lines), encoding="utf-8")
         compiler = find_compiler()

@@ -1,14 +1,19 @@
 """Ctrl-C at the moments when Python alone would lose it."""
 
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from tilewright.compiler.interrupt import Interrupted, interruptible
+from tilewright.targets import temporary
+from tilewright.targets.interrupt import Interrupted, interruptible
+from tilewright.targets.temporary import TemporaryFolder
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +67,7 @@ def test_exit_code_when_it_comes_inside_exec() -> None:
     """CPython ends a process by the signal after a KeyboardInterrupt in exec() of a text, even if it was caught."""
     program = """
 import signal, sys
-from tilewright.compiler.interrupt import interruptible
+from tilewright.targets.interrupt import interruptible
 signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
     with interruptible():
@@ -71,3 +76,27 @@ except KeyboardInterrupt:
     sys.exit(130)
 """
     assert subprocess.run([sys.executable, "-c", program]).returncode == 130
+
+
+def test_a_temporary_folder_is_removed_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted_removal(folder: Path, **options: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        shutil.rmtree(folder, **options)  # type: ignore[arg-type]
+
+    folder = TemporaryFolder("x-", tmp_path)
+    (folder.path / "file").write_text("")
+    monkeypatch.setattr(temporary, "shutil", SimpleNamespace(rmtree=interrupted_removal))
+    with pytest.raises(KeyboardInterrupt):
+        folder.cleanup()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_temporary_folder_lives_as_long_as_it_is_used(tmp_path: Path) -> None:
+    thing = Thing()
+    folder = TemporaryFolder("x-", tmp_path)
+    folder.keep_for(thing)
+    path = folder.path
+    del folder
+    assert path.is_dir()
+    del thing
+    assert not path.exists()

@@ -1,4 +1,4 @@
-"""Ctrl-C in the command line: never lost, never a traceback.
+"""Ctrl-C: never lost, never a traceback, and nothing left behind.
 
 Python alone has two gaps.  A KeyboardInterrupt inside a finalizer (the removal of a temporary folder, say) is printed as
 ignored, and the command goes on; here it is sent once more a moment later.  And one inside exec() of a text (dataclasses are
@@ -49,7 +49,7 @@ def interruptible() -> Iterator[None]:
             print_ignored(ignored)
 
     signal.signal(signal.SIGINT, _interrupt)
-    signal.signal(signal.SIGALRM, _interrupt)
+    signal.signal(signal.SIGALRM, _as_interrupt)
     sys.unraisablehook = send_again
     try:
         yield
@@ -60,5 +60,28 @@ def interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """A Ctrl-C within it comes at its end.  For milliseconds that must not be cut short."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    waiting: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda *signalled: waiting.append(signalled))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if waiting:
+            handler(*waiting[0])
+
+
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise Interrupted
+
+
+def _as_interrupt(signum: int, frame: FrameType | None) -> None:
+    handler = signal.getsignal(signal.SIGINT)  # that of uninterrupted(), perhaps
+    if callable(handler):
+        handler(signal.SIGINT, frame)
