@@ -177,7 +177,8 @@ def targets_command(a: Arguments) -> int:
         here = target.machine(target.name).name
         print(f"{target.name}: {target.description} ({here})")
         print(table([(f"  {target.name}:{name}", about) for name, about in target.machines.items()]))
-        print("  features that may follow with +:", ", ".join(target.features))
+        if target.features:
+            print("  features that may follow with +:", ", ".join(target.features))
     return OK
 
 

@@ -26,15 +26,19 @@ def manifest_text(directory: Path, manifest: Mapping[str, Any]) -> str:
     for kind in ("input", "output"):
         rows += [(kind, f"{t['name']}: {t['dtype']}[{', '.join(map(str, t['shape']))}]") for t in manifest[f"{kind}s"]]
     sizes = manifest["sizes"]
-    rows += [(name.replace("_", " "), bytes_text(size)) for name, size in sizes.items()]
+    kernels = manifest["kernels"]  # none where another compiler took the graph: what it needs is not ours to say
+    rows += [(name.replace("_", " "), bytes_text(size)) for name, size in sizes.items() if size or kernels]
     rows += [(f"made by {tool}", text) for tool, text in manifest["versions"].items()]
     best = manifest.get("threads", {}).get("best")  # of targets that run on threads
     rows += [("threads", f"more than {best} are not expected to be faster")] if best else []
     rows += [("options", ", ".join(f"{k} {v}" for k, v in sorted(manifest["options"].items())) or "none")]
-    rows += [("needs", ", ".join(manifest["machine"]["required"]) or "the architecture's baseline")]
+    required = ", ".join(manifest["machine"]["required"])
+    rows += [("needs", required or "the architecture's baseline")] if required or kernels else []
     rows += [("model", f"SHA-256 {manifest['model_sha256']}")]
     rows += [("file", f"{directory / n}  ({bytes_text(e['bytes'])})") for n, e in manifest["files"].items()]
-    return table(rows) + "\n\n" + _kernel_table(manifest["kernels"])
+    rows += [("operations", str(manifest["operations"]))] if "operations" in manifest else []
+    rows += [(name, text) for name, text in manifest.get("estimate", {}).get("rows", ())]
+    return table(rows) + ("\n\n" + _kernel_table(kernels) if kernels else "")
 
 
 def _kernel_table(kernels: list[Mapping[str, Any]]) -> str:

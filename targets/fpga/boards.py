@@ -95,7 +95,7 @@ def find_board(text: str) -> Board:
 def read_board(path: Path) -> Board:
     """Raises OptionError for a file that is missing, is no TOML, or lacks a field."""
     try:
-        import tomllib
+        import tomllib  # pyright: ignore[reportMissingImports]  # of Python 3.11
     except ImportError as error:
         raise TargetError("fpga: board files need Python 3.11 or newer, which reads TOML") from error
     try:

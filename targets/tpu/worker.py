@@ -4,6 +4,9 @@ FOLDER holds job.json (`topology`, `devices`, `accelerator`, `effort`) and modul
 executable.bin are written there.  It imports nothing of the package.
 """
 
+# pyright: reportMissingImports=false
+# jax is optional, and not for every Python: checked against where it is installed.
+
 from __future__ import annotations
 
 import json

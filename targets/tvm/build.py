@@ -1,5 +1,8 @@
 """From a graph to an artifact that TVM's runtime loads: a library, the Relax module as text, and the weights."""
 
+# pyright: reportMissingImports=false
+# TVM is optional, and not for every Python: checked against where it is installed.
+
 from __future__ import annotations
 
 import hashlib
@@ -17,8 +20,8 @@ from ..artifact import Artifact, FileContent
 from ..cpu.naming import c_prefix
 from ..cpu.packaging import timed
 from ..loader import ABI_VERSION, FORMAT, FORMAT_VERSION
+from ..safetensors import safetensors
 from ..temporary import TemporaryFolder
-from ..xla.weights import safetensors
 from .host import TvmMachine
 
 

@@ -1,5 +1,8 @@
 """Expressions of the loop IR as TIR expressions."""
 
+# pyright: reportMissingImports=false
+# TVM is optional, and not for every Python: checked against where it is installed.
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping

@@ -1,5 +1,8 @@
 """Operators as TIR: computations as tensor expressions, which TVM can schedule and fuse; loops as they are written."""
 
+# pyright: reportMissingImports=false
+# TVM is optional, and not for every Python: checked against where it is installed.
+
 from __future__ import annotations
 
 from collections import Counter
@@ -39,10 +42,10 @@ def compute_tensor(c: Compute, tensors: Mapping[Buffer, Any]) -> Any:
     def reduced(*i: Any) -> Any:
         return combine(TirExprs({**bound(i), **axes}, read).write(c.body), axis=list(axes.values()))
 
-    total = te.compute(shape, reduced, name=f"{c.out.name}_reduced")
+    total: Any = te.compute(shape, reduced, name=f"{c.out.name}_reduced")
 
     def finish(*i: Any) -> Any:
-        return TirExprs({**bound(i), acc_var(c.acc): total(*i)}, read).write(c.result(acc_var(c.acc)))  # pyright: ignore
+        return TirExprs({**bound(i), acc_var(c.acc): total(*i)}, read).write(c.result(acc_var(c.acc)))
 
     return te.compute(shape, finish, name=c.out.name)
 

@@ -7,14 +7,16 @@ Operators that Relax has with the same meaning become those, so that TVM's own p
 other one becomes a TIR function made of its loop-level meaning.
 """
 
+# pyright: reportMissingImports=false
+# TVM is optional, and not for every Python: checked against where it is installed.
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from tvm import relax
-from tvm.relax import op as R
+from tvm import relax as _relax
 
 from ...ir.errors import TargetError
 from ...ir.graph import Builder, Graph, Node, Value
@@ -30,6 +32,8 @@ from ...ir.types import DTYPES, TensorType
 from .exprs import NAMES
 from .kernels import compute_tensor, computed, loops, needs_loops
 
+relax: Any = _relax  # its own annotations leave out what its functions convert: untyped from here on
+R = relax.op
 Rule = Callable[[Any, list[Any]], Any]
 _UNARY = {
     "exp": R.exp, "log": R.log, "sqrt": R.sqrt, "tanh": R.tanh, "sigmoid": R.sigmoid, "erf": R.erf, "sin": R.sin,
@@ -52,10 +56,10 @@ def _conv(op: Conv, x: list[Any]) -> Any:
 
 _RULES: dict[type[Op], Rule] = {
     MatMul: lambda op, x: R.matmul(*x), Conv: _conv,
-    Reshape: lambda op, x: R.reshape(x[0], list(op.shape)),  # pyright: ignore
+    Reshape: lambda op, x: R.reshape(x[0], list(op.shape)),
     Transpose: lambda op, x: R.permute_dims(x[0], list(op.perm)),
     Concat: lambda op, x: R.concat(x, op.axis),
-    Broadcast: lambda op, x: R.broadcast_to(x[0], list(op.shape)),  # pyright: ignore
+    Broadcast: lambda op, x: R.broadcast_to(x[0], list(op.shape)),
     Softmax: lambda op, x: R.nn.softmax(x[0], op.axis),
     Unary: lambda op, x: _UNARY[op.fn](*x),
     Binary: lambda op, x: _BINARY[op.fn](*x),
@@ -137,7 +141,7 @@ class _Emitter:
     def _compute(self, node: Node, x: list[Any]) -> Any:
         (v,) = node.outputs
         if v.type.size == 0:
-            return self.bb.emit(R.zeros(list(v.type.static_shape), NAMES[v.type.dtype]))  # pyright: ignore
+            return self.bb.emit(R.zeros(list(v.type.static_shape), NAMES[v.type.dtype]))
         out, *ins = _buffers(node)
         computation = node.op.compute(out, *ins)
         if any(a.extent == 0 for a in computation.reduce):  # nothing is read
@@ -163,7 +167,7 @@ class _Emitter:
         count = len(node.outputs)
         symbol = self.bb.add_func(loops(kernel), kernel.name)
         types = [_relax_type(v.type) for v in node.outputs]
-        made = self.bb.emit(relax.call_tir(symbol, tuple(x), types if count > 1 else types[0]))  # pyright: ignore
+        made = self.bb.emit(relax.call_tir(symbol, tuple(x), types if count > 1 else types[0]))
         return [made] if count == 1 else [self.bb.emit(relax.TupleGetItem(made, i)) for i in range(count)]
 
 
@@ -174,7 +178,7 @@ def _buffers(node: Node) -> list[Buffer]:
 
 
 def _relax_type(t: TensorType) -> Any:
-    return relax.TensorType(list(t.static_shape), NAMES[t.dtype])  # pyright: ignore
+    return relax.TensorType(list(t.static_shape), NAMES[t.dtype])
 
 
 def to_tvm(graph: Graph) -> tuple[Any, list[np.ndarray]]:
@@ -188,8 +192,8 @@ def to_tvm(graph: Graph) -> tuple[Any, list[np.ndarray]]:
     bb = relax.BlockBuilder()
     emitter = _Emitter(bb)
     inputs = [relax.Var(f"input_{i}", _relax_type(v.type)) for i, v in enumerate(graph.inputs)]
-    with bb.function("main", attrs={"num_input": len(inputs)}):  # pyright: ignore
+    with bb.function("main", attrs={"num_input": len(inputs)}):
         with bb.dataflow():
             results = [bb.emit_output(r) for r in emitter.graph(graph, inputs)]
-        bb.emit_func_output(relax.Tuple(results), params=[*inputs, *emitter.parameters])  # pyright: ignore
+        bb.emit_func_output(relax.Tuple(results), params=[*inputs, *emitter.parameters])
     return bb.get(), emitter.weights

@@ -3,6 +3,9 @@
 jaxlib and jax are imported on first use: emitting StableHLO needs neither.
 """
 
+# pyright: reportMissingImports=false
+# jax is optional, and not for every Python: checked against where it is installed.
+
 from __future__ import annotations
 
 import functools
@@ -14,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ...ir.errors import InternalError, TargetError
+from .host import installed
 
 PORTABLE_VERSION = "1.9.0"
 """The StableHLO version of portable artifacts: read by every XLA since March 2025."""
@@ -87,9 +91,7 @@ def from_portable(data: bytes) -> Any:
 def jax_versions() -> dict[str, str]:
     """The versions that a manifest records."""
     require_jax()
-    import jaxlib
-
-    return {"jaxlib": jaxlib.__version__, "stablehlo": PORTABLE_VERSION}  # pyright: ignore
+    return {"jaxlib": installed("jaxlib"), "stablehlo": PORTABLE_VERSION}
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from ...ir.types import TensorType
 from ..artifact import Artifact, FileContent
 from ..cpu.naming import c_prefix
 from ..loader import ABI_VERSION, FORMAT, FORMAT_VERSION
-from .weights import safetensors
+from ..safetensors import safetensors
 
 _SCRIPTS = Path(__file__).parent / "scripts"
 

@@ -250,6 +250,8 @@ def test_targets_lists_the_machines(tilewright: Tilewright) -> None:
     assert code == OK
     assert "cpu:x86-64-v3" in text
     assert "cpu:aarch64" in text
+    assert "tpu:v5e-4" in text
+    assert all(not line.endswith(("with +: ", ":")) for line in text.splitlines())
     assert "x86-64-v4" in json.loads(tilewright("targets", "--json")[1])["targets"]["cpu"]["machines"]
 
 

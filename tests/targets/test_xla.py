@@ -14,11 +14,12 @@ import pytest
 import tilewright
 from onnx import TensorProto, helper
 from targets.networks import bert_onnx, resnet50_onnx
+from tilewright.compiler.inspecting import inspect
 from tilewright.ir.errors import OptionError, TargetError
+from tilewright.targets.safetensors import read_safetensors, safetensors
 from tilewright.targets.xla import client
 from tilewright.targets.xla.host import resolve_machine
 from tilewright.targets.xla.package import donations
-from tilewright.targets.xla.weights import read_safetensors, safetensors
 
 pytest.importorskip("jaxlib", reason="XLA runs through jaxlib: pip install 'tilewright[tpu]'")
 
@@ -145,6 +146,14 @@ def test_loops_run_until_their_condition_or_count(n: int, limit: float, want: fl
     module = tilewright.compile(loop_model(), "xla:cpu", cache=False).load()
     (got,) = module(np.array(n), np.ones(3, np.float32), np.array(limit, np.float32))
     np.testing.assert_array_equal(got, np.full(3, want, np.float32))
+
+
+def test_inspect_shows_what_there_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tilewright.compile(loop_model(), "xla:cpu", name="net", cache=False).save(tmp_path / "out")
+    assert inspect(tmp_path / "out", as_json=False) == 0
+    text = capsys.readouterr().out
+    assert "operations" in text
+    assert not any(word in text for word in ("\n\n", "arena", "schedule", "baseline"))
 
 
 def test_a_missing_package_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

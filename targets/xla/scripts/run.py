@@ -7,6 +7,9 @@ Weights are put on the device once.  Inputs that are donated (state, such as a c
 the same name: feed that output back as the next input, and do not use the old array again.
 """
 
+# pyright: reportMissingImports=false
+# jax is optional, and not for every Python: checked against where it is installed.
+
 from __future__ import annotations
 
 import argparse
@@ -14,6 +17,7 @@ import json
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -118,7 +122,8 @@ def main() -> None:
         print(f"{name}: {array.dtype}{list(array.shape)} {np.asarray(array).reshape(-1)[:4].tolist()}")
     print(f"median {statistics.median(times) * 1e3:.3f} ms of {arguments.repeat} runs, with inputs from the host")
     if arguments.output:
-        np.savez(arguments.output, **dict(zip(model.outputs, map(np.asarray, outputs), strict=True)))  # pyright: ignore
+        arrays: dict[str, Any] = dict(zip(model.outputs, map(np.asarray, outputs), strict=True))
+        np.savez(arguments.output, **arrays)
 
 
 if __name__ == "__main__":

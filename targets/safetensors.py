@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ...ir.errors import OptionError
-from ..arrays import numpy_type
-from ..artifact import ConstantFile
+from ..ir.errors import OptionError
+from .arrays import numpy_type
+from .artifact import ConstantFile
 
 _NAMES = {
     "f64": "F64", "f32": "F32", "f16": "F16", "bf16": "BF16", "i64": "I64", "i32": "I32", "i16": "I16", "i8": "I8",
