@@ -292,26 +292,29 @@ def _text(
     outputs: Sequence[Argument], mesh: tuple[str, int],
 ) -> str:
     axis, devices = mesh
-    head = ",\n    ".join(_argument_text(r, a) for r, a in zip(refs, arguments, strict=True))
-    given = ", ".join(type_text(a.type) + _attributes(a) for a in outputs)
-    attributes = f" attributes {{mhlo.num_partitions = {devices} : i32}}" if devices > 1 else ""
+    many = devices > 1
+    head = ",\n    ".join(_argument_text(r, a, many) for r, a in zip(refs, arguments, strict=True))
+    given = ", ".join(type_text(a.type) + _attributes(a, many) for a in outputs)
+    attributes = f" attributes {{mhlo.num_partitions = {devices} : i32}}" if many else ""
     values = ", ".join(r.name for r in results)
     tail = f"    return {values} : {types_text(r.type for r in results)}" if results else "    return"
-    declared = [f'  sdy.mesh @mesh = <["{axis}"={devices}]>'] if devices > 1 else []
+    declared = [f'  sdy.mesh @mesh = <["{axis}"={devices}]>'] if many else []
     return "\n".join([
         f"module @{identifier(name)}{attributes} {{", *declared, f"  func.func public @main({head}) -> ({given}) {{",
         *(f"  {line}" for line in e.w.lines), tail, "  }", "}", "",
     ])
 
 
-def _argument_text(ref: Ref, argument: Argument) -> str:
-    return f"{ref.name}: {type_text(ref.type)}{_attributes(argument)} loc({quoted(argument.name)})"
+def _argument_text(ref: Ref, argument: Argument, many: bool) -> str:
+    return f"{ref.name}: {type_text(ref.type)}{_attributes(argument, many)} loc({quoted(argument.name)})"
 
 
-def _attributes(argument: Argument) -> str:
+def _attributes(argument: Argument, many: bool) -> str:
+    """many: on several devices every argument says how it lies there, else the partitioner splits it as it likes."""
     parts = []
-    if any(argument.split):
-        dims = ", ".join("{}" if axis is None else f'{{"{axis}"}}' for axis in argument.split)
+    if many:
+        split = argument.split or (None,) * argument.type.rank
+        dims = ", ".join("{}" if axis is None else f'{{"{axis}"}}' for axis in split)
         parts.append(f"sdy.sharding = #sdy.sharding<@mesh, [{dims}]>")
     if argument.donated is not None:
         parts.append(f"tf.aliasing_output = {argument.donated} : i32")

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ...ir.errors import OptionError
-from ...ir.graph import Graph, Value
+from ...ir.graph import Graph, Node, Value
 from ...ir.ops.contract import MatMul
+from ...ir.ops.elementwise import Binary
 
 Split = tuple["str | None", ...]
 _LEAST_WEIGHT = 1 << 16  # elements; splitting less costs more than it saves
@@ -48,10 +49,14 @@ def _leading(values: Iterable[Value], batch: int) -> dict[Value, Split]:
 
 
 def _weights(graph: Graph, count: int) -> dict[Value, Split]:
-    """A product whose operand depends on a product split by columns is split by rows, if the sizes allow it."""
+    """A product whose operand depends on a product split by columns is split by rows, if the sizes allow it; a bias is
+    split with the columns that it is added to."""
     found: dict[Value, Split] = {}
     split: set[Value] = set()
+    columns: set[Value] = set()
     for node in graph.nodes:
+        if isinstance(node.op, Binary) and any(v in columns for v in node.inputs):
+            found.update((v, ("model",)) for v in node.inputs if v in graph.constants and _is_bias(v, node))
         depends = any(v in split for v in node.inputs)
         if isinstance(node.op, MatMul) and node.inputs[1] in graph.constants and node.inputs[1].type.rank == 2:
             w = node.inputs[1]
@@ -59,9 +64,14 @@ def _weights(graph: Graph, count: int) -> dict[Value, Split]:
             if way is not None and w not in found:
                 found[w] = way
             depends = way == (None, "model")
+            columns.update(node.outputs if depends else ())
         if depends:
             split.update(node.outputs)
     return found
+
+
+def _is_bias(v: Value, node: Node) -> bool:
+    return v.type.rank == 1 and v.type.shape[0] == node.outputs[0].type.shape[-1]
 
 
 def _way(shape: tuple[int, ...], depends: bool, count: int) -> Split | None:
