@@ -21,6 +21,7 @@ Compile ONNX models to self-contained native libraries.
   tilewright compile model.onnx -o out        write out/: library, C header, manifest
   tilewright run out --input x.npz            run it on real input
   tilewright check model.onnx                 say what can be compiled, without compiling
+  tilewright quantize model.onnx --data s/ -o out    turn a float model into integers
 """
 _COMPILE = """\
 Compile a model to a folder with a shared library (code, weights, thread pool), a C header and a manifest.
@@ -42,6 +43,14 @@ _CHECK = """\
 List the operators of a model and say which of them cannot be compiled, without compiling.
 
   tilewright check model.onnx
+"""
+_QUANTIZE = """\
+Turn a float model into integers, by samples, and check the accuracy on samples that were held out.
+
+  tilewright quantize model.onnx --data samples/ -o out
+  tilewright quantize model.onnx --data samples/ -o out --max-drop 0.5% --report blame.html
+
+Writes a standard QDQ file and the artifact.  Exit code 1: the contract does not hold, the best that was found is written.
 """
 _INSPECT = """\
 Print what a compiled folder holds: inputs, outputs, sizes, target, and what made it.
@@ -90,6 +99,9 @@ def make_parser() -> argparse.ArgumentParser:
     _add_compile(command("compile", _COMPILE, "compile a model to a folder"))
     _add_run(command("run", _RUN, "run a compiled model"))
     _add_model(command("check", _CHECK, "say what can be compiled"))
+    from .quantize.command import add_arguments
+
+    add_arguments(command("quantize", _QUANTIZE, "turn a float model into integers"), _completed)
     command("inspect", _INSPECT, "print what a compiled folder holds").add_argument("artifact", metavar="DIR")
     command("targets", _TARGETS, "list the machines")
     cache = command("cache", _CACHE, "show or clear the cache of compiled artifacts")

@@ -204,7 +204,14 @@ def completion_command(a: Arguments) -> int:
     return OK
 
 
+def quantize_command(a: Arguments) -> int:
+    from .quantize.command import quantize_command as run
+
+    return run(a)
+
+
 COMMANDS: dict[str, Callable[[Any], int]] = {
     "compile": compile_command, "check": check_command, "run": run_module_command, "inspect": inspect_command,
+    "quantize": quantize_command,
     "targets": targets_command, "cache": cache_command, "completion": completion_command,
 }

@@ -42,6 +42,14 @@ class OnnxEdit:
         self._names = {n for v in self.nodes for n in (*v.input, *v.output)} | set(self.constants)
         self._names |= {v.name for v in (*self.graph.input, *self.graph.output)}
 
+    def copy(self) -> OnnxEdit:
+        """Another one over the same arrays."""
+        made = object.__new__(OnnxEdit)
+        made.name, made.opsets, made.proto = self.name, self.opsets, ModelProto()
+        made.proto.CopyFrom(self.proto)
+        made.constants, made._names = dict(self.constants), set(self._names)
+        return made
+
     def _read_constants(self, file: ModelFile) -> None:
         graph = file.proto.graph
         plain = []

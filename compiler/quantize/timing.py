@@ -1,0 +1,83 @@
+"""Measured times of the original and of the quantized model, as a whole and per unit; integers stay only where they pay.
+
+Both models are compiled to record the times of their steps, and run on one batch, in turns.  A step belongs to the unit whose
+layers, or whose quantization, its model nodes name.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from onnx import ModelProto
+
+from ...targets.loader import Module
+from ..cache import open_cache
+from ..driver import compile_model
+from ..options import make_options
+from .plan import UnitPlan
+from .samples import Batch
+
+_SLOWER = 1.1  # by which a unit must be slower in integers to be put back
+_LEAST = 2e-6  # seconds; less is not worth a change
+_SECONDS = 1.0  # of runs, at most, for each measurement
+
+
+@dataclass(frozen=True)
+class UnitTime:
+    """Seconds of one run on one thread."""
+
+    original: float
+    quantized: float
+
+
+def measure(model: ModelProto, batch: Batch) -> tuple[float, Mapping[str, float]]:
+    """(seconds of a run, seconds of its steps by the names of model nodes) on one thread."""
+    options = make_options("cpu", shapes=dict(batch.signature), name="model", verify=False, profile=True)
+    done = compile_model(model, options, cache=open_cache())
+    with done.artifact.load(1) as module:
+        whole = _whole(module, batch)
+        return whole, {row.where: row.fastest for row in module.profile()}
+
+
+def _whole(module: Module, batch: Batch) -> float:
+    best, spent = float("inf"), 0.0
+    module(batch.inputs)
+    module.reset_profile()
+    for _ in range(50):
+        start = time.perf_counter()
+        module(batch.inputs)
+        seconds = time.perf_counter() - start
+        best, spent = min(best, seconds), spent + seconds
+        if spent > _SECONDS:
+            break
+    return best
+
+
+def unit_times(
+    plans: Mapping[str, UnitPlan], original: Mapping[str, float], quantized: Mapping[str, float]
+) -> dict[str, UnitTime]:
+    """By unit.  A step of several units counts for the first that it names."""
+    names = {layer.name: x for x, p in plans.items() for layer in p.unit.layers}
+    names.update({f"{x}_Q": x for x in plans} | {f"{x}_DQ": x for x in plans})
+    sums = {x: [0.0, 0.0] for x in plans}
+    for n, steps in enumerate((original, quantized)):
+        for where, seconds in steps.items():
+            unit = next((names[word] for word in _words(where) if word in names), None)
+            if unit is not None:
+                sums[unit][n] += seconds
+    return {x: UnitTime(*pair) for x, pair in sums.items()}
+
+
+def _words(where: str) -> Sequence[str]:
+    return [w for w in re.split(r"[\s,;+]+", where) if w]
+
+
+def slower(times: Mapping[str, UnitTime], kept: frozenset[str]) -> frozenset[str]:
+    """The units that integers make slower."""
+    return frozenset(
+        x for x, t in times.items()
+        if x in kept and t.original and t.quantized > max(_SLOWER * t.original, t.original + _LEAST)
+    )

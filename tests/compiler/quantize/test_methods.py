@@ -1,0 +1,195 @@
+"""Each method of quantization alone, against what defines it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from compiler.quantize.models import cnn, mlp
+from tilewright.compiler.quantize.equalize import equalize
+from tilewright.compiler.quantize.judge import make_judge
+from tilewright.compiler.quantize.layers import find_layers, units_of
+from tilewright.compiler.quantize.plan import plan_all
+from tilewright.compiler.quantize.prepare import prepared
+from tilewright.compiler.quantize.products import products
+from tilewright.compiler.quantize.ranges import METHODS, candidates, make_range
+from tilewright.compiler.quantize.rounding import curvature, refine, sweep
+from tilewright.compiler.quantize.samples import Batch
+from tilewright.compiler.quantize.sensitivity import search
+from tilewright.compiler.quantize.statistics import BINS, Histogram, RowSample, collect
+from tilewright.compiler.quantize.weights import channel_scales, nearest
+from tilewright.frontend.onnx import import_model
+from tilewright.ir.errors import OptionError
+from tilewright.ir.interpreter import run_graph
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+# ---- statistics ----
+
+
+def test_a_histogram_counts_every_value_while_its_range_grows() -> None:
+    h, values = Histogram(), [normal(1000) * s + o for s, o in ((0.01, 0), (1, 0), (30, -100), (1, 500))]
+    for v in values:
+        h.add(v)
+    everything = np.concatenate(values)
+    assert h.counts.sum() == everything.size and h.counts.size == BINS
+    assert (h.min, h.max) == (everything.min(), everything.max())
+    edges = h.low + np.arange(BINS + 1) * h.width
+    expected, _ = np.histogram(everything, edges)
+    assert np.abs(np.cumsum(h.counts) - np.cumsum(expected)).max() <= 2  # values within rounding errors of an edge
+
+
+def test_a_histogram_leaves_strange_numbers_out() -> None:
+    h = Histogram()
+    h.add(np.array([1, np.inf, -2, np.nan], np.float32))
+    assert (h.strange, h.min, h.max) == (2, -2, 1)
+
+
+@pytest.mark.parametrize("node", ("stem", "dw", "pw", "last", "head"))
+def test_rows_times_matrix_are_the_outputs_of_the_layer(node: str) -> None:
+    edit = prepared(cnn())
+    layer = next(n for n in find_layers(edit)[0] if n.name == node)
+    edit.set_outputs([layer.x, layer.y])
+    x, y = run_graph(import_model(edit.finish()), {"x": normal(1, 3, 12, 12)})
+    sample = RowSample(layer)
+    rows = layer.rows(x, 10**6, sample.random).transpose(1, 0, 2)
+    m = layer.matrix(edit.constants[layer.weight])
+    found = np.matmul(rows, m).transpose(1, 0, 2).reshape(rows.shape[1], -1)
+    found = found + edit.constants[layer.bias] if layer.bias else found
+    expected = np.moveaxis(y, 1, -1).reshape(found.shape)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(layer.unmatrix(m, edit.constants[layer.weight].shape), edit.constants[layer.weight])
+
+
+# ---- ranges ----
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_proposes_a_range_within_the_data(method: str) -> None:
+    h = Histogram()
+    h.add(np.concatenate([normal(20000), [40.0]]).astype(np.float32))
+    low, high = METHODS[method](h, 255)
+    assert h.min <= low < 0 < high <= h.max
+    if method != "mse":  # one value of 20 000 at ten deviations is worth its range by the squared error
+        assert (high == h.max) == (method == "min-max")
+
+
+def test_a_range_represents_zero_exactly() -> None:
+    for low, high in ((-1.3, 2.7), (0.5, 3.0), (-4.0, -1.0)):
+        r = make_range(low, high)
+        assert r.fake(np.zeros(1, np.float32))[0] == 0
+        inside = np.linspace(min(low, 0), max(high, 0), 97, dtype=np.float32)
+        assert np.abs(r.fake(inside) - inside).max() <= 0.501 * r.scale + 0.5 * r.scale * (low * high < 0)
+
+
+def test_an_outlier_makes_clipping_the_best_choice() -> None:
+    h, x = Histogram(), normal(1, 512, 16)
+    x[0, 0, 0] = 200.0
+    h.add(x)
+    p = products(x[:, 1:], normal(1, 16, 8, seed=1))
+    errors = {r.method: p.change(r.fake(p.x) - p.x) for r in candidates(h)}
+    assert min(errors.values()) < 0.02 * errors["min-max"]
+
+
+# ---- rounding ----
+
+
+def test_rounding_with_care_beats_the_nearest_and_refining_never_hurts() -> None:
+    x = normal(400, 48) @ normal(48, 48, seed=1)  # correlated inputs
+    w = normal(48, 20, seed=2)
+    scales = channel_scales(w[None], 4)[0]
+    c = curvature(x)
+
+    def loss(q: np.ndarray) -> float:
+        e = q * scales - w
+        return float(np.trace(e.T @ c.h @ e))
+
+    plain, swept = nearest(w, scales, 4), sweep(w, c, scales, 4)
+    refined = refine(swept, w, c, scales, 4)
+    assert loss(swept) < 0.6 * loss(plain)
+    assert loss(refined) <= loss(swept)
+    assert np.abs(refined).max() <= 7 and np.array_equal(refined, np.rint(refined))
+
+
+def test_the_factor_of_the_inverse() -> None:
+    c = curvature(normal(60, 12))
+    h = c.h[np.ix_(c.order, c.order)]
+    np.testing.assert_allclose(c.factor.T @ c.factor, np.linalg.inv(h), rtol=1e-8, atol=1e-8)
+    np.testing.assert_array_equal(c.factor, np.triu(c.factor))
+
+
+# ---- equalization ----
+
+
+def outputs(edit: object, x: np.ndarray) -> np.ndarray:
+    return run_graph(import_model(edit.finish(), shapes={"x": x.shape}), {"x": x})[0]  # type: ignore[attr-defined]
+
+
+def test_equalization_keeps_the_function_and_lowers_the_error() -> None:
+    model = mlp(features=24)
+    edit = prepared(model)
+    x = normal(256, 24)
+    x[:, 3] *= 60.0  # an outlier channel at the input: a Mul; others are absorbed by the layer in front
+    before = outputs(edit, x)
+    layers, _ = find_layers(edit)
+    values = [{}]
+    edit2 = prepared(model)
+    edit2.set_outputs(dict.fromkeys(layer.x for layer in layers))
+    graph = import_model(edit2.finish(), shapes={"x": x.shape})
+    values = [dict(zip(graph.output_names, run_graph(graph, {"x": x}), strict=True))]
+    done = equalize(edit, units_of(layers), layers, collect(layers, values))
+    assert done["x"].where == "mul" and done["x"].after < 0.3 * done["x"].before
+    np.testing.assert_allclose(outputs(edit, x), before, rtol=1e-3, atol=1e-3)
+
+
+# ---- plans ----
+
+
+def test_a_bias_is_corrected_where_the_mean_is_off() -> None:
+    edit = prepared(mlp())
+    layers, _ = find_layers(edit)
+    edit.set_outputs(dict.fromkeys(layer.x for layer in layers))
+    x = np.abs(normal(512, 24)) ** 3  # one-sided with a long tail: clipping shifts the mean
+    graph = import_model(edit.finish(), shapes={"x": x.shape})
+    found = collect(layers, [dict(zip(graph.output_names, run_graph(graph, {"x": x}), strict=True))])
+    with_it, without = (plan_all(edit, units_of(layers), found, correct=c) for c in (True, False))
+    for tensor in with_it:
+        for a, b in zip(with_it[tensor].layers, without[tensor].layers, strict=True):
+            assert b.correction is None and (a.correction is None or a.error <= b.error)
+    assert any(p.correction is not None for u in with_it.values() for p in u.layers)
+
+
+# ---- judging and searching ----
+
+
+def test_metrics_are_chosen_by_the_outputs_and_labels() -> None:
+    scores, unit = normal(6, 5), normal(6, 5)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    batch = Batch({"x": scores})
+    assert make_judge([batch], [[scores]]).metric == "top1"
+    assert make_judge([batch], [[unit]]).metric == "neighbour"
+    assert make_judge([batch], [[normal(1, 3, 4, 4)]]).metric == "cosine"
+    labelled = make_judge([Batch({"x": scores}, scores.argmax(1))], [[scores]])
+    changed = scores.copy()
+    changed[0] = -changed[0]
+    assert (labelled.metric, labelled.verdict([[changed]]).value) == ("accuracy", pytest.approx(5 / 6))
+    assert labelled.verdict([[changed]]).drop == pytest.approx(1 / 6)
+    with pytest.raises(OptionError, match="needs labels"):
+        make_judge([batch], [[scores]], "accuracy")
+
+
+@pytest.mark.parametrize("needed", (0, 1, 5, 17, 32))
+def test_the_search_finds_the_least_number_with_few_evaluations(needed: int) -> None:
+    units = [f"u{n}" for n in range(32)]
+    count = 0
+
+    def evaluate(kept: frozenset[str]) -> object:
+        nonlocal count
+        count += 1
+        return len(kept)
+
+    kept, steps = search(units, evaluate, lambda v: v <= 32 - needed, lambda kept: 1.0)  # type: ignore[arg-type]
+    assert kept == frozenset(units[needed:])
+    assert count <= 6 and len(steps) == count
