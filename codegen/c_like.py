@@ -40,6 +40,7 @@ from ..ir.traverse import walk
 from ..ir.types import DTYPES
 from .c_dialect import Dialect, identifier, unsupported
 from .c_expr import ExprPrinter, is_flat, place_roots, printed_nodes
+from .shared_memory import elements_reached, layout_shared
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLAIN_ASSIGN = {"add": "+=", "sub": "-=", "mul": "*="}
@@ -79,9 +80,8 @@ class _KernelPrinter:
         self.written = {s.buf for s in walk_block(kernel.body) if isinstance(s, Store | Read)}
         self.written |= {b for s in walk_block(kernel.body) if isinstance(s, Do) for b in _tiles(s)}
         self.meets = any(isinstance(s, Barrier) for s in walk_block(kernel.body))
-        self.shared_bytes = sum(_bytes(b) for b in _shared(kernel))
-        self.dynamic = self.shared_bytes > dialect.shared_limit > 0
-        self.shared_offset = 0
+        self.shared = layout_shared(kernel.body)
+        self.dynamic = dialect.shared_limit > 0 and not dialect.shared_limit >= self.shared.separate == self.shared.total
 
     def line(self, text: str) -> None:
         self.lines.append("    " * self.depth + text)
@@ -108,9 +108,10 @@ class _KernelPrinter:
             self.line("DYNAMIC_SHARED(shared_memory);")
         self.block(self.kernel.body)
         threads = block[0] * block[1] * block[2]
-        head = self.dialect.signature.format(name=self.kernel.name, parameters=parameters, threads=threads)
+        bounds = ", ".join(map(str, (threads, *_resident(self.kernel))))
+        head = self.dialect.signature.format(name=self.kernel.name, parameters=parameters, threads=bounds)
         text = "\n".join([head, "{", *self.lines, "}", ""])
-        return PrintedKernel(self.kernel.name, grid, block, self.shared_bytes, self.shared_bytes if self.dynamic else 0, text)
+        return PrintedKernel(self.kernel.name, grid, block, self.shared.total, self.shared.total if self.dynamic else 0, text)
 
     def parameter(self, p: Buffer | Var) -> str:
         name = self.declare(p)
@@ -158,6 +159,11 @@ class _KernelPrinter:
             return
         if s.kind not in ("serial", "unroll", *self.dialect.before, *self.dialect.inside):
             raise unsupported(f"loop {s.var.name} is of kind {s.kind}, which {self.dialect.name} does not have")
+        if s.kind == "unroll" and s.var.extent == 1 and s.var not in mentions(s.body):
+            self.line("{")  # a scope
+            self.indent(s.body)
+            self.line("}")
+            return
         extent = as_expr(s.var.extent)
         self.e.begin(extent)
         limit, ctype = self.e.expr(extent), self.e.type_of(s.var)
@@ -209,10 +215,9 @@ class _KernelPrinter:
         if any(not isinstance(d, int) for d in b.shape):
             raise unsupported(f"buffer {b.name} has a symbolic dimension")
         name, ctype = self.declare(b), self.e.ctype(b.dtype)
-        dims = "".join(f"[{d}]" for d in ((_elements(b),) if is_flat(b) else b.shape))
+        dims = "".join(f"[{d}]" for d in ((elements_reached(b),) if is_flat(b) else b.shape))
         if b.space == "shared" and self.dynamic:
-            at = self.shared_offset
-            self.shared_offset += _bytes(b)
+            at = self.shared.offsets[id(s)]
             if dims:
                 self.line(f"{ctype} (&{name}){dims} = *({ctype} (*){dims})(shared_memory + {at});")
             else:
@@ -397,21 +402,11 @@ def _reads(value: Expr, buf: Buffer) -> bool:
     return any(isinstance(n, Load) and n.buf == buf for n in walk(value))
 
 
+def _resident(kernel: Kernel) -> tuple[int, ...]:
+    """How many blocks a multiprocessor shall hold at once, if a loop says so."""
+    found = (a for s in walk_block(kernel.body) if isinstance(s, For) for a in s.attrs)
+    return next(((int(a[1]),) for a in found if isinstance(a, tuple) and a[0] == "resident"), ())
+
+
 def _tiles(s: Do) -> list[Buffer]:
     return [*s.bufs, *(a.buf for a in s.args if isinstance(a, Load))]
-
-
-def _elements(b: Buffer) -> int:
-    """Elements from the first to the last that an index reaches."""
-    if b.strides is None:
-        return b.size
-    return 1 + sum((int(n) - 1) * s for n, s in zip(b.shape, b.strides, strict=True))  # type: ignore[arg-type]
-
-
-def _bytes(b: Buffer) -> int:
-    """Shared memory of a buffer, in whole 16 bytes."""
-    return -(-_elements(b) * DTYPES[b.dtype].size // 16) * 16
-
-
-def _shared(kernel: Kernel) -> list[Buffer]:
-    return list({s.buf: None for s in walk_block(kernel.body) if isinstance(s, Alloc) and s.buf.space == "shared"})

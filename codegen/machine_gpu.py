@@ -69,7 +69,7 @@ class GpuMachine:
 
     shared_bytes, shared_per_processor, threads_per_processor: limits, see `GpuArchitecture`.  features: of all
     architectures.  The figures for estimates (processors, l2, bandwidth, simt_macs, tensor_macs) are those of the last
-    architecture named, the one that the code is tuned for.  calls: pure functions that are one instruction or a few.
+    architecture named, the one that the code is tuned for.  precision: tf32 lets products of f32 round their operands to it.
     """
 
     name: str
@@ -84,6 +84,7 @@ class GpuMachine:
     tensor_macs: float
     features: frozenset[str]
     fma: bool = True
+    precision: str = "f32"
 
     def has(self, feature: str) -> bool:
         """Whether every architecture has a feature: cp_async, ldmatrix, mma_f16, mma_bf16, mma_tf32, mma_s8, wgmma, ..."""

@@ -64,6 +64,7 @@ def compile(
     name: prefix of the C symbols, a C identifier; default: from the file's name.
     accuracy: "default", or "strict" (no transformed convolution, no reassociation beyond a register tile).
     precision: "f32"; "bf16" or "f16" store intermediate values and weights of products in 16 bits and sum in f32.
+    "tf32", for CUDA targets: stored in f32, rounded to 10 bits of fraction where tensor cores multiply.
     tune: seconds to spend on running variants of the kernels on this machine and keeping the fastest; what is found is
     kept in a file and used again.  tuning_file: that file; without `tune` it is only read.  Default: one in the cache.
     profile: record the time of every step while the artifact runs: `Module.profile()`, `tilewright run --profile`.

@@ -139,7 +139,7 @@ def _add_compile(parser: argparse.ArgumentParser) -> None:
     )
     code.add_argument(
         "--precision", default="f32", metavar="TYPE",
-        help="f32, or bf16, f16: store intermediate values and weights of products in 16 bits, sum in f32",
+        help="f32, or bf16, f16: store intermediate values and weights of products in 16 bits, sum in f32; GPUs: tf32",
     )
     code.add_argument(
         "--tune", type=float, nargs="?", const=60.0, metavar="SECONDS",

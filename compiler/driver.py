@@ -68,7 +68,7 @@ def compile_model(
     target = find_target(options.target)
     if options.profile and target.name != "cpu":
         raise OptionError(f"profile: target {target.name} records no times; use it with the target cpu")
-    job = _Job(options, target, target.machine(options.target), stages, show)
+    job = _Job(options, target, target.machine_for(options), stages, show)
     with stages.stage("read"):
         source = read_model(model, base_dir)
         digest = model_sha256(model, source)

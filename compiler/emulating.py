@@ -44,7 +44,7 @@ def cuda_program(model: Any, options: Options) -> tuple[Program, GpuMachine]:
     target = find_target(options.target)
     if target.name != "cuda":
         raise OptionError(f"target: expected cuda or cuda:ARCHITECTURE, got {options.target!r}")
-    machine: Any = target.machine(options.target)
+    machine: Any = target.machine_for(options)
     source = read_model(model, None)
     graph = import_graph(source, dict(options.shapes), dict(options.dims))
     native = target.native(machine)

@@ -17,7 +17,7 @@ from ..ir.errors import OptionError
 from ..targets.fpga.options import FpgaOptions, make_fpga_options
 
 ACCURACIES = ("default", "strict")
-PRECISIONS = ("f32", "bf16", "f16")
+PRECISIONS = ("f32", "tf32", "bf16", "f16")
 WEIGHT_TIMES = ("compile", "create")
 EMITS = ("object", "llvm-ir", "asm")
 Shapes = Mapping[str, Sequence[Union[int, str]]]
@@ -34,7 +34,8 @@ class Options:
     accuracy: "default", or "strict": no transformed convolution and no reassociation beyond a register tile.
     transform_weights: of WEIGHT_TIMES, when the weights of Winograd convolutions are transformed: at compile time they make
     the artifact larger, at create time they make the memory larger and the start slower.
-    precision: of PRECISIONS, what intermediate values and weights of products are stored in; sums are always f32.
+    precision: of PRECISIONS, what intermediate values and weights of products are stored in; sums are always f32.  tf32 (GPUs
+    only): stored in f32, rounded to 10 bits where tensor cores multiply.
     tune: seconds to search for faster numbers of kernels by measurement, 0: none.  tuning_file: the database of what
     was found, empty: the user's own.  tuned: hash of the measured numbers in use, which the driver finds out.
     profile: the artifact records the time of every step.

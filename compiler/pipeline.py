@@ -84,6 +84,9 @@ def _whole_graph_passes() -> Passes:
 WHOLE_GRAPH_PASSES = _whole_graph_passes()
 """For targets whose own compiler takes whole graphs: it fuses, and it has convolutions with borders."""
 
+GPU_PASSES: Passes = tuple(step for step in GRAPH_PASSES if step[0] != "explicit_padding")
+"""For kernels whose copies to shared memory fill in zeros: a border costs a condition, not a launch."""
+
 STREAM_PASSES: Passes = tuple(step for step in GRAPH_PASSES if step[0] not in (*_FOR_LOOPS, "merge_products"))
 """For streams of pixels: windows have borders, and each product reads a copy of the stream."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -19,7 +19,7 @@ from ..targets.tpu.host import machines as tpu_machines
 from ..targets.tvm.host import MACHINES as TVM_MACHINES
 from .options import Options, nearest
 from .passes.expand_composites import Native
-from .pipeline import GRAPH_PASSES, STREAM_PASSES, WHOLE_GRAPH_PASSES, Passes
+from .pipeline import GPU_PASSES, GRAPH_PASSES, STREAM_PASSES, WHOLE_GRAPH_PASSES, Passes
 from .progress import Stages
 
 
@@ -78,6 +78,15 @@ class Target:
         """Which composite operators the target implements as they are."""
         return partial(self._function("build", "is_native"), machine)
 
+    def machine_for(self, options: Options) -> Any:
+        """The machine of a compilation.  Raises OptionError as `machine` does, and for a precision it does not have."""
+        machine: Any = self.machine(options.target)
+        if self.name == "cuda":
+            return replace(machine, precision=options.precision)
+        if options.precision == "tf32":
+            raise OptionError(f"precision: tf32 is for GPUs with tensor cores; target {self.name} has f32, bf16 and f16")
+        return machine
+
     def machine(self, spec: str) -> Machine:
         """Raises OptionError for an unknown machine or feature, TargetError if this one cannot be used."""
         return self._function("host", "resolve_machine")(spec)
@@ -98,7 +107,8 @@ TARGETS: dict[str, Target] = {
         "cpu", "..targets.cpu", "a shared library for a processor; cpu alone is this one", _CPU_MACHINES, EXTENSIONS
     ),
     "cuda": Target(
-        "cuda", "..targets.cuda", "a shared library for NVIDIA GPUs: cuda:sm_80+sm_90, cuda alone is cuda:all", _GPUS
+        "cuda", "..targets.cuda", "a shared library for NVIDIA GPUs: cuda:sm_80+sm_90, cuda alone is cuda:all", _GPUS,
+        passes=GPU_PASSES,
     ),
     "xla": Target(
         "xla", "..targets.xla", "StableHLO that XLA compiles where it is loaded", {"cpu": "the processor, for testing"},

@@ -10,7 +10,8 @@ indexed by unrolled loops.  A name means every loop of that axis, so copies made
 Vectors are in the expressions, not a kind of loop.  Unrolled loops stay loops until they are printed.
 
 Loop attributes: "reduce" (a reduction: iterations depend on each other), "reverse" (a parallel or serial loop whose
-iterations, for each thread its own, run from the last to the first).
+iterations, for each thread its own, run from the last to the first), ("resident", n) on a loop over blocks (a
+multiprocessor shall hold n at once, which limits the registers of a thread).
 Loop kinds: serial, unroll, parallel (iterations are shared among the threads that all run the kernel; only outermost
 loops), block.x/y/z and thread.x/y/z (CUDA), pipeline (HLS).
 Spaces: global (parameters), stack, register, shared (CUDA), local (HLS arrays), stream (HLS).

@@ -206,14 +206,14 @@ class _Writer:
             self.line(f"yield {', '.join([repr(s.fn), *args])}")
 
     def tile(self, e: Load) -> str:
-        """The elements below leading indices; from a full index on, the eight of a row."""
+        """The elements below leading indices; from a full index on, the 16 bytes of a row."""
         rest = e.buf.shape[len(e.idx) :]
         idx = (*e.idx, *(as_expr(0) for _ in rest))
         start = self.place(e.buf, idx, Type(e.buf.dtype)).partition("[")[2].removesuffix("]")
         count = 1
         for n in rest:
             count *= int(n)  # type: ignore[arg-type]
-        return f"{self.buffers[e.buf]}[{start}:{start}+{count if rest else 8}]"
+        return f"{self.buffers[e.buf]}[{start}:{start}+{count if rest else 16 // DTYPES[e.buf.dtype].size}]"
 
     def copy_async(self, s: Store) -> None:
         """A copy from global to shared memory, or zeros where a condition does not hold."""

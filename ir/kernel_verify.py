@@ -45,7 +45,7 @@ from .kernel import (
     flat_index,
     walk_block,
 )
-from .kernel_launch import BINDINGS
+from .kernel_launch import BINDINGS, is_bound
 from .traverse import children, substitute, walk
 from .types import DTYPES
 
@@ -73,6 +73,7 @@ class _Verifier:
         self.checked: set[Expr] = set()
         self.parallel = any(isinstance(s, For) and s.kind == "parallel" for s in walk_block(kernel.body))
         self.bound = _bound_kinds(kernel.body)
+        self.arrays = is_bound(kernel)
         self.used: set[str] = set()
 
     def need(self, condition: object, message: str) -> None:
@@ -232,7 +233,8 @@ class _Verifier:
     # ---- registers
 
     def register(self, buf: Buffer, rest: Block) -> None:
-        """Constant indices after unrolling; no two accesses overlap unless they are the same cell."""
+        """Constant indices after unrolling; no two accesses overlap unless they are the same cell, except where registers are
+        printed as arrays (kernels of blocks and threads)."""
         self.need(all(isinstance(d, int) for d in buf.shape), f"register array {buf.name} has a symbolic dimension")
         cells: dict[int, tuple[int, int]] = {}
         for idx, lanes, unrolled in dict.fromkeys(self.accesses(buf, rest)):
@@ -240,7 +242,7 @@ class _Verifier:
                 for n in range(start, start + lanes):
                     found = cells.setdefault(n, (start, lanes))
                     self.need(
-                        found == (start, lanes),
+                        found == (start, lanes) or self.arrays,
                         f"element {n} of register array {buf.name} is used in a cell of {found[1]} lanes from "
                         f"{found[0]} and in one of {lanes} lanes from {start}",
                     )

@@ -98,13 +98,17 @@ def operate(fn: str, operands: Sequence[tuple[Any, ...]]) -> Sequence[Any]:
 
 
 def _load_matrices(count: int, transposed: bool, operands: Sequence[tuple[Any, ...]]) -> Sequence[None]:
-    """Thread 8 * m + r gives the row r of matrix m, 8 elements; each thread gets two elements of each matrix."""
+    """Thread 8 * m + r gives the row r of matrix m, 16 bytes; each thread gets four bytes of each matrix.  Transposing
+    needs elements of 16 bits."""
     for lane, (tile, _) in enumerate(operands):
         g, t = lane // 4, lane % 4
+        n = 4 // tile.itemsize
+        if transposed and n != 2:
+            raise InternalError(f"ldmatrix transposes elements of 16 bits, got {tile.dtype}")
         for m in range(count):
-            for e in range(2):
-                row, column = (2 * t + e, g) if transposed else (g, 2 * t + e)
-                tile[2 * m + e] = operands[8 * m + row][1][column]
+            for e in range(n):
+                row, column = (n * t + e, g) if transposed else (g, n * t + e)
+                tile[n * m + e] = operands[8 * m + row][1][column]
     return [None] * len(operands)
 
 

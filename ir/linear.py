@@ -93,6 +93,11 @@ def _bounds(e: Expr) -> Range:
             return None if lo is None else lo // n, None if hi is None else hi // n
     if isinstance(e, Bin) and e.op in ("min", "max"):
         return _extreme_bounds(e.op, bounds(e.a), bounds(e.b))
+    if isinstance(e, Bin) and e.op == "xor":
+        (low, high), (other_low, other_high) = bounds(e.a), bounds(e.b)
+        if low is None or high is None or other_low is None or other_high is None or min(low, other_low) < 0:
+            return None, None
+        return 0, (1 << max(high, other_high).bit_length()) - 1
     c, terms = linear(e)
     if e in terms:
         return None, None

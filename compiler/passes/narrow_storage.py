@@ -29,8 +29,8 @@ _VIEWS = (Reshape, Transpose, Slice, Broadcast, Concat, Pad)
 
 
 def narrow_storage(graph: Graph, *, precision: str = "f32") -> Graph:
-    """precision: "f32" changes nothing, "bf16" and "f16" store in that type."""
-    return graph if precision == "f32" else _Narrowing(graph, precision).run()
+    """precision: "bf16" and "f16" store in that type, the others change nothing."""
+    return _Narrowing(graph, precision).run() if precision in NUMPY_TYPES else graph
 
 
 class _Narrowing:

@@ -51,8 +51,8 @@ _LEAST_TABLE = 1 << 16  # elements
 
 
 def narrow_values(graph: Graph, *, precision: str = "f32") -> Graph:
-    """precision: the 16-bit type; "f32" changes nothing."""
-    return graph if precision == "f32" else _Narrowing(graph, precision).run()
+    """precision: the 16-bit type; the others change nothing."""
+    return graph if precision in ("f32", "tf32") else _Narrowing(graph, precision).run()
 
 
 class _Narrowing:

@@ -76,10 +76,11 @@ template <class T> inline T emulator_shuffle(unsigned mask, T mine, int source, 
 typedef half_bits __half;
 typedef bfloat_bits __nv_bfloat16;
 inline float __half2float(__half x) { return half_to_float(x); }
-inline __half __float2half_rn(float x) { return float_to_half(x); }
-inline __half __double2half(double x) { return double_to_half(x); }
+/* Made in place: g++ does not report the store of a structure that a function returns. */
+#define __float2half_rn(x) (__half{ float_to_half(x).bits })
+#define __double2half(x) (__half{ double_to_half(x).bits })
 inline float __bfloat162float(__nv_bfloat16 x) { return bfloat_to_float(x); }
-inline __nv_bfloat16 __float2bfloat16_rn(float x) { return float_to_bfloat(x); }
+#define __float2bfloat16_rn(x) (__nv_bfloat16{ float_to_bfloat(x).bits })
 
 template <int BYTES> inline void cp_async(void *to, const void *from, bool condition = true)
 {

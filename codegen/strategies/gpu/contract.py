@@ -1,0 +1,278 @@
+"""Products and convolutions on a graphics processor: tiles in shared memory, filled asynchronously, multiplied by a core.
+
+    for tile block.x: for warp thread.y: for lane thread.x:
+      acc = 0
+      { fill stages 0 .. S-2
+        for ko: wait for stage ko; barrier; fill stage ko + S-1; acc += left[ko] * right[ko] }
+      barrier
+      { sums = acc; barrier; for each piece of 16 bytes: out = finish(sums) }
+
+A convolution reads its window where it lies (no im2col): the numbers of row and k give the address, and what lies in the
+border is filled in as zero.  The sums go through shared memory, in the place of the operands' tiles, so that the epilogue
+(bias, activation, residual) reads and writes whole pieces of rows.  With splits, blocks store their sums as they are, and a
+second launch adds them in order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ....ir.compute import acc_var
+from ....ir.dims import split_index
+from ....ir.expr import Call, Expr, Load, Var, all_of, as_expr, binary, cast, load
+from ....ir.kernel import Alloc, Barrier, Block, Buffer, Do, For, If, Kernel, Store, axis, coefficient, nest
+from ....ir.traverse import substitute, walk
+from ....ir.types import DTYPES
+from ...machine_gpu import GpuMachine
+from ...schedule.vectors import vectorize_loop
+from ..scheduled import Group, Pack, Scheduled
+from .cores import INSTRUCTIONS, MatrixCore, PlainCore
+from .legalize import legalize
+from .operand import ACCESS, MatrixProduct, Operand, access_width
+from .staging import fill, in_parts, stage_operand
+from .tiles import PADDING, GpuTile, choose_tile
+
+RASTER = 8  # rows of tiles that follow each other
+EPILOGUE_THREADS = 256
+PLAIN_RESIDENT = 2  # blocks of a multiprocessor that registers are limited for, in plain arithmetic
+
+
+def schedule_matrix_product(group: Group, p: MatrixProduct, machine: GpuMachine) -> Scheduled:
+    """The kernel of a product, with weights in the layout that it reads."""
+    types = _types(p, machine)
+    matrix = types is not None
+    tile_types = types or (p.left.dtype, p.right.dtype)
+    acc = p.compute.acc
+    widest = max(tile_types, key=lambda t: DTYPES[t].size)
+    tile, reason = choose_tile(p.sizes, widest, acc, matrix, machine)
+    left, right, packs = _operands(p, tile_types, matrix)
+    plan = _Plan(group, replace(p, left=left, right=right), tile, matrix, tile_types, machine)
+    kernel, temporaries = plan.kernel(tuple(packs))
+    unit = f"tensor cores ({INSTRUCTIONS[tile_types]})" if matrix else "f32 arithmetic" if acc == "f32" else f"{acc} arithmetic"
+    b, m, n, k = p.sizes
+    shape = f"{f'{b} x ' if b > 1 else ''}{m} x {n} x {k}"
+    note = f"product of {shape} by {unit}: {tile}; {reason}"
+    return Scheduled(kernel, tuple((buf.name, pack) for buf, pack in packs.items()), note, temporaries)
+
+
+def _types(p: MatrixProduct, machine: GpuMachine) -> tuple[str, str] | None:
+    """The element types that tensor cores multiply here, None for plain arithmetic."""
+    a, b, acc = p.left.dtype, p.right.dtype, p.compute.acc
+    if acc == "f32":
+        halves = {t for t in (a, b) if t in ("f16", "bf16")}
+        if len(halves) == 1 and {a, b} <= halves | {"f32"} and machine.has(f"mma_{min(halves)}"):
+            return (min(halves),) * 2  # type: ignore[return-value]
+        if (a, b) == ("f32", "f32") and machine.precision == "tf32" and machine.has("mma_tf32"):
+            return a, b
+        return None
+    return (a, b) if acc == "i32" and (a, b) in (("i8", "i8"), ("u8", "i8")) and machine.has("mma_s8") else None
+
+
+def _operands(
+    p: MatrixProduct, types: tuple[str, str], matrix: bool
+) -> tuple[Operand, Operand, dict[Buffer, Pack]]:
+    """The operands, the right one packed if it is a weight."""
+    packs: dict[Buffer, Pack] = {}
+    right = p.right
+    if p.right_pack is not None:
+        right, pack = p.right_pack("w", ACCESS // DTYPES[p.right.dtype].size, matrix)
+        packs[right.buffer] = pack
+    return p.left, right, packs
+
+
+def is_k_major(x: Operand, matrix: bool, dtype: str) -> bool:
+    """Whether a tile lies in rows of k: as the operand does, and always where matrix loads cannot transpose."""
+    if matrix and DTYPES[dtype].size != 2:
+        return True
+    return x.width_k >= x.width_own
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One product with its tile."""
+
+    group: Group
+    p: MatrixProduct
+    tile: GpuTile
+    matrix: bool
+    types: tuple[str, str]
+    machine: GpuMachine
+
+    def kernel(self, packed: tuple[Buffer, ...]) -> tuple[Kernel, tuple[tuple[str, int], ...]]:
+        """The kernel, and its temporaries in memory."""
+        p, tile = self.p, self.tile
+        batches, rows, columns, _ = p.sizes
+        partial = Buffer("partial", p.compute.acc, (tile.splits, batches, rows, columns))
+        split = tile.splits > 1
+        body = self.product(partial if split else None)
+        params = (*self.group.params, *packed, *((partial,) if split else ()))
+        if split:
+            body += (Barrier("pool"), *self.add_parts(partial))
+        kernel = legalize(Kernel("product", params, body))
+        return kernel, ((partial.name, partial.size * DTYPES[partial.dtype].size),) if split else ()
+
+    # ---- the first launch
+
+    def product(self, partial: Buffer | None) -> Block:
+        p, tile = self.p, self.tile
+        batches, rows, columns, k = p.sizes
+        counts = (batches, tile.splits, -(-rows // tile.rows), -(-columns // tile.columns))
+        block = axis("tile", counts[0] * counts[1] * counts[2] * counts[3])
+        batch, split, tile_row, tile_column = _tile_numbers(block, counts)
+        lane, warp = axis("lane", 32), axis("warp", tile.threads // 32)
+        row, column = tile_row * tile.rows, tile_column * tile.columns
+        warp_rows, warp_columns = tile.warp_tile
+        at_row, at_column = warp / tile.warp_columns * warp_rows, warp % tile.warp_columns * warp_columns
+        core = self.core()
+        steps = tile.steps(k)
+        loop = self.pipeline(core, batch, (row, column), split * (steps * tile.depth), steps, (at_row, at_column), lane, warp)
+        acc_size = DTYPES[p.compute.acc].size
+        pitch = tile.columns + PADDING // acc_size
+        sums = Buffer("sums", p.compute.acc, (tile.rows, tile.columns), "shared", strides=(pitch, 1))
+        drain = (
+            Alloc(sums), *core.drain(sums, at_row, at_column, lane), Barrier("block"),
+            *self.epilogue(sums, partial, (batch, split, row, column), warp * 32 + lane),
+        )
+        body = (*core.start(), *_scope("loop", loop), Barrier("block"), *_scope("end", drain))
+        resident = (("resident", PLAIN_RESIDENT),) if not self.matrix and acc_size == 4 else ()
+        return nest((block,), nest((warp,), nest((lane,), body, "thread.x"), "thread.y"), "block.x", resident)
+
+    def core(self) -> MatrixCore | PlainCore:
+        tile, p = self.tile, self.p
+        left, right = (
+            stage_operand(name, x, own, tile.depth, tile.stages, dtype, k_major=is_k_major(x, self.matrix, dtype),
+                          swizzled=self.matrix or is_k_major(x, self.matrix, dtype))
+            for name, x, own, dtype in zip(("left", "right"), (p.left, p.right), (tile.rows, tile.columns), self.types,
+                                           strict=True)
+        )
+        return (MatrixCore if self.matrix else PlainCore)(tile, left, right, p.compute.acc)
+
+    def pipeline(
+        self, core: MatrixCore | PlainCore, batch: Expr, start: tuple[Expr, Expr], k_start: Expr, steps: int,
+        at: tuple[Expr, Expr], lane: Var, warp: Var,
+    ) -> Block:
+        tile = self.tile
+        is_async = self.machine.has("cp_async")
+        thread = warp * 32 + lane
+
+        def stage_in(step: Expr, stage: Expr) -> Block:
+            k = k_start + step * tile.depth
+            return tuple(
+                s for x, own in zip((core.left, core.right), start, strict=True)
+                for s in fill(x, stage, batch, (own, k), tile.splits * steps * tile.depth, tile.threads, thread, is_async)
+            )
+
+        commit: Block = (Do("cp_async_commit"),) if is_async else ()
+        ahead = min(tile.stages - 1, steps)
+        body: Block = (Alloc(core.left.buffer), Alloc(core.right.buffer))
+        for s in range(tile.stages - 1):
+            body += (*(stage_in(as_expr(s), as_expr(s)) if s < ahead else ()), *commit)
+        ko = axis("ko", steps)
+        following = ko + (tile.stages - 1)
+        more = stage_in(following, following % tile.stages)
+        use: Block = (
+            *((Do("cp_async_wait", (as_expr(tile.stages - 2),)),) if is_async else ()), Barrier("block"),
+            *((If(binary("lt", following, steps), more),) if steps > ahead else ()), *commit,
+            *core.multiply(ko % tile.stages, *at, lane),
+        )
+        return (*body, For(ko, use, "serial", ("reduce",)))
+
+    # ---- the sums
+
+    def epilogue(
+        self, sums: Buffer, partial: Buffer | None, place: tuple[Expr, Expr, Expr, Expr], thread: Expr
+    ) -> Block:
+        """Pieces of rows of the sums, finished and stored."""
+        tile, p = self.tile, self.p
+        _, rows, columns, _ = p.sizes
+        batch, split, first_row, first_column = place
+        width = self.width(partial)
+        per_row = tile.columns // width
+        count = tile.rows * per_row // tile.threads
+        q, v = axis("q", count), axis("v", width)
+        piece = q * tile.threads + thread
+        at_row, at_column = piece / per_row, piece % per_row * width + v
+        row, column = first_row + at_row, first_column + at_column
+        acc = load(sums, at_row, at_column)
+        if partial is None:
+            made = self.finished(acc, batch, row, column)
+        else:
+            made = Store(partial, (split, batch, row, column), acc)
+        body = _vector(v, made)
+        conditions = [binary("lt", e, n) for e, n, t in ((row, rows, tile.rows), (column, columns, tile.columns)) if n % t]
+        conditions = [substitute(c, {v: as_expr(0)}) for c in conditions]
+        if conditions:
+            body = (If(all_of(conditions), body),)
+        return in_parts(q, body, self.unrolled())
+
+    def unrolled(self) -> int:
+        """Pieces that are in flight at once: few where the finish is long."""
+        finish = self.p.compute.finish
+        return 1 if finish is not None and any(isinstance(e, Call) for e in walk(finish)) else 4
+
+    def add_parts(self, partial: Buffer) -> Block:
+        """The second launch: the parts of every sum in order."""
+        batches, rows, columns, _ = self.p.sizes
+        width = self.width(partial)
+        count = batches * rows * (columns // width)
+        block, thread, v = axis("part_block", -(-count // EPILOGUE_THREADS)), axis("part", EPILOGUE_THREADS), axis("v", width)
+        piece = block * EPILOGUE_THREADS + thread
+        batch, row, at = split_index([batches, rows, columns // width], piece)
+        column = at * width + v
+        total: Expr = load(partial, 0, batch, row, column)
+        for s in range(1, self.tile.splits):
+            total = total + load(partial, s, batch, row, column)
+        body = _vector(v, self.finished(total, batch, row, column))
+        if count % EPILOGUE_THREADS:
+            body = (If(binary("lt", piece, count), body),)
+        return nest((block,), nest((thread,), body, "thread.x"), "block.x")
+
+    def finished(self, acc: Expr, batch: Expr, row: Expr, column: Expr) -> Store:
+        """The store of one element."""
+        p, c = self.p, self.p.compute
+        values: dict[Expr, Expr] = {
+            v: e for axes, f in ((p.batch, batch), (p.rows, row), (p.columns, column))
+            for v, e in zip(axes, split_index([int(a.extent) for a in axes], f), strict=True)  # type: ignore[arg-type]
+        }
+        if isinstance(c.init, Expr):
+            acc = acc + substitute(c.init, values)
+        value = c.finish if c.finish is not None else acc_var(c.acc)
+        value = substitute(value, {**values, acc_var(c.acc): acc})
+        return Store(c.out, tuple(substitute(i, values) for i in c.out_index), cast(value, c.out.dtype))
+
+    def width(self, partial: Buffer | None) -> int:
+        """Elements of a row that one thread finishes together: whole pieces of everything it reads and writes."""
+        p, c = self.p, self.p.compute
+        columns = p.sizes[2]
+        width = ACCESS // DTYPES[c.acc].size
+        while columns % width:
+            width //= 2
+        last = p.columns[-1] if p.columns else None
+        reads = [r for e in (c.finish, c.init) if isinstance(e, Expr) for r in walk(e) if isinstance(r, Load)]
+        for buf, idx in [(c.out, c.out_index), *((r.buf, r.idx) for r in reads)]:
+            if last is not None and coefficient(buf, idx, last) == 1:
+                width = min(width, access_width(buf, idx, last))
+            elif buf is c.out:
+                width = 1
+        return width
+
+
+def _tile_numbers(block: Expr, counts: tuple[int, int, int, int]) -> tuple[Expr, Expr, Expr, Expr]:
+    """(batch, split, row of tiles, column of tiles) of a block.  Several rows of tiles share each column before the next."""
+    batches, splits, rows, columns = counts
+    raster = RASTER if rows % RASTER == 0 and columns > 1 else 1
+    if raster == 1:
+        return tuple(split_index([batches, splits, rows, columns], block))  # type: ignore[return-value]
+    batch, split, group, column, within = split_index([batches, splits, rows // raster, columns, raster], block)
+    return batch, split, group * raster + within, column
+
+
+def _scope(name: str, body: Block) -> Block:
+    """A block of its own, whose shared arrays end with it."""
+    return (For(axis(name, 1), body, "unroll"),)
+
+
+def _vector(v: Var, made: Store) -> Block:
+    """One store for all v."""
+    loop = For(v, (made,))
+    return tuple(vectorize_loop(Kernel("epilogue", (), (loop,)), loop))

@@ -1,0 +1,167 @@
+"""Tiles of products on a graphics processor, and the cost model that chooses among them.
+
+A block of threads computes rows x columns of one matrix, `depth` of k at a time; a pipeline of `stages` tiles of both
+operands lies in shared memory.  Its warps form a grid of warp_rows x warp_columns.  With splits > 1 the k of one tile is
+shared out among that many blocks, whose sums a second launch adds in a fixed order.
+
+The model: a multiprocessor works on the blocks it is given one after the other, each limited by arithmetic, by what it
+reads from the second-level cache, or by the latency of its stages; what all blocks move through memory bounds the whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import product
+
+from ....ir.types import DTYPES
+from ...machine_gpu import GpuMachine
+
+DEPTH_BYTES = 64  # of k in one stage: two matrix instructions
+PADDING = 32  # bytes after each row of the tile of sums, so that their stores meet no bank twice
+LAUNCH = 2.5e-6  # seconds that another launch costs
+STEP_LATENCY = 0.35e-6  # of one stage when nothing else hides it
+SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
+CLOCK_OF_L2 = 2.2  # times the bandwidth of memory
+OVERLAP = 0.85  # of the faster one of arithmetic and memory that hides behind the other
+
+
+@dataclass(frozen=True)
+class GpuTile:
+    """matrix: by tensor cores.  depth: elements of k in a stage."""
+
+    rows: int
+    columns: int
+    warp_rows: int
+    warp_columns: int
+    depth: int
+    stages: int
+    matrix: bool
+    splits: int = 1
+
+    @property
+    def threads(self) -> int:
+        return 32 * self.warp_rows * self.warp_columns
+
+    @property
+    def warp_tile(self) -> tuple[int, int]:
+        return self.rows // self.warp_rows, self.columns // self.warp_columns
+
+    def steps(self, k: int) -> int:
+        """Stages that each part of k takes."""
+        return -(-k // (self.depth * self.splits))
+
+    def shared_bytes(self, size: int, acc_size: int) -> int:
+        stages = self.stages * (self.rows + self.columns) * self.depth * size
+        return max(stages, self.rows * (self.columns * acc_size + PADDING))
+
+    def __str__(self) -> str:
+        split = f", k in {self.splits} parts" if self.splits > 1 else ""
+        rows, columns = self.warp_tile
+        return (f"tiles of {self.rows} x {self.columns} x {self.depth} in {self.stages} stages, "
+                f"{rows} x {columns} a warp{split}")
+
+
+# (rows, columns, warps along rows, warps along columns)
+MATRIX_SHAPES = (
+    (256, 128, 4, 2), (128, 256, 2, 4), (128, 128, 2, 2), (128, 128, 2, 4), (128, 64, 2, 2), (64, 128, 2, 2), (64, 64, 2, 2),
+    (128, 32, 4, 1), (64, 32, 2, 1), (32, 64, 1, 2), (32, 128, 1, 4), (32, 32, 1, 2), (16, 64, 1, 2), (16, 128, 1, 4),
+    (64, 16, 2, 1), (16, 32, 1, 1), (128, 16, 4, 1),
+)
+PLAIN_SHAPES = (
+    (128, 128, 4, 2), (128, 64, 4, 2), (64, 128, 2, 2), (64, 64, 2, 2), (64, 32, 2, 1), (32, 64, 1, 2), (32, 64, 2, 1),
+    (16, 64, 1, 1), (32, 32, 1, 1), (16, 32, 1, 1),
+)
+
+
+def tile_candidates(dtype: str, acc: str, matrix: bool, machine: GpuMachine) -> list[GpuTile]:
+    """Every tile that the machine's shared memory holds, the largest first."""
+    size, acc_size = DTYPES[dtype].size, DTYPES[acc].size
+    depth = max(DEPTH_BYTES // size, 4) if matrix or size >= 4 else 16
+    stages = (4, 3) if machine.has("cp_async") else (2,)
+    found = []
+    for (rows, columns, wr, wc), count in product(MATRIX_SHAPES if matrix else PLAIN_SHAPES, stages):
+        tile = GpuTile(rows, columns, wr, wc, depth, count, matrix)
+        if tile.shared_bytes(size, acc_size) <= machine.shared_bytes and _fits_registers(tile, acc_size):
+            found.append(tile)
+    return found
+
+
+def _fits_registers(tile: GpuTile, acc_size: int) -> bool:
+    """Sums, fragments and addresses within 255 registers of a thread."""
+    rows, columns = tile.warp_tile
+    return rows * columns // 32 * (acc_size // 4) <= 128
+
+
+def choose_tile(
+    sizes: tuple[int, int, int, int], dtype: str, acc: str, matrix: bool, machine: GpuMachine
+) -> tuple[GpuTile, str]:
+    """The tile that the model expects to be fastest, and why.  sizes: batches, rows, columns, k."""
+    best: tuple[float, GpuTile] | None = None
+    for tile in tile_candidates(dtype, acc, matrix, machine):
+        for splits in SPLITS:
+            if splits > 1 and sizes[3] < splits * tile.depth * 4:
+                break
+            tried = replace(tile, splits=splits)
+            time = estimate(tried, sizes, dtype, acc, machine)
+            if best is None or time < best[0] * 0.999:
+                best = time, tried
+    assert best is not None
+    time, tile = best
+    return tile, _reason(tile, sizes, dtype, time, machine)
+
+
+def blocks_of(tile: GpuTile, sizes: tuple[int, int, int, int]) -> int:
+    batches, rows, columns, _ = sizes
+    return batches * -(-rows // tile.rows) * -(-columns // tile.columns) * tile.splits
+
+
+def estimate(tile: GpuTile, sizes: tuple[int, int, int, int], dtype: str, acc: str, machine: GpuMachine) -> float:
+    """Seconds of a product with this tile."""
+    batches, rows, columns, k = sizes
+    size, acc_size = DTYPES[dtype].size, DTYPES[acc].size
+    blocks = blocks_of(tile, sizes)
+    resident = max(1, min(machine.shared_per_processor // (tile.shared_bytes(size, acc_size) + 1024),
+                          machine.threads_per_processor // tile.threads, 65536 // (tile.threads * _registers(tile, acc_size))))
+    per_processor = -(-blocks // machine.processors)
+    steps = tile.steps(k)
+    macs = tile.rows * tile.columns * tile.depth
+    arithmetic = macs / (_rate(dtype, tile.matrix, machine) / machine.processors * _efficiency(tile))
+    traffic = (tile.rows + tile.columns) * tile.depth * size / (machine.bandwidth * CLOCK_OF_L2 / machine.processors)
+    together = min(resident, per_processor)
+    step = max(arithmetic, traffic, STEP_LATENCY / (together * (tile.stages - 1)))
+    busy = per_processor * (steps * step + STEP_LATENCY * 3 / together)
+    memory = batches * (rows * k + columns * k) * size + batches * rows * columns * size
+    more = 0.0
+    if tile.splits > 1:
+        more = LAUNCH + batches * rows * columns * acc_size * 2 * tile.splits / (machine.bandwidth * CLOCK_OF_L2)
+    slow, fast = sorted((busy, memory / machine.bandwidth), reverse=True)
+    return slow + (1 - OVERLAP) * fast + more
+
+
+def _rate(dtype: str, matrix: bool, machine: GpuMachine) -> float:
+    """Multiply-accumulates per second of the whole machine."""
+    if not matrix:
+        return machine.simt_macs / (32 if dtype == "f64" else 1)
+    return machine.tensor_macs * 2 / DTYPES[dtype].size
+
+
+def _registers(tile: GpuTile, acc_size: int) -> int:
+    rows, columns = tile.warp_tile
+    return min(255, rows * columns // 32 * (acc_size // 4) + (rows + columns) // 4 + 48)
+
+
+def _efficiency(tile: GpuTile) -> float:
+    """What part of the peak a warp's tile allows: the larger it is, the fewer reads of shared memory each product takes."""
+    rows, columns = tile.warp_tile
+    reads = (rows + columns) / (rows * columns)
+    limit = (1 / 16 if tile.matrix else 1 / 14) / reads / 2
+    return min(0.9, limit) * min(1.0, tile.warp_rows * tile.warp_columns / 4 + 0.4)
+
+
+def _reason(tile: GpuTile, sizes: tuple[int, int, int, int], dtype: str, time: float, machine: GpuMachine) -> str:
+    batches, rows, columns, k = sizes
+    blocks = blocks_of(tile, sizes)
+    waves = -(-blocks // machine.processors)
+    work = batches * rows * columns * k / _rate(dtype, tile.matrix, machine)
+    return (f"{blocks} blocks on {machine.processors} processors of a {machine.newest.board} ({waves} each); "
+            f"expected {time * 1e6:.3g} us, arithmetic alone {work * 1e6:.3g} us")
