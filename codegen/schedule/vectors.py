@@ -68,6 +68,12 @@ def vectorize_loop(kernel: Kernel, s: For) -> list[Stmt]:
     return out
 
 
+def vector_store(v: Var, made: Store) -> tuple[Stmt, ...]:
+    """One store for all values of v, as `vectorize` makes it of the loop `for v: made`."""
+    loop = For(v, (made,))
+    return tuple(vectorize_loop(Kernel("store", (), (loop,)), loop))
+
+
 class _Widen:
     """Replaces the variable of one loop by lanes 0..n-1; what does not depend on it stays scalar."""
 

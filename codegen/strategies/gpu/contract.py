@@ -24,7 +24,7 @@ from ....ir.kernel import Alloc, Barrier, Block, Buffer, Do, For, If, Kernel, St
 from ....ir.traverse import substitute, walk
 from ....ir.types import DTYPES
 from ...machine_gpu import GpuMachine
-from ...schedule.vectors import vectorize_loop
+from ...schedule.vectors import vector_store
 from ..scheduled import Group, Pack, Scheduled
 from .cores import INSTRUCTIONS, MatrixCore, PlainCore
 from .legalize import legalize
@@ -198,7 +198,7 @@ class _Plan:
             made = self.finished(acc, batch, row, column)
         else:
             made = Store(partial, (split, batch, row, column), acc)
-        body = _vector(v, made)
+        body = vector_store(v, made)
         conditions = [binary("lt", e, n) for e, n, t in ((row, rows, tile.rows), (column, columns, tile.columns)) if n % t]
         conditions = [substitute(c, {v: as_expr(0)}) for c in conditions]
         if conditions:
@@ -222,7 +222,7 @@ class _Plan:
         total: Expr = load(partial, 0, batch, row, column)
         for s in range(1, self.tile.splits):
             total = total + load(partial, s, batch, row, column)
-        body = _vector(v, self.finished(total, batch, row, column))
+        body = vector_store(v, self.finished(total, batch, row, column))
         if count % EPILOGUE_THREADS:
             body = (If(binary("lt", piece, count), body),)
         return nest((block,), nest((thread,), body, "thread.x"), "block.x")
@@ -270,9 +270,3 @@ def _tile_numbers(block: Expr, counts: tuple[int, int, int, int]) -> tuple[Expr,
 def _scope(name: str, body: Block) -> Block:
     """A block of its own, whose shared arrays end with it."""
     return (For(axis(name, 1), body, "unroll"),)
-
-
-def _vector(v: Var, made: Store) -> Block:
-    """One store for all v."""
-    loop = For(v, (made,))
-    return tuple(vectorize_loop(Kernel("epilogue", (), (loop,)), loop))

@@ -63,8 +63,8 @@ class MatrixCore:
         step = K_BYTES // size
         kf, m, n, h = axis("kf", self.tile.depth // step), axis("mf", mf), axis("np", nf // 2), axis("h", 2)
         k = kf * step
-        load_a = _matrices(self.left, a, (m,), stage, row + m * 16, k, lane, True)
-        load_b = _matrices(self.right, b, (n,), stage, column + n * 16, k, lane, False)
+        load_a = load_matrices(self.left, a, (m,), stage, row + m * 16, k, lane, True)
+        load_b = load_matrices(self.right, b, (n,), stage, column + n * 16, k, lane, False)
         args = (Load.of(self.acc, (m, n * 2 + h), Type(self.acc_dtype)), Load.of(a, (m,), Type(dtype[0])),
                 Load.of(b, (n, h), Type(dtype[1])))
         body = (
@@ -81,7 +81,7 @@ class MatrixCore:
         return _unroll((m, n, h), (Store(sums, at, Load.of(self.acc, (m, n, h * 2), pair)),))
 
 
-def _matrices(
+def load_matrices(
     tile: StagedTile, to: Buffer, fragment: tuple[Expr, ...], stage: Expr, own: Expr, k: Expr, lane: Expr, is_left: bool
 ) -> Block:
     """Four 8 x 8 matrices: 16 of the operand's own axis, 32 bytes of k.  The left operand's registers run over its own axis

@@ -1,8 +1,6 @@
-"""One thread per element: the schedule that is right for everything and fast for nothing but plain maps.
+"""Loops that an operator writes itself: one thread per iteration of its parallel loops, everything else serial in a thread.
 
-    for i: for j: body   ->   for b < ceil(I*J / 256) block.x: for t < 256 thread.x: if b*256 + t < I*J: body
-
-A nest that reads what another one writes is a launch of its own.  Reductions are serial in a thread.
+    parallel for i: body   ->   for b < ceil(I / 256) block.x: for t < 256 thread.x: if b*256 + t < I: body
 """
 
 from __future__ import annotations
@@ -10,7 +8,6 @@ from __future__ import annotations
 from dataclasses import replace
 from math import prod
 
-from ....ir.compute import Compute, lower_compute
 from ....ir.dims import split_index
 from ....ir.expr import Expr, as_expr, binary
 from ....ir.kernel import (
@@ -29,40 +26,12 @@ from ....ir.kernel import (
 )
 from ....ir.types import DTYPES
 from ...schedule.rewrite import is_reduction, replace_accesses, without_alloc
-from ..axes import simplify_axes, without_empty_sum
-from ..scheduled import Group, Scheduled
+from ..scheduled import Scheduled
 from .legalize import legalize
 
 THREADS = 256
 # Bytes of an array that one thread keeps for itself; a larger one lies in memory that is allocated for the iterations.
 _PRIVATE_BYTES = 1024
-
-
-def schedule_per_element(group: Group) -> Scheduled:
-    """A thread per output element for every computation of a group."""
-    body: Block = ()
-    temporaries: dict[Buffer, Buffer] = {}
-    read: set[Buffer] = set()
-    written: set[Buffer] = set()
-    for n, c in enumerate(group.computes):
-        own = {r.buf for r in c.reads()}
-        if own & written or c.out in read:
-            body += (Barrier("pool"),)
-            read, written = set(), set()
-        read |= own
-        written.add(c.out)
-        body += _bind(lower_compute(_simple(c), str(n)))
-        if c.out not in group.params:
-            temporaries.setdefault(c.out, replace(c.out, space="global"))
-    for old, new in temporaries.items():
-        body = replace_accesses(body, old, new, lambda *idx: idx)
-    kernel = legalize(Kernel(group.kind, (*group.params, *temporaries.values()), body))
-    sizes = tuple((b.name, b.size * DTYPES[b.dtype].size) for b in temporaries.values())
-    return Scheduled(kernel, note="a thread per element", temporaries=sizes)
-
-
-def _simple(c: Compute) -> Compute:
-    return simplify_axes(without_empty_sum(c))
 
 
 def schedule_loops(kernel: Kernel) -> Scheduled:

@@ -1,0 +1,87 @@
+"""Attention on tensor cores, in the emulator: heads that share keys, masks, causal, odd sizes; resources by nvcc."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from codegen.gpu_groups import MACHINE, aligned
+from targets.cuda.test_toolchain import needs_cuda
+from tilewright.codegen.c_like import print_kernel
+from tilewright.codegen.cuda import CUDA
+from tilewright.codegen.cuda_program import module_text
+from tilewright.codegen.machine_gpu import GpuMachine, parse_gpu_machine
+from tilewright.codegen.strategies.gpu.attention import schedule_attention
+from tilewright.codegen.strategies.gpu.select import is_native
+from tilewright.codegen.strategies.scheduled import Group
+from tilewright.ir.kernel import Buffer, Kernel
+from tilewright.ir.kernel_verify import verify_kernel
+from tilewright.ir.ops.norm import Attention
+from tilewright.ir.types import TensorType, dtype_of
+from tilewright.targets.cuda.emulator.run import emulate_kernel
+from tilewright.targets.cuda.images import compile_images
+from tilewright.targets.cuda.toolchain import find_cuda_toolchain
+
+Shape = tuple[int, ...]
+HALF = replace(MACHINE, precision="f16")
+
+
+def kernel_of(op: Attention, types: list[TensorType], machine: GpuMachine = MACHINE) -> Kernel:
+    (out,) = op.infer(*types)
+    ins = tuple(Buffer(f"x{n}", t.dtype, t.shape, align=16) for n, t in enumerate(types))
+    y = Buffer("y0", out.dtype, out.shape, align=16)
+    kernel = schedule_attention(Group("attention", (), (y, *ins), op, ins), machine).kernel
+    verify_kernel(kernel, scheduled=True)
+    return kernel
+
+
+# q, k, v, mask, causal, element type, machine
+CASES: dict[str, tuple[Shape, Shape, Shape, Shape | None, bool, str, GpuMachine]] = {
+    "plain": ((1, 2, 64, 32), (1, 2, 64, 32), (1, 2, 64, 32), None, False, "f2", MACHINE),
+    "odd sizes, shared keys": ((2, 2, 70, 40), (2, 1, 90, 40), (2, 1, 90, 24), None, False, "f2", MACHINE),
+    "mask": ((2, 2, 70, 64), (2, 2, 90, 64), (2, 2, 90, 64), (2, 1, 70, 90), False, "f2", MACHINE),
+    "causal": ((1, 4, 70, 64), (1, 2, 90, 64), (1, 2, 90, 64), None, True, "f2", MACHINE),
+    "f32 in memory": ((1, 2, 40, 128), (1, 2, 90, 128), (1, 2, 90, 128), (90,), False, "f4", HALF),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_attention(name: str) -> None:
+    q, k, v, mask, causal, dtype, machine = CASES[name]
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(s).astype(dtype) for s in (q, k, v)]
+    if mask:
+        arrays.append(np.where(rng.random(mask) < 0.3, -np.inf, rng.standard_normal(mask)).astype(dtype))
+    op = Attention(0.2, causal)
+    types = [TensorType(dtype_of(a), a.shape) for a in arrays]
+    assert is_native(machine, op, tuple(types))
+    (expected,) = op.evaluate(*arrays)
+    data = {f"x{n}": aligned(a) for n, a in enumerate(arrays)} | {"y0": aligned(np.full(expected.shape, np.nan, dtype))}
+    emulate_kernel(kernel_of(op, types, machine), data)
+    np.testing.assert_allclose(data["y0"].astype(np.float64), expected.astype(np.float64), rtol=0, atol=3e-3)
+
+
+def test_what_is_expanded_instead() -> None:
+    def types(shape: Shape, dtype: str = "f32") -> tuple[TensorType, ...]:
+        return (TensorType(dtype, shape),) * 3
+
+    op = Attention(1.0, False)
+    assert not is_native(MACHINE, op, types((1, 2, 64, 32)))  # f32 stays f32
+    assert not is_native(HALF, op, types((1, 2, 4, 32)))
+    assert not is_native(HALF, op, types((1, 2, 64, 256)))
+    assert not is_native(replace(parse_gpu_machine("cuda:sm_75"), precision="f16"), op, types((1, 2, 64, 32)))
+
+
+@needs_cuda
+@pytest.mark.slow
+def test_attention_has_no_spills() -> None:
+    functions = {}
+    for n, (shape, causal) in enumerate((((8, 12, 128, 64), False), ((8, 12, 1024, 64), True), ((1, 32, 512, 128), True))):
+        kernel = kernel_of(Attention(0.1, causal), [TensorType("f16", shape)] * 3)
+        name = f"p{n}_attention"
+        functions[name] = print_kernel(replace(kernel, name=name), CUDA).text
+    (made,) = compile_images([module_text("", functions, functions)], ("sm_80", "sm_90"), find_cuda_toolchain())
+    for image in made:
+        assert not image.warnings
+        assert all(r.spill_stores == r.spill_loads == 0 for r in image.resources.values())
