@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,20 @@ def load_on(directory: str | Path, device: int, *, graph: bool = True) -> CudaMo
     """The artifact in a folder as a module on a GPU.  device: its number, as the CUDA driver counts.  graph: whether the
     launches of a run become one CUDA graph.  Raises what `tilewright.load` raises."""
     return CudaModule(Path(directory), device, graph)
+
+
+@dataclass(frozen=True)
+class LaunchTime:
+    """function: of PREFIX.cu.  where, ops: node of the model and operators.  macs, bytes: of the call that the launch is a
+    part of.  milliseconds: of one run."""
+
+    function: str
+    where: str
+    ops: tuple[str, ...]
+    schedule: str
+    macs: int
+    bytes: int
+    milliseconds: float
 
 
 class CudaModule(Module):
@@ -90,6 +105,26 @@ class CudaModule(Module):
 
         step.buffers = views  # type: ignore[attr-defined]
         return step
+
+    def time_launches(self, inputs: Any, outputs: Any, stream: int = 0) -> list[LaunchTime]:
+        """One run on device arrays with events around every launch: the times of all launches, in order.
+
+        A launch of a few microseconds is measured with the events' own time in it; warm up with a run or two."""
+        step = self.bind_device(inputs, outputs, stream)
+        places = [self._addresses(views) for views in step.buffers]  # type: ignore[attr-defined]
+        count = self._function("launch_count", ctypes.c_size_t)()
+        times = (ctypes.c_float * max(1, count))()
+        pointers = ctypes.POINTER(ctypes.c_void_p)
+        function = self._function("time_launches", ctypes.c_int32, ctypes.c_void_p, pointers, pointers, ctypes.c_void_p,
+                                  ctypes.POINTER(ctypes.c_float), ctypes.c_size_t)
+        status = function(self._handle, *places, stream or None, times, count)
+        if status:
+            self._fail(status)
+        launches = [(k, launch["function"]) for k in self.manifest["kernels"] for launch in k["launches"]]
+        return [
+            LaunchTime(name, k["where"], tuple(k["ops"]), k["schedule"], k["macs"], k["bytes_read"] + k["bytes_written"], t)
+            for (k, name), t in zip(launches, times[:count], strict=True)
+        ]
 
     def _views(self, kind: str, specs: Sequence[TensorSpec], values: Sequence[Any], stream: int | None) -> list[DeviceView]:
         return [device_view(kind, spec, value, stream) for spec, value in zip(specs, values, strict=True)]

@@ -9,15 +9,18 @@ import pytest
 from codegen.gpu_groups import MACHINE, aligned, run
 from suites.test_cuda import lower_graph
 from tilewright.codegen.cuda_program import print_program
+from tilewright.codegen.strategies.gpu.select import schedule_irregular
 from tilewright.ir.graph import Builder
+from tilewright.ir.kernel import Buffer
+from tilewright.ir.kernel_verify import verify_kernel
 from tilewright.ir.ops.contract import Conv, MatMul
 from tilewright.ir.ops.elementwise import Binary, Unary
 from tilewright.ir.ops.movement import Transpose
 from tilewright.ir.ops.norm import LayerNorm, Softmax
-from tilewright.ir.ops.reduce import Reduce
+from tilewright.ir.ops.reduce import ArgReduce, Reduce
 from tilewright.ir.ops.window import Pool
-from tilewright.ir.types import TensorType
-from tilewright.targets.cuda.emulator.run import EmulatedProgram
+from tilewright.ir.types import TensorType, dtype_of
+from tilewright.targets.cuda.emulator.run import EmulatedProgram, emulate_kernel
 
 
 def floats(*shape: int, dtype: str = "f4") -> np.ndarray:
@@ -45,6 +48,7 @@ CASES: dict[str, tuple[Any, list[np.ndarray], tuple[int, ...], str]] = {
     "mean of pixels": (Reduce("mean", (1, 2), True), [floats(2, 7, 7, 24)], (), "columns of 49"),
     "mean of rows": (Reduce("mean", (2,), True), [floats(2, 7, 100)], (), "a warp a row"),
     "short rows": (Reduce("max", (2,), True), [floats(2, 7, 24)], (), "8 threads a row"),
+    "rows of two warps": (Reduce("max", (1,), True), [floats(2, 1664)], (), "64 threads a row"),
     "long rows": (Reduce("max", (2,), False), [floats(2, 7, 5000)], (), "256 threads a row"),
     "one long row": (Reduce("sum", (0, 1), False), [floats(170, 300)], (), "1024 threads a row"),
     "vector by matrix": (MatMul(), [floats(1, 200), floats(200, 300)], (1,), "columns of 200"),
@@ -69,6 +73,22 @@ def test_neighbouring_positions_share_a_thread(monkeypatch: pytest.MonkeyPatch) 
     got, made = run(op, arrays, constants)
     np.testing.assert_allclose(got, op.evaluate(*arrays)[0], rtol=0, atol=1e-5)
     assert "4 positions" in made.note
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("fn", ["max", "min"])
+@pytest.mark.parametrize("shape", [(3, 40), (5, 40, 3), (2, 5000)])
+def test_positions(shape: tuple[int, ...], fn: str, last: bool) -> None:
+    array = np.random.default_rng(0).integers(-5, 5, shape).astype("f4")
+    array.reshape(-1)[::37] = np.nan
+    op = ArgReduce(fn, 1, False, last)
+    (expected,) = op.evaluate(array)
+    x, y = (Buffer(n, dtype_of(a), a.shape, align=16) for n, a in (("x0", array), ("y0", expected)))
+    made = schedule_irregular(op, (y,), (x,), MACHINE)
+    verify_kernel(made.kernel, scheduled=True)
+    data = {"x0": aligned(array), "y0": aligned(np.full(expected.shape, -1, np.int64))}
+    emulate_kernel(made.kernel, data)
+    np.testing.assert_array_equal(data["y0"], expected)
 
 
 @pytest.mark.parametrize("shape", [(6, 96), (5, 3, 40), (3, 2500), (40, 7)])

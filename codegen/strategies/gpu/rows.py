@@ -191,7 +191,7 @@ class _Scheduler:
 
     def emit(self) -> Block:
         rows = self.rows
-        size = max(BLOCK, rows.threads)
+        size = BLOCK if rows.threads <= WARP else rows.threads
         per_block = size // rows.threads
         block, warp, lane = axis("block", -(-rows.count // per_block)), axis("warp", size // WARP), axis("lane", WARP)
         thread = warp * WARP + lane

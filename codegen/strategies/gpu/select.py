@@ -18,6 +18,7 @@ from ....ir.kernel import Barrier, Block, Buffer, Kernel, coefficient
 from ....ir.ops.base import Op
 from ....ir.ops.contract import MatMul
 from ....ir.ops.norm import Attention
+from ....ir.ops.reduce import ArgReduce
 from ....ir.types import DTYPES, TensorType
 from ...machine_gpu import GpuMachine
 from ...schedule.rewrite import replace_accesses
@@ -30,6 +31,7 @@ from .direct import schedule_loops
 from .legalize import legalize
 from .maps import contiguous_axis, extents, map_nest
 from .operand import MatrixProduct, find_matrix_product
+from .positions import schedule_positions, takes_positions
 from .rows import schedule_row_groups
 from .transposes import find_transposed, transpose_nest
 
@@ -116,6 +118,8 @@ def _nest(c: Compute, machine: GpuMachine, number: str) -> tuple[Block, str, boo
 
 def schedule_irregular(op: Op, outs: tuple[Buffer, ...], ins: tuple[Buffer, ...], machine: GpuMachine) -> Scheduled:
     """The kernel of an operator that writes its own loops."""
+    if isinstance(op, ArgReduce) and takes_positions(op, ins[0]):
+        return schedule_positions(op, outs[0], ins[0])
     return schedule_loops(op.kernel(outs, ins))
 
 

@@ -67,6 +67,17 @@ EXPORT int32_t @PREFIX@_run_device(@PREFIX@_model *model, const void *const *in,
     return tw_cuda_run_device((tw_cuda_model *)model, in, out, stream);
 }
 
+EXPORT size_t @PREFIX@_launch_count(void)
+{
+    return tw_cuda_launch_count(&descriptor);
+}
+
+EXPORT int32_t @PREFIX@_time_launches(@PREFIX@_model *model, const void *const *in, void *const *out, void *stream,
+                                      float *milliseconds, size_t count)
+{
+    return tw_cuda_time_launches((tw_cuda_model *)model, in, out, stream, milliseconds, count);
+}
+
 EXPORT int32_t @PREFIX@_device_alloc(@PREFIX@_model *model, uint64_t bytes, void **out)
 {
     return tw_cuda_device_alloc((tw_cuda_model *)model, bytes, out);

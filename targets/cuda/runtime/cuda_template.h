@@ -13,6 +13,12 @@ int32_t @PREFIX@_create_on(const tw_options *options, const tw_cuda_options *cud
  * they become part of the caller's graph.  Runs of one instance follow each other, whatever their streams. */
 int32_t @PREFIX@_run_device(@PREFIX@_model *model, const void *const *inputs, void *const *outputs, void *stream);
 
+/* One run as by run_device, without a CUDA graph, that times every launch by events and waits for it.  milliseconds: `count`
+ * numbers, of the launches in the order of the manifest (kernels[].launches[]); a launch in a loop adds up. */
+size_t @PREFIX@_launch_count(void);
+int32_t @PREFIX@_time_launches(@PREFIX@_model *model, const void *const *inputs, void *const *outputs, void *stream,
+                               float *milliseconds, size_t count);
+
 /* Device memory on the instance's GPU, for callers that have no CUDA of their own. */
 int32_t @PREFIX@_device_alloc(@PREFIX@_model *model, uint64_t bytes, void **out);
 int32_t @PREFIX@_device_free(@PREFIX@_model *model, void *address);

@@ -55,6 +55,8 @@ typedef struct CUgraphExec_st *CUgraphExec;
     X(cuEventCreate, event_create, (CUevent * event, unsigned flags))                                                    \
     X(cuEventDestroy_v2, event_destroy, (CUevent event))                                                                 \
     X(cuEventRecord, event_record, (CUevent event, CUstream stream))                                                     \
+    X(cuEventSynchronize, event_synchronize, (CUevent event))                                                            \
+    X(cuEventElapsedTime, event_elapsed, (float *milliseconds, CUevent start, CUevent end))                              \
     X(cuGraphInstantiateWithFlags, graph_instantiate, (CUgraphExec * exec, CUgraph graph, unsigned long long flags))     \
     X(cuGraphDestroy, graph_destroy, (CUgraph graph))                                                                    \
     X(cuGraphExecDestroy, graph_exec_destroy, (CUgraphExec exec))                                                        \
@@ -163,6 +165,9 @@ int32_t tw_cuda_run(tw_cuda_model *model, const void *const *inputs, void *const
 int32_t tw_cuda_run_tensors(tw_cuda_model *model, const tw_tensor *inputs, size_t input_count, const tw_tensor *outputs,
                             size_t output_count);
 int32_t tw_cuda_run_device(tw_cuda_model *model, const void *const *inputs, void *const *outputs, void *stream);
+int32_t tw_cuda_time_launches(tw_cuda_model *model, const void *const *inputs, void *const *outputs, void *stream,
+                              float *milliseconds, size_t count);
+size_t tw_cuda_launch_count(const tw_cuda_descriptor *descriptor);
 int32_t tw_cuda_device_alloc(tw_cuda_model *model, uint64_t bytes, void **out);
 int32_t tw_cuda_device_free(tw_cuda_model *model, void *address);
 uint64_t tw_cuda_workspace_bytes(const tw_cuda_descriptor *descriptor);
@@ -171,8 +176,16 @@ const char *tw_cuda_status_text(int32_t status);
 /* Writes the message "what: error" and gives its status. */
 int32_t tw_cuda_failed(tw_cuda_model *model, const char *what, CUresult error);
 
-/* tw_cuda_steps.c: all launches of one run, on a stream whose context is current. */
-CUresult tw_cuda_steps(tw_cuda_model *model, CUstream stream);
+/* Times of single launches: events around each one. */
+typedef struct tw_launch_clock {
+    CUevent before, after;
+    float *milliseconds; /* of each launch of the table of steps, in its order; what is launched again is added */
+    size_t count;
+} tw_launch_clock;
+
+/* tw_cuda_steps.c: all launches of one run, on a stream whose context is current.  clock: NULL, or what times each one; then
+ * every launch is waited for. */
+CUresult tw_cuda_steps(tw_cuda_model *model, CUstream stream, const tw_launch_clock *clock);
 /* tw_cuda_load.c: modules and functions for the device of the model. */
 int32_t tw_cuda_load(tw_cuda_model *model);
 

@@ -64,7 +64,7 @@ static CUresult graph_for(tw_cuda_model *model, CUgraphExec *out)
     if (error) {
         return error;
     }
-    error = tw_cuda_steps(model, model->stream);
+    error = tw_cuda_steps(model, model->stream, NULL);
     const CUresult ended = driver->capture_end(model->stream, &recorded);
     error = error ? error : ended;
     CUgraphExec made = NULL;
@@ -95,7 +95,7 @@ static CUresult start(tw_cuda_model *model, CUstream stream)
         return error;
     }
     if (capturing) { /* the caller records a graph of its own: the launches become part of it */
-        return tw_cuda_steps(model, stream);
+        return tw_cuda_steps(model, stream, NULL);
     }
     if (model->has_last && model->last_stream != stream) {
         error = driver->stream_wait(stream, model->done, 0);
@@ -106,7 +106,7 @@ static CUresult start(tw_cuda_model *model, CUstream stream)
         error = graph_for(model, &exec);
         error = error ? error : driver->graph_launch(exec, stream);
     } else if (!error) {
-        error = tw_cuda_steps(model, stream);
+        error = tw_cuda_steps(model, stream, NULL);
     }
     error = error ? error : driver->event_record(model->done, stream);
     model->has_last = !error;
@@ -175,14 +175,11 @@ int32_t tw_cuda_run_tensors(tw_cuda_model *model, const tw_tensor *inputs, size_
     return finish(model, status);
 }
 
-int32_t tw_cuda_run_device(tw_cuda_model *model, const void *const *inputs, void *const *outputs, void *stream)
+/* Checks device addresses and keeps them for the run. */
+static int32_t take_addresses(tw_cuda_model *model, const void *const *inputs, void *const *outputs)
 {
-    int32_t status = enter(model);
-    if (status) {
-        return status;
-    }
     const tw_descriptor *d = &model->descriptor->base;
-    status = tw_check_pointers(d, inputs, outputs, model->message, sizeof model->message);
+    int32_t status = tw_check_pointers(d, inputs, outputs, model->message, sizeof model->message);
     for (uint32_t i = 0; i < d->input_count + d->output_count && !status; i++) {
         const bool is_input = i < d->input_count;
         const uint32_t number = is_input ? i : i - d->input_count;
@@ -195,9 +192,62 @@ int32_t tw_cuda_run_device(tw_cuda_model *model, const void *const *inputs, void
         }
         model->addresses[i] = (CUdeviceptr)(uintptr_t)pointer;
     }
+    return status;
+}
+
+int32_t tw_cuda_run_device(tw_cuda_model *model, const void *const *inputs, void *const *outputs, void *stream)
+{
+    int32_t status = enter(model);
+    if (status) {
+        return status;
+    }
+    status = take_addresses(model, inputs, outputs);
     if (!status) {
         const CUresult error = start(model, (CUstream)stream);
         status = error ? tw_cuda_failed(model, "run", error) : TW_OK;
+    }
+    return finish(model, status);
+}
+
+size_t tw_cuda_launch_count(const tw_cuda_descriptor *descriptor)
+{
+    size_t count = 0;
+    for (uint32_t i = 0; i < descriptor->step_count; i++) {
+        count += descriptor->steps[i].kind == TW_LAUNCH;
+    }
+    return count;
+}
+
+int32_t tw_cuda_time_launches(tw_cuda_model *model, const void *const *inputs, void *const *outputs, void *stream,
+                              float *milliseconds, size_t count)
+{
+    int32_t status = enter(model);
+    if (status) {
+        return status;
+    }
+    const tw_driver *driver = &model->driver;
+    tw_launch_clock clock = { NULL, NULL, milliseconds, count };
+    CUresult error = 0;
+    status = take_addresses(model, inputs, outputs);
+    if (!status && count) {
+        memset(milliseconds, 0, count * sizeof *milliseconds);
+    }
+    if (!status && model->has_last && model->last_stream != (CUstream)stream) {
+        error = driver->stream_wait((CUstream)stream, model->done, 0);
+    }
+    if (!status && !error) {
+        error = driver->event_create(&clock.before, 0);
+        error = error ? error : driver->event_create(&clock.after, 0);
+        error = error ? error : tw_cuda_steps(model, (CUstream)stream, &clock);
+    }
+    if (clock.before) {
+        (void)driver->event_destroy(clock.before);
+    }
+    if (clock.after) {
+        (void)driver->event_destroy(clock.after);
+    }
+    if (!status && error) {
+        status = tw_cuda_failed(model, "time launches", error);
     }
     return finish(model, status);
 }

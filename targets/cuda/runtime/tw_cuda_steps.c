@@ -31,6 +31,26 @@ static CUresult launch(tw_cuda_model *model, const tw_cuda_step *step, CUstream 
                                 f->block[2], f->dynamic_shared, stream, parameters, NULL);
 }
 
+/* A launch between two events. */
+static CUresult launch_timed(tw_cuda_model *model, const tw_cuda_step *step, CUstream stream, const tw_launch_clock *clock)
+{
+    const tw_driver *driver = &model->driver;
+    size_t number = 0;
+    for (const tw_cuda_step *s = model->descriptor->steps; s < step; s++) {
+        number += s->kind == TW_LAUNCH;
+    }
+    float elapsed = 0;
+    CUresult error = driver->event_record(clock->before, stream);
+    error = error ? error : launch(model, step, stream);
+    error = error ? error : driver->event_record(clock->after, stream);
+    error = error ? error : driver->event_synchronize(clock->after);
+    error = error ? error : driver->event_elapsed(&elapsed, clock->before, clock->after);
+    if (!error && number < clock->count) {
+        clock->milliseconds[number] += elapsed;
+    }
+    return error;
+}
+
 /* Waits for the stream and brings a value to the host. */
 static CUresult fetch(tw_cuda_model *model, uint32_t address, void *value, size_t bytes, CUstream stream)
 {
@@ -61,7 +81,7 @@ static CUresult test(tw_cuda_model *model, const tw_cuda_step *step, CUstream st
     return error;
 }
 
-CUresult tw_cuda_steps(tw_cuda_model *model, CUstream stream)
+CUresult tw_cuda_steps(tw_cuda_model *model, CUstream stream, const tw_launch_clock *clock)
 {
     const tw_cuda_descriptor *d = model->descriptor;
     CUresult error = 0;
@@ -71,7 +91,7 @@ CUresult tw_cuda_steps(tw_cuda_model *model, CUstream stream)
         bool goes_on = false;
         switch (step->kind) {
         case TW_LAUNCH:
-            error = launch(model, step, stream);
+            error = clock ? launch_timed(model, step, stream, clock) : launch(model, step, stream);
             break;
         case TW_BRANCH:
             error = fetch(model, step->first, &condition, sizeof condition, stream);

@@ -193,6 +193,25 @@ def test_device_arrays_that_do_not_fit(module: CudaModule, changes: dict[str, An
         module(OnDevice(module, X), OnDevice(module, SHIFT, **changes))
 
 
+def test_the_times_of_launches(module: CudaModule, driver: Any) -> None:
+    x, shift = OnDevice(module, X), OnDevice(module, SHIFT)
+    outputs = [OnDevice(module, np.zeros((4, 12), np.float32)) for _ in range(2)]
+    times = module.time_launches([x, shift], outputs)
+    for place, wanted in zip(outputs, expected(X, SHIFT), strict=True):
+        np.testing.assert_allclose(place.host, wanted, rtol=1e-5, atol=1e-6)
+    assert [t.function for t in times] == [n["function"] for k in module.manifest["kernels"] for n in k["launches"]]
+    assert [t.milliseconds for t in times] == [0.5] * len(times)
+    assert any(t.macs == 4 * 16 * 12 for t in times)
+    assert driver.fake_calls(b"cuEventCreate") == driver.fake_calls(b"cuEventDestroy_v2") + 1  # that of the instance stays
+
+
+def test_times_of_a_failing_launch(module: CudaModule, driver: Any) -> None:
+    arrays = [OnDevice(module, a) for a in (X, SHIFT, np.zeros((4, 12), np.float32), np.zeros((4, 12), np.float32))]
+    driver.fake_fail(b"cuEventElapsedTime", 400)
+    with pytest.raises(OptionError, match="time launches"):
+        module.time_launches(arrays[:2], arrays[2:])
+
+
 def test_mixtures_and_misaligned_addresses_are_refused(module: CudaModule) -> None:
     with pytest.raises(OptionError, match="only arrays of the host"):
         module(OnDevice(module, X), SHIFT)
