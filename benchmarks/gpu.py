@@ -1,11 +1,17 @@
 """Models on the GPU of this machine: right against the CPU target, timed beside PyTorch, the table last.
 
-    python benchmarks/gpu.py MODEL.onnx ... [--batch 1 64] [--arch sm_90] [--shape NAME=1x3x224x224] [--runs 50]
+    python benchmarks/gpu.py MODEL.onnx ... [--batch 1 64] [--precision f32 bf16] [--arch sm_90] [--runs 50]
+                             [--shape NAME=1x3x224x224] [--kernels] [--products 4096x4096x4096] [--sanitize]
 
-Each model is compiled for the GPU and for the processor, run on the same random inputs, and compared.  Times are of runs on
-device arrays, medians over --runs runs after warming up, by CUDA events where PyTorch is installed and by the clock around
-a run with a synchronisation otherwise.  With PyTorch and onnx2torch the same model is timed there too, as it is and with
-torch.compile(mode="max-autotune").  --batch sets the first dimension of every input whose model leaves it open.
+Each model is compiled for the GPU and, in f32, for the processor, run on the same random inputs, and compared.  Times are of
+runs on device arrays, medians over --runs runs after warming up, by the clock around a run with a synchronisation.  With
+PyTorch and onnx2torch the same model is timed there too, in the same precision, as it is and with
+torch.compile(mode="max-autotune"), which uses CUDA graphs.  --batch sets the first dimension of every input whose model
+leaves it open.
+
+--kernels also prints the launches of each model: time by events, and the share of what the machine could do at most (its
+arithmetic or its memory, whichever is slower).  --products times single products against PyTorch's (cuBLAS).  --sanitize
+runs each model once under compute-sanitizer, for accesses out of bounds and races.
 """
 
 from __future__ import annotations
@@ -34,6 +40,7 @@ class Row:
 
     model: str
     batch: int
+    precision: str
     error: float
     ours: float
     host: float
@@ -100,21 +107,58 @@ def torch_with_cuda() -> Any:
     return torch if torch.cuda.is_available() else None
 
 
-def time_on_device(module: Any, arrays: Sequence[np.ndarray], runs: int) -> float:
-    """Runs on device arrays: PyTorch's where it is there, else our own copies."""
+def device_arrays(module: Any, arrays: Sequence[np.ndarray]) -> tuple[list[Any], list[Any], Any]:
+    """(inputs, outputs, stream) in device memory: PyTorch's where it is there, else our own, without the numbers."""
     torch = torch_with_cuda()
     if torch is None:
-        outputs = [np.empty(s.shape, s.numpy) for s in module.outputs]
-        return milliseconds(module.bind(list(arrays), outputs), lambda: None, runs)
+        return ([module._empty(s, 0) for s in module.inputs], [module._empty(s, 0) for s in module.outputs], None)
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         inputs = [torch.from_numpy(a).cuda() for a in arrays]
         outputs = [torch.empty(s.shape, dtype=getattr(torch, str(s.numpy)), device="cuda") for s in module.outputs]
-        step = module.bind_device(inputs, outputs, stream.cuda_stream)
-        return milliseconds(step, stream.synchronize, runs)
+    stream.synchronize()
+    return inputs, outputs, stream
 
 
-def time_torch(path: str, arrays: Sequence[np.ndarray], runs: int, compiled: bool) -> float | None:
+def time_on_device(module: Any, arrays: Sequence[np.ndarray], runs: int) -> float:
+    """Runs on device arrays, each waited for; without PyTorch by runs on host memory."""
+    inputs, outputs, stream = device_arrays(module, arrays)
+    if stream is None:
+        places = [np.empty(s.shape, s.numpy) for s in module.outputs]
+        return milliseconds(module.bind(list(arrays), places), lambda: None, runs)
+    return milliseconds(module.bind_device(inputs, outputs, stream.cuda_stream), stream.synchronize, runs)
+
+
+def launch_table(module: Any, arrays: Sequence[np.ndarray], arch: str, runs: int = 10) -> str:
+    """The kernels of a model, the slowest first: launches, time, share of the whole, share of the machine's limit."""
+    inputs, outputs, stream = device_arrays(module, arrays)
+    handle = 0 if stream is None else stream.cuda_stream
+    samples = [module.time_launches(inputs, outputs, handle) for _ in range(runs + 2)][2:]
+    machine = ARCHITECTURES[arch]
+    groups: dict[str, list[Any]] = {}
+    limits: dict[str, float] = {}
+    seen: set[tuple[str, str]] = set()
+    for launches in zip(*samples, strict=True):
+        first = launches[0]
+        name = first.function.rstrip("0123456789").rstrip("_") if first.function[-2:-1] == "_" else first.function
+        groups.setdefault(name, []).append((statistics.median(x.milliseconds for x in launches), first))
+        if (name, first.where) not in seen:  # macs and bytes are those of the whole call
+            seen.add((name, first.where))
+            rate = machine.tensor_macs if "tensor cores" in first.schedule or "mma" in first.schedule else machine.simt_macs
+            limits[name] = limits.get(name, 0.0) + max(first.macs / rate, first.bytes / machine.bandwidth) * 1e3
+    total = sum(time for rows in groups.values() for time, _ in rows)
+    lines = [f"{'kernel':<24}{'launches':>9}{'ms':>10}{'share':>8}{'of limit':>10}  schedule"]
+    for name, rows in sorted(groups.items(), key=lambda item: -sum(time for time, _ in item[1])):
+        time = sum(t for t, _ in rows)
+        lines.append(f"{name:<24}{len(rows):>9}{time:>10.4f}{time / total:>8.1%}{limits[name] / time:>10.1%}  "
+                     f"{rows[0][1].schedule[:90]}")
+    return "\n".join(lines)
+
+
+TORCH_TYPES = {"f16": "float16", "bf16": "bfloat16", "f32": "float32", "tf32": "float32"}
+
+
+def time_torch(path: str, arrays: Sequence[np.ndarray], runs: int, compiled: bool, precision: str) -> float | None:
     """The model in PyTorch; None where it, or what converts the model, is not installed or does not take it."""
     torch = torch_with_cuda()
     try:
@@ -124,10 +168,13 @@ def time_torch(path: str, arrays: Sequence[np.ndarray], runs: int, compiled: boo
     if torch is None:
         return None
     try:
-        model = convert(path).eval().cuda()
+        dtype = getattr(torch, TORCH_TYPES[precision])
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        model = convert(path).eval().cuda().to(dtype)
         if compiled:
             model = torch.compile(model, mode="max-autotune")
         inputs = [torch.from_numpy(a).cuda() for a in arrays]
+        inputs = [x.to(dtype) if x.is_floating_point() else x for x in inputs]
         with torch.inference_mode():
             return milliseconds(lambda: model(*inputs), torch.cuda.synchronize, runs)
     except Exception as error:  # a peer that does not take the model is a gap in the table, not the end of it
@@ -135,10 +182,12 @@ def time_torch(path: str, arrays: Sequence[np.ndarray], runs: int, compiled: boo
         return None
 
 
-def measure(path: str, batch: int, arch: str, given: Mapping[str, Sequence[int]], runs: int) -> Row:
+def measure(
+    path: str, batch: int, precision: str, arch: str, given: Mapping[str, Sequence[int]], runs: int, kernels: bool
+) -> Row:
     shapes = input_shapes(path, batch, given)
     start = time.perf_counter()
-    artifact = tilewright.compile(path, target=f"cuda:{arch}", shapes=shapes, cache=False)
+    artifact = tilewright.compile(path, target=f"cuda:{arch}", shapes=shapes, precision=precision, cache=False)
     build = time.perf_counter() - start
     with artifact.load() as module, tilewright.compile(path, shapes=shapes).load() as reference:
         arrays = random_inputs(module)
@@ -150,14 +199,66 @@ def measure(path: str, batch: int, arch: str, given: Mapping[str, Sequence[int]]
         ours = time_on_device(module, arrays, runs)
         places = [np.empty(s.shape, s.numpy) for s in module.outputs]
         host = milliseconds(module.bind(arrays, places), lambda: None, runs)
-    peers = [time_torch(path, arrays, runs, compiled) for compiled in (False, True)]
-    return Row(path.rsplit("/", 1)[-1], batch, error, ours, host, *peers, build)
+        if kernels:
+            print(f"\n{path}, batch {batch}, {precision}\n{launch_table(module, arrays, arch)}")
+    eager, compiled = (time_torch(path, arrays, runs, compiled, precision) for compiled in (False, True))
+    return Row(path.rsplit("/", 1)[-1], batch, precision, error, ours, host, eager, compiled, build)
+
+
+def product_model(m: int, n: int, k: int, precision: str) -> bytes:
+    """y = a @ b, both computed, in 16 bits where that is the precision."""
+    kinds = {"f16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}
+    kind = kinds.get(precision, onnx.TensorProto.FLOAT)
+    info = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["a", "b"], ["y"])], "product", [info("a", kind, [m, k]), info("b", kind, [k, n])],
+        [info("y", kind, [m, n])],
+    )
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+
+
+def measure_product(size: str, precision: str, arch: str, runs: int) -> str:
+    """One product against PyTorch's on the same arrays: one line."""
+    m, n, k = (int(d) for d in size.split("x"))
+    torch = torch_with_cuda()
+    if torch is None:
+        return f"product {size} {precision}: PyTorch with CUDA is not installed"
+    dtype = getattr(torch, TORCH_TYPES[precision])
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    artifact = tilewright.compile(product_model(m, n, k, precision), target=f"cuda:{arch}", precision=precision, cache=False)
+    with artifact.load() as loaded:
+        module: Any = loaded
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            a, b = torch.randn(m, k, device="cuda").to(dtype), torch.randn(k, n, device="cuda").to(dtype)
+            y = torch.empty(m, n, device="cuda", dtype=dtype)
+            step = module.bind_device([a, b], [y], stream.cuda_stream)
+            ours = milliseconds(step, stream.synchronize, runs)
+            theirs = milliseconds(lambda: torch.matmul(a, b), stream.synchronize, runs)
+            error = float((y.float() - (a.double() @ b.double()).float()).abs().max() / y.float().abs().max())
+    flop = 2e-9 * m * n * k
+    return (f"product {size} {precision}: {ours:.4f} ms = {flop / ours:.1f} TFLOP/s, PyTorch {theirs:.4f} ms = "
+            f"{flop / theirs:.1f} TFLOP/s, {theirs / ours:.1%} of it, error {error:.1e}")
+
+
+def sanitize(path: str, arch: str) -> bool:
+    """One run under compute-sanitizer's memcheck and racecheck; whether both found nothing."""
+    code = (f"import tilewright, numpy as np; m = tilewright.compile({path!r}, target='cuda:{arch}').load(); "
+            "m(*[np.ones(s.shape, s.numpy) for s in m.inputs])")
+    clean = True
+    for tool in ("memcheck", "racecheck"):
+        done = subprocess.run(["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", sys.executable, "-c", code],
+                              capture_output=True, text=True, check=False)
+        clean &= done.returncode == 0
+        print(f"{path}: {tool}: {'clean' if done.returncode == 0 else done.stdout[-2000:] + done.stderr[-500:]}")
+    return clean
 
 
 def table(rows: Sequence[Row]) -> str:
-    heading = ("model", "batch", "error", "on device, ms", "from host, ms", "torch, ms", "torch.compile, ms", "build, s")
+    heading = ("model", "batch", "precision", "error", "on device, ms", "from host, ms", "torch, ms", "torch.compile, ms",
+               "build, s")
     shown = [heading] + [
-        (r.model, str(r.batch), f"{r.error:.1e}", f"{r.ours:.3f}", f"{r.host:.3f}",
+        (r.model, str(r.batch), r.precision, f"{r.error:.1e}", f"{r.ours:.3f}", f"{r.host:.3f}",
          *("-" if t is None else f"{t:.3f}" for t in (r.eager, r.compiled)), f"{r.build:.1f}")
         for r in rows
     ]
@@ -167,8 +268,12 @@ def table(rows: Sequence[Row]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", metavar="MODEL.onnx")
+    parser.add_argument("models", nargs="*", metavar="MODEL.onnx")
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
+    parser.add_argument("--precision", nargs="+", default=["f32"], choices=tuple(TORCH_TYPES))
+    parser.add_argument("--kernels", action="store_true", help="print the launches of each model")
+    parser.add_argument("--products", nargs="*", default=[], metavar="MxNxK", help="time single products against cuBLAS")
+    parser.add_argument("--sanitize", action="store_true", help="also run each model under compute-sanitizer")
     parser.add_argument("--arch", default="", help="architecture to compile for (default: that of the GPU)")
     parser.add_argument("--shape", action="append", default=[], metavar="NAME=1x3x224x224")
     parser.add_argument("--runs", type=int, default=50)
@@ -176,14 +281,20 @@ def main() -> int:
     arch = arguments.arch or device_architecture()
     given = {name: [int(d) for d in dims.split("x")] for name, _, dims in (s.partition("=") for s in arguments.shape)}
     rows, failed = [], 0
+    for size in arguments.products:
+        for precision in arguments.precision:
+            print(measure_product(size, precision, arch, arguments.runs))
     for path in arguments.models:
-        for batch in arguments.batch:
+        if arguments.sanitize:
+            failed += not sanitize(path, arch)
+        for batch, precision in ((b, p) for b in arguments.batch for p in arguments.precision):
             try:
-                rows.append(measure(path, batch, arch, given, arguments.runs))
+                rows.append(measure(path, batch, precision, arch, given, arguments.runs, arguments.kernels))
             except TilewrightError as error:
                 failed += 1
-                print(f"{path}, batch {batch}: {error}")
-    print(table(rows))
+                print(f"{path}, batch {batch}, {precision}: {error}")
+    if rows:
+        print(table(rows))
     return 1 if failed else 0
 
 
