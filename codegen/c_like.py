@@ -42,6 +42,7 @@ from .c_dialect import Dialect, identifier, unsupported
 from .c_expr import ExprPrinter, is_flat, place_roots, printed_nodes
 from .shared_memory import elements_reached, layout_shared
 
+_COLUMNS = 100  # of the parameters on one line
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLAIN_ASSIGN = {"add": "+=", "sub": "-=", "mul": "*="}
 
@@ -102,7 +103,9 @@ class _KernelPrinter:
     def run(self) -> PrintedKernel:
         grid, block = launch_size(self.kernel)
         self.sizes: dict[str, int] = dict(zip(BINDINGS, (*grid, *block), strict=True))
-        parameters = ", ".join(map(self.parameter, self.kernel.params))
+        shown = [self.parameter(p) for p in self.kernel.params]
+        wide = len(", ".join(shown)) > _COLUMNS
+        parameters = ("\n    " if wide else "") + (",\n    " if wide else ", ").join(shown)
         if self.dynamic:
             self.taken.add("shared_memory")
             self.line("DYNAMIC_SHARED(shared_memory);")

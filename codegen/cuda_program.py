@@ -6,6 +6,7 @@ threads on the processor.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from .program import Call, Program, all_calls
 
 EMULATOR_HEADER = "cuda_emulator.h"
 _SHOWN_NODES = 6
+_COLUMNS = 120
 _HALVES = {"__half": "cuda_fp16.h", "__nv_bfloat16": "cuda_bf16.h"}
 
 
@@ -103,8 +105,15 @@ def _comment(printed: PrintedKernel, part: Kernel, calls: list[Call]) -> str:
     shared = f", {printed.shared_bytes} bytes of shared memory" if printed.shared_bytes else ""
     lines.append(f"    {size} blocks of {threads} threads{shared}")
     notes = list(dict.fromkeys(c.cost.schedule for c in calls if c.cost.schedule))
-    lines += [f"    {comment_text(n)}" for n in notes]
-    return "".join(f"// {line}\n" for line in lines)
+    lines += [f"    {comment_text(n, 600)}" for n in notes]
+    wrapped = [part for line in lines for part in _wrapped(line)]
+    return "".join(f"// {line}\n" for line in wrapped)
+
+
+def _wrapped(line: str) -> list[str]:
+    """A line of a comment as lines of at most _COLUMNS, the later ones indented."""
+    indent = " " * (len(line) - len(line.lstrip()) + 4)
+    return textwrap.wrap(line, _COLUMNS, subsequent_indent=indent, break_long_words=False) or [line]
 
 
 def _shape(p: Buffer) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ....ir.compute import Compute
 from ....ir.dims import split_index
-from ....ir.expr import Bin, Cast, Const, Expr, Load, Select, Var, all_of, as_expr, linear
+from ....ir.expr import Bin, Cast, Const, Expr, Load, Select, Var, all_of, linear
 from ....ir.kernel import Buffer, coefficient, flat_index
 from ....ir.traverse import rewrite, substitute, uses, walk
 from ....ir.types import DTYPES
@@ -151,7 +151,8 @@ def find_matrix_product(c: Compute, constants: frozenset[str]) -> MatrixProduct 
 
 
 def _is_affine(load: Load) -> bool:
-    return all(isinstance(a, Var) for i in load.idx for a in linear(i)[1])
+    """Whether the address is a sum of multiples of the axes, in a dense buffer."""
+    return load.buf.strides is None and all(isinstance(a, Var) for a in linear(flat_index(load.buf, load.idx))[1])
 
 
 def _contiguous_axis(c: Compute) -> Var | None:
@@ -196,17 +197,14 @@ def _packed(
     """The operand as name[batch, own, k], or [batch, k, own] without k_major, the last dimension filled up with zeros to
     whole accesses of `width` elements."""
     axes = (*batch, *own, *k) if k_major else (*batch, *k, *own)
-    view = _view_of(load, axes)
     counts = _count(batch), _count(own), _count(k)
     inner, outer = (counts[2], counts[1]) if k_major else (counts[1], counts[2])
     padded = -(-inner // width) * width
     shape = counts[0], outer, padded
+    c, terms = linear(flat_index(load.buf, load.idx))
+    sizes, steps = tuple(int(v.extent) for v in axes), tuple(terms.get(v, 0) for v in axes)  # type: ignore[arg-type]
     unit = (1, 0, 0), (0, 1, 0), (0, 0, 1)
-    pack = Pack(load.buf.name, shape, (0, 0, 0), unit, partial(_fill_up, view, (*shape[:2], inner)))
-    if padded == inner and (len(axes) == 3):
-        pack = view
-    elif padded == inner and all(len(a) <= 1 for a in (batch, own, k)):
-        pack = _with_missing(view, [len(batch), len(own), len(k)] if k_major else [len(batch), len(k), len(own)])
+    pack = Pack(load.buf.name, shape, (0, 0, 0), unit, partial(_arranged, c, sizes, steps, (*shape[:2], inner)))
     buf = Buffer(name, load.buf.dtype, shape)
 
     def at(b: Expr, o: Expr, q: Expr) -> Load:
@@ -217,28 +215,11 @@ def _packed(
     return Operand(load.type.dtype, at, None, *sizes, *widths, buf), pack
 
 
-def _view_of(load: Load, axes: tuple[Var, ...]) -> Pack:
-    """The elements of a constant in the order of these axes."""
-    zero: dict[Expr, Expr] = {v: as_expr(0) for v in axes}
-
-    def index(values: dict[Expr, Expr]) -> tuple[int, ...]:
-        return tuple(substitute(i, values).value for i in load.idx)  # type: ignore[attr-defined]
-
-    origin = index(zero)
-    steps = tuple(tuple(b - a for a, b in zip(origin, index({**zero, v: as_expr(1)}), strict=True)) for v in axes)
-    return Pack(load.buf.name, tuple(int(v.extent) for v in axes), origin, steps)  # type: ignore[arg-type]
-
-
-def _with_missing(view: Pack, present: list[int]) -> Pack:
-    """The same view with a dimension of one element for each kind that has no axis."""
-    shape, steps = iter(view.shape), iter(view.steps)
-    still = (0,) * len(view.origin)
-    pairs = [(next(shape), next(steps)) if n else (1, still) for n in present]
-    return Pack(view.source, tuple(n for n, _ in pairs), view.origin, tuple(s for _, s in pairs))
-
-
-def _fill_up(view: Pack, shape: tuple[int, int, int], array: np.ndarray) -> np.ndarray:
-    """A constant in a packed layout, before its last dimension is cut to the parameter's: zeros are added to it."""
-    plain = view.apply(array).reshape(shape)
-    room = -shape[2] % ACCESS
-    return np.pad(plain, ((0, 0), (0, 0), (0, room)))
+def _arranged(
+    offset: int, sizes: tuple[int, ...], steps: tuple[int, ...], shape: tuple[int, int, int], array: np.ndarray
+) -> np.ndarray:
+    """A constant's elements at offset + the sum of steps, of that shape, with zeros after each line."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    strides = tuple(s * flat.itemsize for s in steps)
+    plain = np.lib.stride_tricks.as_strided(flat[offset:], sizes, strides, writeable=False).reshape(shape)
+    return np.pad(plain, ((0, 0), (0, 0), (0, -shape[2] % ACCESS)))
