@@ -173,6 +173,7 @@ class XlaCpuBackend(InterpreterBackend):
     def bound(model: onnx.ModelProto, shapes: Shapes) -> Runner:
         from .api import compile
 
+        fix_sizes(import_model(model, shapes=shapes))
         module = compile(model, target="xla:cpu", shapes=shapes, cache=False).load()
         return lambda arrays: module(*arrays)
 
@@ -184,6 +185,7 @@ class TvmBackend(InterpreterBackend):
     def bound(model: onnx.ModelProto, shapes: Shapes) -> Runner:
         from .api import compile
 
+        fix_sizes(import_model(model, shapes=shapes))
         module = compile(model, target="tvm:llvm", shapes=shapes, cache=False).load()
         return lambda arrays: module(*arrays)
 

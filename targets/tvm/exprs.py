@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tvm import tirx
+from tvm import relax, tirx
 
 from ...ir.errors import InternalError
 from ...ir.expr import Bin, Call, Cast, Const, Expr, Load, Select, Un, Var
 from ...ir.kernel import Buffer
-from ...ir.types import DTYPES, is_float
+from ...ir.types import DTYPES, TensorType, is_float
 
 NAMES = {
     "f64": "float64", "f32": "float32", "f16": "float16", "bf16": "bfloat16", "i64": "int64", "i32": "int32",
@@ -21,6 +21,11 @@ NAMES = {
 }
 Read = Callable[[Buffer, list[Any]], Any]
 
+
+def relax_type(t: TensorType) -> Any:
+    """The type of a tensor in Relax."""
+    make: Any = relax.TensorType  # its annotations want expressions; it takes numbers
+    return make(list(t.static_shape), NAMES[t.dtype])
 
 
 def _compared(op: str, a: Any, b: Any, dtype: str) -> Any:

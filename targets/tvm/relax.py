@@ -12,24 +12,25 @@ other one becomes a TIR function made of its loop-level meaning.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from tvm import relax as _relax
 
 from ...ir.errors import TargetError
-from ...ir.graph import Builder, Graph, Node, Value
+from ...ir.graph import Builder, Graph, Node, Value, inline_graph, rewrite_graph
 from ...ir.kernel import Buffer, Kernel
 from ...ir.ops.base import Op, form_of
 from ...ir.ops.contract import Conv, MatMul
-from ...ir.ops.control import Fused
+from ...ir.ops.control import Fused, If, Loop, Scan
 from ...ir.ops.elementwise import Binary, Unary
 from ...ir.ops.movement import Broadcast, Concat, Reshape, Transpose
 from ...ir.ops.norm import Softmax
 from ...ir.ops.reduce import Reduce
 from ...ir.types import DTYPES, TensorType
-from .exprs import NAMES
+from .control import Function, functions_of, start_graph, state_types
+from .exprs import NAMES, relax_type
 from .kernels import compute_tensor, computed, loops, needs_loops
 
 relax: Any = _relax  # its own annotations leave out what its functions convert: untyped from here on
@@ -89,11 +90,12 @@ def has_relax_operator(op: Op, types: Sequence[TensorType]) -> bool:
 
 
 class _Emitter:
-    """Emits nodes into a block builder."""
+    """Emits the nodes of one function into a block builder.  functions: what the control flow of its nodes calls."""
 
-    def __init__(self, bb: Any) -> None:
+    def __init__(self, bb: Any, functions: Mapping[Value, tuple[Function, ...]]) -> None:
         self.bb = bb
-        self.weights: list[np.ndarray] = []
+        self.functions = functions
+        self.weights: list[tuple[TensorType, np.ndarray]] = []
         self.parameters: list[Any] = []
         self._by_array: dict[int, Any] = {}
 
@@ -113,14 +115,17 @@ class _Emitter:
     def _constant(self, v: Value, array: np.ndarray) -> Any:
         if array.nbytes <= LARGE:
             return relax.const(np.asarray(array, order="C"), NAMES[v.type.dtype])
+        return self._weight(v.type, array)
+
+    def _weight(self, t: TensorType, array: np.ndarray) -> Any:
         if id(array) not in self._by_array:
-            self._by_array[id(array)] = relax.Var(f"weight_{len(self.weights)}", _relax_type(v.type))
+            self._by_array[id(array)] = relax.Var(f"weight_{len(self.weights)}", relax_type(t))
             self.parameters.append(self._by_array[id(array)])
-            self.weights.append(array)
+            self.weights.append((t, array))
         return self._by_array[id(array)]
 
     def _node(self, node: Node, x: list[Any]) -> list[Any]:
-        op, types = node.op, [v.type for v in node.inputs]
+        op, types, types_out = node.op, [v.type for v in node.inputs], [v.type for v in node.outputs]
         if isinstance(op, Fused):
             return self.graph(op.body, x)
         if has_relax_operator(op, types):
@@ -135,13 +140,37 @@ class _Emitter:
             return [self._compute(node, x)]
         if form == "kernel":
             return self._kernel(node, x)
+        if isinstance(op, If):
+            then, other = (self._call_function(f, x[1:]) for f in self.functions[node.outputs[0]])
+            return self._parts(relax.If(x[0], then, other), types_out)
+        if isinstance(op, Loop):
+            return self._loop(node, op, x)
         where = f" at {node.where!r}" if node.where else ""
-        raise TargetError(f"{op.name}{where}: the bridge to TVM has no control flow; use the target cpu or xla:cpu")
+        raise TargetError(f"{op.name}{where}: the size of its result is only known when it runs; TVM needs known sizes here")
+
+    def _loop(self, node: Node, op: Loop, x: list[Any]) -> list[Any]:
+        (ladder,) = self.functions[node.outputs[0]]
+        trips, go, *rest = x
+        (going,) = self.graph(start_graph(), [trips, go])
+        stacks = [self._zeros(v.type) for v in node.outputs[op.carried :]]
+        state = [relax.const(0, "int64"), going, *rest[: op.carried], *stacks]
+        made = self._call_function(ladder, [*state, trips, *rest[op.carried :]])
+        return self._parts(made, state_types(node))[2:]
+
+    def _call_function(self, f: Function, x: Sequence[Any]) -> Any:
+        return relax.Call(f.symbol, [*x, *(self._weight(t, a) for t, a in f.weights)])
+
+    def _parts(self, made: Any, types: Sequence[TensorType]) -> list[Any]:
+        whole = self.bb.emit(made)
+        return [self.bb.emit(relax.TupleGetItem(whole, i)) for i in range(len(types))]
+
+    def _zeros(self, t: TensorType) -> Any:
+        return self.bb.emit(R.zeros(list(t.static_shape), NAMES[t.dtype]))
 
     def _compute(self, node: Node, x: list[Any]) -> Any:
         (v,) = node.outputs
         if v.type.size == 0:
-            return self.bb.emit(R.zeros(list(v.type.static_shape), NAMES[v.type.dtype]))
+            return self._zeros(v.type)
         out, *ins = _buffers(node)
         computation = node.op.compute(out, *ins)
         if any(a.extent == 0 for a in computation.reduce):  # nothing is read
@@ -166,7 +195,7 @@ class _Emitter:
         """A call of a kernel whose parameters are the inputs, then the outputs."""
         count = len(node.outputs)
         symbol = self.bb.add_func(loops(kernel), kernel.name)
-        types = [_relax_type(v.type) for v in node.outputs]
+        types = [relax_type(v.type) for v in node.outputs]
         made = self.bb.emit(relax.call_tir(symbol, tuple(x), types if count > 1 else types[0]))
         return [made] if count == 1 else [self.bb.emit(relax.TupleGetItem(made, i)) for i in range(count)]
 
@@ -177,23 +206,47 @@ def _buffers(node: Node) -> list[Buffer]:
     return [Buffer(f"b{i}", v.type.dtype, v.type.static_shape) for i, v in enumerate(values)]
 
 
-def _relax_type(t: TensorType) -> Any:
-    return relax.TensorType(list(t.static_shape), NAMES[t.dtype])
-
-
 def to_tvm(graph: Graph) -> tuple[Any, list[np.ndarray]]:
     """The module and its weights.  `main` takes the inputs, then the weights, and gives a tuple.
 
-    Raises TargetError for a size that is not known and for control flow.
+    Raises TargetError for a size that is not known.
     """
     for v in (*graph.inputs, *graph.outputs):
         if not v.type.is_static:
             raise TargetError(f"{v.name}: TVM needs known sizes here, got {v.type}; bind them with dims or shapes")
     bb = relax.BlockBuilder()
-    emitter = _Emitter(bb)
-    inputs = [relax.Var(f"input_{i}", _relax_type(v.type)) for i, v in enumerate(graph.inputs)]
-    with bb.function("main", attrs={"num_input": len(inputs)}):
-        with bb.dataflow():
-            results = [bb.emit_output(r) for r in emitter.graph(graph, inputs)]
-        bb.emit_func_output(relax.Tuple(results), params=[*inputs, *emitter.parameters])
-    return bb.get(), emitter.weights
+    made = _function(bb, "main", graph)
+    module = bb.get()
+    if len(module.get_global_vars()) > 1:  # functions with control flow were not written as dataflow
+        module = relax.transform.ConvertToDataflow()(module)
+    return module, [array for _, array in made.weights]
+
+
+def _function(bb: Any, name: str, graph: Graph) -> Function:
+    """The graph as a function of the module that is being built, after those that it calls."""
+    graph = _expanded(graph)
+    functions = {
+        node.outputs[0]: functions_of(bb, node, graph.constants, lambda name, body: _function(bb, name, body))
+        for node in graph.nodes if isinstance(node.op, (If, Loop))
+    }
+    emitter = _Emitter(bb, functions)
+    inputs = [relax.Var(f"input_{i}", relax_type(v.type)) for i, v in enumerate(graph.inputs)]
+    outer = name == "main"
+    with bb.function(name, attrs={"num_input": len(inputs)} if outer else None, private=not outer):
+        if functions:  # a call that may not return is no dataflow
+            results = emitter.graph(graph, inputs)
+        else:
+            with bb.dataflow():
+                results = [bb.emit_output(r) for r in emitter.graph(graph, inputs)]
+        symbol = bb.emit_func_output(relax.Tuple(results), params=[*inputs, *emitter.parameters])
+    return Function(symbol, tuple(emitter.weights))
+
+
+def _expanded(graph: Graph) -> Graph:
+    """The graph with every Scan as the Loop that it is, and fused groups as their nodes."""
+    def rule(b: Builder, node: Node, inputs: tuple[Value, ...]) -> Any:
+        if isinstance(node.op, Scan):
+            return node.op.expand(b, *inputs)
+        return inline_graph(b, node.op.body, *inputs) if isinstance(node.op, Fused) else None
+
+    return rewrite_graph(graph, rule)

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pytest
-from suites import rows_a, rows_b, rows_q
+from suites import rows_a, rows_b, rows_control, rows_q
 from suites.row import Row, check, type_of
 from tilewright.ir.graph import Builder, Graph
 
 Arrays = Sequence[np.ndarray]
-ROWS = {row.id: row for row in (*rows_a.ROWS, *rows_b.ROWS, *rows_q.ROWS)}
+ROWS = {row.id: row for row in (*rows_a.ROWS, *rows_b.ROWS, *rows_q.ROWS, *rows_control.ROWS)}
 Run = Callable[[Graph, Arrays], Sequence[np.ndarray]]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 
 import numpy as np
@@ -10,10 +11,14 @@ import tilewright
 from targets.networks import resnet50_onnx
 from targets.test_xla import by_interpreter, loop_model
 from tilewright.ir.errors import OptionError, TargetError
+from tilewright.ir.expr import Var
 from tilewright.ir.graph import Builder, Graph
 from tilewright.ir.ops.contract import Conv, MatMul
+from tilewright.ir.ops.control import BOOL, I64, Loop
 from tilewright.ir.ops.elementwise import Binary
+from tilewright.ir.ops.reduce import Reduce
 from tilewright.ir.types import TensorType
+from tilewright.targets.loader import Module
 from tilewright.targets.tvm.build import require_tvm
 from tilewright.targets.tvm.host import resolve_machine
 
@@ -69,9 +74,29 @@ def test_a_gpu_needs_no_gpu_to_compile_for() -> None:
     assert "blockIdx.x" in str(scheduled)
 
 
-def test_loops_are_refused_with_what_to_do() -> None:
-    with pytest.raises(TargetError, match=r"Loop.*has no control flow; use the target cpu or xla:cpu"):
-        tilewright.compile(loop_model(), "tvm:llvm", cache=False)
+@pytest.mark.parametrize(("n", "limit", "want"), [(0, 1e9, 1), (4, 1e9, 5), (100, 20.0, 7), (1 << 40, 3e4, 10_000)])
+def test_loops_run_until_their_condition_or_count(n: int, limit: float, want: float) -> None:
+    module = loops()
+    (got,) = module(np.array(n), np.ones(3, np.float32), np.array(limit, np.float32))
+    np.testing.assert_array_equal(got, np.full(3, want, np.float32))
+
+
+@functools.cache
+def loops() -> Module:
+    return tilewright.compile(loop_model(), "tvm:llvm", cache=False).load()
+
+
+def test_loops_of_unknown_length_that_keep_slices_are_refused() -> None:
+    from tilewright.compiler import to_tvm
+
+    b = Builder("growing")
+    body = Builder("body")
+    i, go = body.input("i", I64), body.input("go", BOOL)
+    op = Loop(body.graph([go, i], ["go", "kept"]), 0, 1, Var.of("count", None))
+    made = b.add_multi(op, b.input("n", I64), b.constant(np.array(True)))
+    (total,) = b.add_multi(Reduce("sum", (0,), False), *made)
+    with pytest.raises(TargetError, match=r"Loop.*give the loop a constant trip count"):
+        to_tvm(b.graph([total], ["total"]))
 
 
 def test_wrong_targets_are_refused() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from suites import rows_control
 from suites.row import Row
 from targets.row_groups import ROWS, fails, groups, run_rows
 from tilewright.ir.graph import Graph
@@ -28,6 +29,10 @@ def by_tvm(graph: Graph, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 def test_one_row_of_every_operator() -> None:
     run_rows([row for row in FIRST.values() if row.id not in SKIPPED], by_tvm)
+
+
+def test_control_flow() -> None:
+    run_rows(rows_control.ROWS, by_tvm)
 
 
 @pytest.mark.nightly
