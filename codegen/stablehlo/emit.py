@@ -36,13 +36,14 @@ from ...ir.ops.movement import (
     Transpose,
     Trilu,
 )
+from ...ir.ops.quantize import Saturate
 from ...ir.ops.recurrent import Gru, Lstm, Rnn
 from ...ir.ops.reduce import ArgReduce, CumSum, Reduce
 from ...ir.ops.scatter import ScatterElements, ScatterND
 from ...ir.ops.sort import TopK
 from ...ir.ops.window import MaxPoolIndices, Pool
 from ...ir.types import TensorType
-from . import contract, control, movement, recurrent, reduce
+from . import contract, control, movement, quantize, recurrent, reduce
 from .elementwise import binary, conversion, unary
 from .exprs import write_compute
 from .text import identifier, quoted, type_text, types_text, uniform
@@ -120,6 +121,10 @@ class Emitter:
 
     def constant_of(self, v: Value) -> np.ndarray | None:
         return None if v in self._env else self._constants.get(v)
+
+    def producer(self, v: Value) -> Node | None:
+        """The node of the graph at hand, or of one around it, that makes the value."""
+        return self._producers.get(v)
 
     def types_of(self, op: Op, inputs: Sequence[Value]) -> tuple[TensorType, ...]:
         return op.infer(*(v.type for v in inputs))
@@ -242,6 +247,7 @@ RULES: dict[type[Op], Rule] = {
     GatherElements: movement.gather_elements, GatherND: movement.gather_nd, Trilu: movement.trilu,
     Reduce: reduce.reduce, ArgReduce: reduce.arg_reduce, CumSum: reduce.cumsum, TopK: reduce.top_k,
     ScatterElements: reduce.scatter_elements, ScatterND: reduce.scatter_nd,
+    Saturate: quantize.saturate,
     Lstm: recurrent.recurrent, Gru: recurrent.recurrent, Rnn: recurrent.recurrent,
     If: control.if_, Loop: control.loop, Scan: control.scan, Fused: control.fused,
 }

@@ -70,8 +70,7 @@ def integer_sums(
     constant of whole numbers, or an i32 value if the run computes the zero point.  Requires `check_product`."""
     u = stored_as(b, x, storage)
     excess = _excess(integers)
-    stored, w = _fitted(b, op, u, (integers - excess).astype(DTYPES[storage.weights].numpy))
-    plain: Product = MatMul("i32") if isinstance(op, MatMul) else replace(op, pads=(0,) * len(op.pads), to="i32")
+    stored, w, plain = _fitted(b, op, u, (integers - excess).astype(DTYPES[storage.weights].numpy))
     sums = b.add(plain, stored, b.constant(w))
     if excess:
         rows = b.add(Reduce("sum", (u.stored.type.rank - 1,), True), cast(b, u.stored, "i32"))
@@ -90,8 +89,9 @@ def _columns(op: Product, integers: np.ndarray) -> np.ndarray:
     return columns.reshape(-1) if integers.ndim == 2 else columns
 
 
-def _fitted(b: Builder, op: Product, x: Affine | Centred, w: np.ndarray) -> tuple[Value, np.ndarray]:
-    """The operands with their border, and channels filled up to whole groups."""
+def _fitted(b: Builder, op: Product, x: Affine | Centred, w: np.ndarray) -> tuple[Value, np.ndarray, Product]:
+    """The operands with channels filled up to whole groups, and their product.  A border that is not 0 becomes part of
+    the operand."""
     stored = x.stored
     rank = stored.type.rank
     before, after = [0] * rank, [0] * rank
@@ -102,10 +102,16 @@ def _fitted(b: Builder, op: Product, x: Affine | Centred, w: np.ndarray) -> tupl
     if not isinstance(op, Conv) or op.groups == 1:
         after[-1] = -channels % GROUP
         w = np.pad(w, [(0, 0)] * (w.ndim - 2) + [(0, after[-1]), (0, 0)])
+    if isinstance(op, MatMul):
+        plain: Product = MatMul("i32")
+    elif x.zero == 0 and after[-1] == 0:
+        return stored, np.ascontiguousarray(w), replace(op, to="i32")
+    else:
+        plain = replace(op, pads=(0,) * len(op.pads), to="i32")
     if any(before) or any(after):
         border = as_number(b, x.zero, stored.type.dtype)
         stored = b.add(Pad(tuple(before), tuple(after), "constant"), stored, border)
-    return stored, np.ascontiguousarray(w)
+    return stored, np.ascontiguousarray(w), plain
 
 
 def product_of(

@@ -58,12 +58,13 @@ from .quantized_values import (
 
 
 def lower_quantization(graph: Graph, *, native: Native | None = None, note: Note | None = None) -> Graph:
-    """native(op, operand types): whether the machine has an instruction for such products; None: for bytes.  note: is
+    """native(op, operand types): whether the machine has an instruction for such products; None: for bytes.  It is asked
+    for each product again, as MatMul("i32") of the operands that a MatMul or Conv has.  note: is
     told which products of dequantized operands stay in floats, one sentence for each reason."""
     if not any(isinstance(n.op, (Quantize, Dequantize)) or _is_integer_product(n) for n in graph.nodes):
         return graph
     has_tables = native is not None and native(Lookup(), (TensorType("u8", (GROUP,)), TensorType("u8", (256,))))
-    return Replay(graph, RULES, _storage(native), has_tables, note or (lambda text: None)).run()
+    return Replay(graph, RULES, _storage(native), has_tables, note or (lambda text: None), native).run()
 
 
 def _storage(native: Native | None) -> Storage | None:
@@ -188,6 +189,8 @@ def _product(s: Replay, op: MatMul | Conv, node: Node) -> Record | None:
         return None
     if not s.has_products:
         made: Sums | Value | Refused = Refused("the machine has no instruction for products of bytes")
+    elif not s.is_worth(node.inputs[0], node.inputs[1]):
+        made = Refused("the machine is faster in floats at this size")
     elif isinstance(w, Weights):
         made = product_of(s.b, op, x, w, s.storage, s.range(x.stored))
     else:

@@ -9,8 +9,11 @@ import numpy as np
 
 from ...ir.graph import Builder, Graph, Node, Value
 from ...ir.ops.base import Op
+from ...ir.ops.contract import MatMul
 from ...ir.ops.elementwise import Binary, Select, Unary
 from ...ir.ops.quantize import integer_range
+from ...ir.types import TensorType
+from .expand_composites import Native
 from .quantized_values import (
     STORAGES,
     Affine,
@@ -35,11 +38,12 @@ class Replay:
     whether floats of products are worth replacing.  has_tables: whether the machine reads tables of bytes fast."""
 
     def __init__(
-        self, graph: Graph, rules: Mapping[type[Op], Rule], storage: Storage | None, has_tables: bool, note: Note
+        self, graph: Graph, rules: Mapping[type[Op], Rule], storage: Storage | None, has_tables: bool, note: Note,
+        native: Native | None = None,
     ) -> None:
         self.graph, self.rules, self.note = graph, rules, note
         self.storage, self.has_products = storage or STORAGES[0], storage is not None
-        self.has_tables = has_tables
+        self.has_tables, self.native = has_tables, native
         self.b = Builder(graph.name)
         self.records: dict[Value, Record] = {}
         self.ranges: dict[Value, tuple[int, int]] = {}
@@ -85,6 +89,11 @@ class Replay:
         bounds = [self.range(x.stored) for x in sources or (r,)]
         self.ranges[stored] = (min(low for low, _ in bounds), max(high for _, high in bounds))
         return moved(r, stored)
+
+    def is_worth(self, x: Value, w: Value) -> bool:
+        """Whether the machine gains from a product of two operands, of a MatMul or a Conv, in integers."""
+        types = TensorType(self.storage.activations, x.type.shape), TensorType(self.storage.weights, w.type.shape)
+        return self.native is None or self.native(MatMul("i32"), types)
 
     def range(self, stored: Value) -> tuple[int, int]:
         return self.ranges.get(stored, integer_range(stored.type.dtype))

@@ -73,6 +73,14 @@ def test_bytes_are_multiplied_where_that_is_faster() -> None:
     assert not is_native(resolve_machine("tpu:v4-8"), MatMul("i32"), types)
 
 
+@pytest.mark.parametrize(
+    ("batch", "kernel", "channels", "faster"), [(1, 1, 64, True), (1, 3, 64, False), (64, 3, 64, True), (64, 3, 1, False)]
+)
+def test_convolutions_of_bytes_need_many_images(batch: int, kernel: int, channels: int, faster: bool) -> None:
+    types = TensorType("i8", (batch, 14, 14, 64)), TensorType("i8", (kernel, kernel, channels, 64))
+    assert is_native(V5E, MatMul("i32"), types) == faster
+
+
 # ---- splits ------------------------------------------------------------------------------------------------------
 
 

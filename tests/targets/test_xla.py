@@ -196,3 +196,46 @@ def test_safetensors_come_back(tmp_path: Path) -> None:
     (tmp_path / "bad.safetensors").write_bytes(b"\x05\0\0\0\0\0\0\0nope!")
     with pytest.raises(OptionError, match="damaged"):
         read_safetensors(tmp_path / "bad.safetensors")
+
+
+@pytest.mark.parametrize(("activations", "zero"), [(np.uint8, 128), (np.uint8, 3), (np.int8, 0), (np.int8, -5)])
+def test_quantized_layers_multiply_signed_bytes(activations: type, zero: int) -> None:
+    """A convolution with a border and a product: bytes of either sign, whatever the zero point."""
+    model = quantized_onnx(activations, zero)
+    x = np.random.default_rng(0).standard_normal((2, 4, 6, 6), np.float32)
+    artifact = tilewright.compile(model, "xla:cpu", name="net", cache=False)
+    text = artifact.read("net.mlir").decode()
+    products = [line for line in text.splitlines() if "stablehlo.convolution" in line or "stablehlo.dot_general" in line]
+    assert len(products) == 2
+    assert all(line.count("xi8>") == 2 and "xi32>" in line for line in products)
+    assert ("stablehlo.pad" in text) == ((activations, zero) not in ((np.uint8, 128), (np.int8, 0)))  # a border of 0 needs none
+    (got,), (want,) = artifact.load()(x), by_interpreter(model, x)
+    np.testing.assert_allclose(got, want, atol=1.01 * 0.1)  # one unit of the result
+
+
+def quantized_onnx(activations: type, zero: int) -> onnx.ModelProto:
+    """Conv and Gemm between QuantizeLinear and DequantizeLinear."""
+    rng, made = np.random.default_rng(1), []
+    constants = {
+        "s": np.array(0.04, np.float32), "z": np.array(zero, activations), "sw": np.array(0.01, np.float32),
+        "w": rng.integers(-127, 128, (4, 4, 3, 3)).astype(np.int8), "v": rng.integers(-127, 128, (4, 5)).astype(np.int8),
+        "so": np.array(0.1, np.float32), "zw": np.array(0, np.int8),
+    }
+
+    def node(op: str, inputs: str, **attributes: Any) -> str:
+        made.append(helper.make_node(op, inputs.split(), [f"t{len(made)}"], **attributes))
+        return f"t{len(made) - 1}"
+
+    def quantized(x: str, scale: str) -> str:
+        return node("DequantizeLinear", f"{node('QuantizeLinear', f'{x} {scale} z')} {scale} z")
+
+    x = quantized("x", "s")
+    y = quantized(node("Conv", f"{x} {node('DequantizeLinear', 'w sw zw')}", pads=[1] * 4), "s")
+    y = quantized(node("GlobalAveragePool", y), "s")
+    y = quantized(node("MatMul", f"{node('Flatten', y)} {node('DequantizeLinear', 'v sw zw')}"), "so")
+    graph = helper.make_graph(
+        made, "quantized", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 4, 6, 6])],
+        [helper.make_tensor_value_info(y, TensorProto.FLOAT, [2, 5])],
+        [onnx.numpy_helper.from_array(a, n) for n, a in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
