@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from ..ir.graph import Node
+from ..ir.ops.block_product import BlockMatMul
 from ..ir.ops.contract import Conv, ConvTranspose, MatMul
 from ..ir.ops.control import Fused
 from ..ir.ops.norm import Attention
@@ -20,6 +21,8 @@ def macs_of(node: Node) -> int:
     shapes = [v.type.static_shape for v in node.inputs]
     out = math.prod(node.outputs[0].type.static_shape)
     if isinstance(op, MatMul):
+        return out * shapes[0][-1]
+    if isinstance(op, BlockMatMul):
         return out * shapes[0][-1]
     if isinstance(op, Conv):
         return out * math.prod(shapes[1][:-1])

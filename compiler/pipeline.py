@@ -15,6 +15,7 @@ from ..ir.verify import verify_graph
 from .differential import Differential
 from .faults import guarded
 from .options import Options
+from .passes.block_products import block_products
 from .passes.bodies import in_bodies
 from .passes.channels_last import channels_last
 from .passes.expand_composites import Native, expand_composites, nothing_native
@@ -39,6 +40,7 @@ GRAPH_PASSES: tuple[tuple[str, PassFunction], ...] = (
     ("fold_constants", fold_constants),
     ("simplify", simplify),
     ("channels_last", channels_last),
+    ("block_products", block_products),
     ("lower_quantization", lower_quantization),
     ("fold_permutations", fold_permutations),
     ("recognise", recognise),
@@ -60,6 +62,7 @@ ORDER: tuple[tuple[str, str, str], ...] = (
     ("recognise", "fold_scales", "the scales of a pattern would be gone into weights in front of it"),
     ("channels_last", "fold_permutations", "the transposes that are left are those that weights can absorb"),
     ("channels_last", "lower_quantization", "channels are the last axis, in which scales and biases of products run"),
+    ("block_products", "lower_quantization", "weights of products that it leaves in floats are floats afterwards"),
     ("lower_quantization", "fold_permutations", "weights that stay in floats are constants only then"),
     ("lower_quantization", "explicit_padding", "a border of quantized values is their zero point"),
     ("lower_quantization", "expand_composites", "what it does not lower is expanded"),
@@ -133,7 +136,7 @@ def run_passes(
 
 def _with_options(function: PassFunction, options: Options, native: Native, stages: Stages) -> PassFunction:
     """The passes that depend on the target or on an option are given it."""
-    if function is expand_composites:
+    if function in (expand_composites, block_products):
         return partial(function, native=native)
     if function is lower_quantization:
         return partial(function, native=native, note=stages.notes.append)

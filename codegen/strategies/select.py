@@ -16,6 +16,7 @@ from math import prod
 from ...ir.compute import lower_group
 from ...ir.kernel import Buffer, coefficient
 from ...ir.ops.base import Op
+from ...ir.ops.block_product import BlockMatMul
 from ...ir.ops.contract import MatMul
 from ...ir.ops.norm import Attention
 from ...ir.ops.quantize import Lookup
@@ -25,6 +26,7 @@ from ..machine import Machine
 from ..math import legalize_math
 from .attention import schedule_attention, takes_attention
 from .axes import simplify_axes, without_empty_sum
+from .block_product import schedule_block_product, takes_block_product
 from .contract import schedule_product, size_of
 from .depthwise import find_depthwise, schedule_depthwise
 from .join import join_kernels
@@ -85,6 +87,8 @@ def is_native(machine: Machine, op: Op, types: tuple[TensorType, ...]) -> bool:
         return "vpermi2b" in machine.calls
     if isinstance(op, MatMul):
         return find_dot(types[0].dtype, types[1].dtype, op.to, machine) is not None
+    if isinstance(op, BlockMatMul):
+        return takes_block_product(op, types, machine)
     if isinstance(op, Attention) and all(t.is_static for t in types):
         q, k, v = (t.static_shape for t in types[:3])
         return takes_attention(op, q, k, v, machine)
@@ -95,5 +99,7 @@ def schedule_irregular(op: Op, outs: tuple[Buffer, ...], ins: tuple[Buffer, ...]
     """The kernel of an operator that writes its own loops."""
     if isinstance(op, Recurrent):
         return schedule_recurrent(op, outs, ins, machine)
+    if isinstance(op, BlockMatMul) and takes_block_product(op, tuple(TensorType(b.dtype, b.shape) for b in ins), machine):
+        return schedule_block_product(op, outs, ins, machine)
     kernel = op.kernel(outs, ins)
     return Scheduled(legalize_math(kernel, machine), note="loops of the operator")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ def quantize_command(a: argparse.Namespace) -> int:
     check_writable(Path(a.output), "-o", folder=True)
     if a.report:
         check_writable(Path(a.report), "--report")
+    if a.weights_only:
+        return _weights_only(a)
     if a.data is None:
         raise OptionError("quantize: --data is needed: a folder of .npz files with arrays named as the model's inputs, or one")
     from .api import quantize
@@ -35,6 +38,26 @@ def quantize_command(a: argparse.Namespace) -> int:
     elif not a.quiet:
         print(as_text(done))
         print(f"\nwrote {place / (done.name + '.int8.onnx')} and {place / 'artifact'}")
+    return OK if done.met else USER_ERROR
+
+
+def _weights_only(a: argparse.Namespace) -> int:
+    from .weight_only import as_text, quantize_weights
+
+    if a.weights_only not in ("int4", "int8"):
+        raise OptionError(f"--weights-only: expected int4 or int8, got {a.weights_only!r}")
+    done = quantize_weights(
+        a.model, a.data, bits=int(a.weights_only[3:]), group=a.group, rounding=a.rounding, in_bytes=not a.exact,
+        max_drop=None if a.max_drop is None else parse_share("max-drop", a.max_drop), metric=a.metric, keep=a.keep,
+    )
+    place = done.save(a.output, a.target)
+    if a.json:
+        verdict = None if done.verdict is None else asdict(done.verdict)
+        print(json.dumps({"model": done.name, "met": done.met, "verdict": verdict, "bytes": list(done.bytes),
+                          "layers": [asdict(n) for n in done.layers], "refused": dict(done.refused), "output": str(place)}))
+    elif not a.quiet:
+        print(as_text(done))
+        print(f"\nwrote {place / f'{done.name}.int{done.bits}.onnx'} and {place / 'artifact'}")
     return OK if done.met else USER_ERROR
 
 
@@ -68,6 +91,10 @@ def add_arguments(parser: argparse.ArgumentParser, completed: Any) -> None:
         help="accuracy, r2 (with labels), top1, neighbour, cosine (agreement with the original); default: what fits",
     )
     contract.add_argument("--keep", action="append", default=[], metavar="LAYER", help="leave this layer in floats")
+    narrow = parser.add_argument_group("narrow weights, float activations")
+    narrow.add_argument("--weights-only", metavar="TYPE", help="int4 or int8; samples are optional, and worth giving")
+    narrow.add_argument("--group", type=int, default=32, metavar="N", help="weights that share a scale: 32, 64 or 128 (32)")
+    narrow.add_argument("--exact", action="store_true", help="products in floats, not in bytes")
     method = parser.add_argument_group("method")
     method.add_argument("--rounding", default="auto", metavar="HOW", help="nearest, gptq, or auto: where weights matter")
     for name, what in (

@@ -21,9 +21,10 @@ from ..kernel import Buffer, axis
 from ..types import DTYPES, TensorType, is_integer
 from .arithmetic import arithmetic_dtype, read, require_kind, widen
 from .base import Op
-from .elementwise import Binary, Cast
+from .elementwise import Binary, Cast, Select, Unary
 from .movement import Broadcast, Reshape, Slice
 from .operands import require, require_axis, require_count
+from .reduce import Reduce
 
 if TYPE_CHECKING:
     from ..graph import Builder, Value
@@ -223,3 +224,50 @@ class Dequantize(Op):
 
 def _as(b: Builder, v: Value, dtype: str) -> Value:
     return v if v.type.dtype == dtype else b.add(Cast(dtype), v)
+
+
+@dataclass(frozen=True)
+class RoundBlocks(Op):
+    """x (f32) as its product with narrow weights may see it: each block of neighbours along the last axis in whole multiples
+    of its largest magnitude / 127.  A model that allows products in bytes is imported with it; where no such product is
+    used, `block_products` takes it away."""
+
+    block: int
+
+    def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
+        require_count(self, types, 1)
+        (x,) = types
+        n = x.shape[-1] if x.rank else 0
+        fits = x.dtype == "f32" and isinstance(n, int) and self.block > 0 and n % self.block == 0
+        require(fits, self, "expected f32 with a last axis of whole blocks of {}, got {}", self.block, x)
+        return (x,)
+
+    def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        x = arrays[0].reshape(*arrays[0].shape[:-1], -1, self.block)
+        most = np.abs(x).max(axis=-1, keepdims=True)
+        with np.errstate(all="ignore"):
+            inverse = np.where(most > 0, np.float32(127) / most, np.float32(0)).astype(np.float32)
+            whole = np.clip(np.rint(x * inverse), -127, 127)
+        return ((whole * (most * np.float32(1 / 127))).astype(np.float32).reshape(arrays[0].shape),)
+
+    def expand(self, b: Builder, *values: Value) -> tuple[Value, ...]:
+        whole, scale, _ = self.parts(b, values[0])
+        back = b.add(Binary("mul"), b.add(Cast("f32"), whole), scale)
+        return (b.add(Reshape(values[0].type.shape), back),)
+
+    def parts(self, b: Builder, x: Value) -> tuple[Value, Value, Value]:
+        """Integers i8[..., G, block], their scales f32[..., G, 1] and sums i32[..., G, 1]."""
+        n = x.type.shape[-1]
+        assert isinstance(n, int)
+        blocks = b.add(Reshape((*x.type.shape[:-1], n // self.block, self.block)), x)
+        last = (blocks.type.rank - 1,)
+        most = b.add(Reduce("max", last, True), b.add(Unary("abs"), blocks))
+
+        def number(c: float) -> Value:
+            return b.constant(np.asarray(c, np.float32))
+
+        zero = number(0.0)
+        inverse = b.add(Select(), b.add(Binary("gt"), most, zero), b.add(Binary("div"), number(127.0), most), zero)
+        whole = b.add(Saturate("i8", -127, 127), b.add(Binary("mul"), blocks, inverse))
+        sums = b.add(Reduce("sum", last, True), b.add(Cast("i32"), whole))
+        return whole, b.add(Binary("mul"), most, number(1 / 127)), sums

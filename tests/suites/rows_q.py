@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from tilewright.ir.ops.block_product import BlockMatMul
 from tilewright.ir.ops.contract import Conv, MatMul
-from tilewright.ir.ops.quantize import Dequantize, Lookup, Quantize, Saturate
+from tilewright.ir.ops.quantize import Dequantize, Lookup, Quantize, RoundBlocks, Saturate
 
 from suites.row import Row, Spec
 
@@ -27,6 +28,10 @@ def _x(*shape: int) -> Spec:
 
 def _scale(*shape: int) -> Spec:
     return Spec("f32", shape, 0.125, 2)
+
+
+def _words(panels: int, words: int, columns: int) -> Spec:
+    return Spec("i32", (panels, words, columns), -(2**31), 2**31 - 1)
 
 
 ROWS: tuple[Row, ...] = (
@@ -59,4 +64,22 @@ ROWS: tuple[Row, ...] = (
     Row("conv-u8-i8-1x1", Conv((1, 1), (0, 0, 0, 0), (1, 1), 1, "i32"), (_u8(1, 6, 7, 64), _i8(1, 1, 64, 48))),
     Row("conv-u8-i8-depthwise", Conv((1, 1), (0, 0, 0, 0), (1, 1), 40, "i32"), (_u8(1, 6, 7, 40), _i8(3, 3, 1, 40))),
     Row("conv-u8-i8-groups", Conv((1, 1), (0, 0, 0, 0), (1, 1), 2, "i32"), (_u8(1, 5, 5, 16), _i8(3, 3, 8, 24))),
+    Row("round-blocks", RoundBlocks(8), (_x(3, 24),), 1e-5),
+    Row("round-blocks-zero", RoundBlocks(4), (np.array([[0, 0, 0, 0, 1, -2, 127, 0.5]], np.float32),), 1e-5),
+    Row("block-matmul-int4", BlockMatMul(4, 16, 8), (_x(1, 64), _words(2, 8, 64), _scale(2, 4, 64)), 1e-3),
+    Row(
+        "block-matmul-int4-zeros", BlockMatMul(4, 32, 0),
+        (_x(7, 64), _words(3, 8, 32), _scale(3, 2, 32), _scale(3, 2, 32)), 1e-3,
+    ),
+    Row("block-matmul-int8", BlockMatMul(8, 64, 128), (_x(4, 64), _words(1, 16, 64), _scale(1, 1, 64)), 1e-3),
+    Row(
+        "block-matmul-int4-bytes", BlockMatMul(4, 32, 8, True),
+        (_i8(9, 64), _scale(9, 2), Spec("i32", (9, 2), -3000, 3000), _words(2, 8, 32), _scale(2, 2, 32)), 1e-3,
+    ),
+    Row(
+        "block-matmul-int8-bytes-zeros", BlockMatMul(8, 32, 0, True),
+        (_i8(1, 64), _scale(1, 2), Spec("i32", (1, 2), -3000, 3000), _words(2, 16, 64), _scale(2, 2, 64),
+         _scale(2, 2, 64)), 1e-3,
+    ),
+    Row("block-matmul-odd", BlockMatMul(8, 8, 128), (_x(2, 16), _words(3, 4, 5), _scale(3, 2, 5)), 1e-3),
 )

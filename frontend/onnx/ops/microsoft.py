@@ -11,7 +11,7 @@ from ....ir.graph import Value
 from ....ir.ops.contract import MatMul
 from ....ir.ops.movement import Concat
 from ....ir.ops.norm import Softmax
-from ....ir.ops.quantize import Dequantize
+from ....ir.ops.quantize import Dequantize, RoundBlocks
 from ....ir.ops.reduce import Reduce
 from ..builder import OnnxBuilder, normal_axes, normal_axis
 from ..table import Outputs, onnx_op
@@ -215,6 +215,8 @@ def matmul_n_bits(
         per_row = -(-blocks * bits // 8) * (8 // bits)
         zero = np.ascontiguousarray(_unpacked(array, bits, (N, per_row))[:, :blocks].T)
     floats = b.add(Dequantize(0, block_size), w, scale, b.constant(zero))
+    if accuracy_level == 4 and x.type.dtype == "f32" and K % block_size == 0:
+        x = b.add(RoundBlocks(block_size), x)  # the model allows products of bytes
     y = b.add(MatMul(), x, b.cast(floats, x.type.dtype))
     return y if bias is None else b.binary("add", y, bias)
 
