@@ -352,7 +352,7 @@ class _KernelPrinter:
             else:
                 texts.append(self.e.expr(a))
         texts += [f"&{self.e.place(b, (as_expr(0),) * len(b.shape))}" for b in s.bufs]
-        constant = s.fn in ("cp_async_wait",)
+        constant = s.fn in ("cp_async_wait", "wgmma_wait")
         self.line(f"{s.fn}<{texts[0]}>();" if constant else f"{s.fn}({', '.join(texts)});")
 
     def read(self, s: Read, followed: bool) -> None:

@@ -12,6 +12,9 @@ What a kernel may use beyond plain C++:
     Do mma_m16n8k16_f16(d, a, b), _bf16              d[4] f32 += a[8] * b[4], the fragments as the PTX manual lays them out
     Do mma_m16n8k8_tf32(d, a, b)                     d[4] f32 += a[4] * b[2] of f32 rounded to tf32
     Do mma_m16n8k32_s8(d, a, b), _u8s8               d[4] i32 += a[16] * b[8] of bytes
+    Do wgmma_m64n64k16_f16(d, a, b), n128, n256, _bf16
+                                                     four warps (sm_90a): d[n / 8][4] f32 += a[64, 16] * b[n, 16]^T, tiles by
+         their addresses in shared memory; wgmma_fence() before, wgmma_commit(), wgmma_wait(n); fence_async_proxy()
     Barrier "block", "warp"                          __syncthreads, __syncwarp
 
 Fragments are register arrays in the order of the registers: element e of thread (g = lane / 4, t = lane % 4) of a 16-bit
@@ -20,6 +23,8 @@ C and D row g + 8 * (e / 2), column 2 * t + e % 2.
 """
 
 from __future__ import annotations
+
+import textwrap
 
 from .c_dialect import Dialect
 from .c_snippets import ARITHMETIC, INTEGER_TYPES
@@ -102,10 +107,61 @@ DEVICE void {name}({d} *d, {operand}a, {operand}b)
 """
 
 
+WARPGROUP_COLUMNS = (64, 128, 256)
+
+
+def _warpgroup_product(columns: int, dtype: str) -> str:
+    """One wgmma instruction: 64 rows, sums of 16 rows and all columns in each warp, operands by descriptors."""
+    count = columns // 2
+    sums = ", ".join(f"%{n}" for n in range(count))
+    outs = ", ".join(f'"+f"(d[{n}])' for n in range(count))
+    lines = "\n".join(textwrap.wrap(outs, 110, break_long_words=False, initial_indent=" " * 17, subsequent_indent=" " * 19))
+    texts = "\n".join(f'                 "{t} "' for t in textwrap.wrap("{" + sums + "},", 100))
+    return f"""
+DEVICE void wgmma_m64n{columns}k16_{dtype}(float *d, const void *a, const void *b)
+{{
+    const unsigned long long x = wgmma_tile(a), y = wgmma_tile(b);
+    asm volatile("wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.{dtype}.{dtype} "
+{texts}
+                 "%{count}, %{count + 1}, 1, 1, 1, 0, 0;"
+                 :{lines[16:]}
+                 : "l"(x), "l"(y) : "memory");
+}}
+"""
+
+
+_WARPGROUP: dict[str, str] = {
+    "wgmma_tile": """
+// Describes a tile in shared memory to the matrix unit: rows of 128 bytes in its permutation, eight rows to 1024 bytes.
+DEVICE unsigned long long wgmma_tile(const void *start)
+{
+    const unsigned long long address = (unsigned)__cvta_generic_to_shared(start);
+    return (address & 0x3ffff) >> 4 | 1ull << 16 | (1024ull >> 4) << 32 | 1ull << 62;
+}
+""",
+    "fence_async_proxy": """
+// Makes what this thread has written to shared memory visible to the matrix unit.
+DEVICE void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+""",
+    "wgmma_fence": """
+DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+""",
+    "wgmma_commit": """
+DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+""",
+    "wgmma_wait": """
+template <int GROUPS> DEVICE void wgmma_wait()
+{
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(GROUPS) : "memory");
+}
+""",
+    **{f"wgmma_m64n{n}k16_{t}": _warpgroup_product(n, t) for n in WARPGROUP_COLUMNS for t in ("f16", "bf16")},
+}
+
 INSTRUCTIONS: dict[str, str] = {
     "DYNAMIC_SHARED": """
 // Shared memory of a size that the launch gives.
-#define DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+#define DYNAMIC_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]
 """,
     "cp_async": """
 // Starts a copy of BYTES from global to shared memory; zeros if the condition does not hold.
@@ -132,6 +188,7 @@ template <int GROUPS> DEVICE void cp_async_wait() { asm volatile("cp.async.wait_
     "mma_m16n8k8_tf32": _product("mma_m16n8k8_tf32", "m16n8k8", "f32.tf32.tf32.f32", "f", 4, 2),
     "mma_m16n8k32_s8": _product("mma_m16n8k32_s8", "m16n8k32", "s32.s8.s8.s32", "r", 4, 2),
     "mma_m16n8k32_u8s8": _product("mma_m16n8k32_u8s8", "m16n8k32", "s32.u8.s8.s32", "r", 4, 2),
+    **_WARPGROUP,
 }
 
 CUDA = Dialect(
@@ -148,7 +205,7 @@ CUDA = Dialect(
     bindings={f"{kind}.{d}": f"{index}.{d}" for kind, index in (("block", "blockIdx"), ("thread", "threadIdx")) for d in "xyz"},
     before={"unroll": "#pragma unroll"},
     barriers={"block": "__syncthreads();", "warp": "__syncwarp();"},
-    instructions=frozenset(INSTRUCTIONS) - {"cp_async", "DYNAMIC_SHARED"},
+    instructions=frozenset(INSTRUCTIONS) - {"cp_async", "DYNAMIC_SHARED", "wgmma_tile"},
     shared_limit=STATIC_SHARED,
     snippets={**_CONSTANTS, **ARITHMETIC, **_WARP, **INSTRUCTIONS},
 )

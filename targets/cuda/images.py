@@ -135,7 +135,7 @@ def _refused(toolchain: CudaToolchain, arch: str, log: str) -> Exception:
 _FUNCTION = re.compile(r"Compiling entry function '(\w+)'")
 _SPILLS = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 _USED = re.compile(r"Used (\d+) registers(?:.*?(\d+) bytes smem)?")
-_NOISE = re.compile(r"ptxas info|bytes stack frame|Compile time|^\s*$")
+_NOISE = re.compile(r"ptxas info(?!.*Performance Loss)|bytes stack frame|Compile time|^\s*$")
 
 
 def _read_log(log: str) -> tuple[dict[str, Resources], str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from codegen.gpu_groups import MACHINE, run, schedule
@@ -14,18 +15,22 @@ from tilewright.codegen.cuda import CUDA
 from tilewright.codegen.cuda_program import module_text
 from tilewright.codegen.machine_gpu import parse_gpu_machine
 from tilewright.codegen.strategies.gpu import contract
+from tilewright.codegen.strategies.gpu.staging import StagedTile
 from tilewright.codegen.strategies.gpu.tiles import GpuTile, choose_tile, tile_candidates
+from tilewright.codegen.strategies.gpu.warpgroup import WarpgroupCore
 from tilewright.ir.compute import Compute, acc_var
-from tilewright.ir.expr import binary, load
-from tilewright.ir.kernel import Buffer
+from tilewright.ir.expr import as_expr, binary, load
+from tilewright.ir.kernel import Buffer, Do
 from tilewright.ir.kernel_interpreter import run_kernel
 from tilewright.ir.kernel_launch import split_launches
 from tilewright.ir.ops.contract import Conv, MatMul
+from tilewright.targets.cuda.emulator.run import EmulationError
 from tilewright.targets.cuda.images import compile_images
 from tilewright.targets.cuda.toolchain import find_cuda_toolchain
 
+HOPPER = parse_gpu_machine("cuda:sm_90a")
 TF32 = replace(MACHINE, precision="tf32")
-TOLERANCE = {"f32": 1e-5, "tf32": 5e-3, "f16": 2e-3, "i32": 0.0}
+TOLERANCE = {"f32": 1e-5, "tf32": 5e-3, "f16": 2e-3, "bf16": 1e-2, "i32": 0.0}
 
 
 def floats(*shape: int, dtype: str = "f4") -> np.ndarray:
@@ -67,6 +72,12 @@ CASES: dict[str, tuple[Any, list[np.ndarray], tuple[int, ...], str, Any]] = {
         conv(1, 1, 4), [floats(2, 9, 9, 32, dtype="f2"), floats(3, 3, 8, 64, dtype="f2"), floats(64, dtype="f2")], (1, 2),
         "f16", MACHINE,
     ),
+    "warpgroups": (MatMul(), [floats(130, 200, dtype="f2"), floats(200, 136, dtype="f2")], (1,), "f16", HOPPER),
+    "warpgroups, conv": (
+        conv(), [floats(2, 9, 9, 16, dtype="f2"), floats(3, 3, 16, 24, dtype="f2"), floats(24, dtype="f2")], (1, 2), "f16",
+        HOPPER,
+    ),
+    "warpgroups, computed": (MatMul(), [floats(70, 80, dtype="f2"), floats(80, 72, dtype="f2")], (), "f16", HOPPER),
     "conv f32 1 x 1": (conv(1, 0), [floats(2, 5, 9, 16), floats(1, 1, 16, 24), floats(24)], (1, 2), "f32", MACHINE),
 }
 
@@ -94,7 +105,7 @@ def test_products_in_the_interpreter(name: str, monkeypatch: pytest.MonkeyPatch)
 
 def force(monkeypatch: pytest.MonkeyPatch, **numbers: int) -> None:
     """The tile that the model chooses, with other numbers."""
-    def chosen(sizes: Any, dtype: str, acc: str, matrix: bool, machine: Any) -> tuple[GpuTile, str]:
+    def chosen(sizes: Any, dtype: str, acc: str, matrix: bool, machine: Any, warpgroup: bool) -> tuple[GpuTile, str]:
         return replace(tile_candidates(dtype, acc, matrix, machine)[-1], **numbers), ""  # type: ignore[arg-type]
 
     monkeypatch.setattr(contract, "choose_tile", chosen)
@@ -111,6 +122,43 @@ def test_k_in_parts_is_added_in_order(name: str, monkeypatch: pytest.MonkeyPatch
     check(got, op.evaluate(*arrays)[0], tolerance)
     np.testing.assert_array_equal(got, again)
     assert dict(made.temporaries) == {"partial": 3 * 20 * 20 * 4}
+
+
+@pytest.mark.parametrize("columns", [64, 128, 256])
+def test_warpgroups_of_every_width(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    tile = next(x for x in tile_candidates("bf16", "f32", True, HOPPER, True) if x.columns == columns)
+    monkeypatch.setattr(contract, "choose_tile", lambda *_: (tile, ""))
+    arrays = [floats(40, 72).astype(ml_dtypes.bfloat16), floats(72, 40).astype(ml_dtypes.bfloat16)]
+    got, made = run(MatMul(), arrays, (1,), HOPPER)
+    check(got, arrays[0].astype("f4") @ arrays[1].astype("f4"), "bf16")
+    assert f"wgmma_m64n{columns}k16_bf16" in made.note
+
+
+@pytest.mark.parametrize("mistake", ["wait", "swizzle"])
+def test_mistakes_with_warpgroups_show(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums that are read too early are NaN; rows in another permutation give other numbers."""
+    if mistake == "wait":
+        monkeypatch.setattr(WarpgroupCore, "after_loop", lambda self: ())
+    else:
+        monkeypatch.setattr(StagedTile, "_permuted", lambda self, outer, inner: inner)
+    op, arrays, constants, _, machine = CASES["warpgroups"]
+    got, _ = run(op, arrays, constants, machine)
+    expected = op.evaluate(*arrays)[0]
+    assert not np.allclose(got.astype("f4"), expected.astype("f4"), rtol=0.1, atol=0.1)
+
+
+def test_a_stage_that_is_filled_while_it_is_read_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WarpgroupCore, "in_flight", 0)
+    multiply = WarpgroupCore.multiply
+    lagging = Do("wgmma_wait", (as_expr(1),))
+    monkeypatch.setattr(WarpgroupCore, "multiply", lambda *a: (*multiply(*a)[:-1], lagging))
+    arrays = [floats(64, 800, dtype="f2"), floats(800, 64, dtype="f2")]
+    try:
+        got, _ = run(MatMul(), arrays, (1,), HOPPER)
+    except EmulationError as error:
+        assert "race" in str(error)
+    else:
+        assert np.isnan(got.astype("f4")).any()
 
 
 def test_an_epilogue_reads_its_own_operand() -> None:
@@ -158,3 +206,17 @@ def test_large_products_have_no_spills() -> None:
     for image_ in made:
         assert not image_.warnings
         assert {n: (r.spill_stores, r.spill_loads) for n, r in image_.resources.items() if r.spill_stores + r.spill_loads} == {}
+
+
+@needs_cuda
+@pytest.mark.slow
+def test_warpgroups_have_no_spills() -> None:
+    halves = [np.zeros((4096, 4096), "f2")] * 2
+    image = [np.zeros((64, 28, 28, 128), "f2"), np.zeros((3, 3, 128, 128), "f2"), np.zeros(128, "f2")]
+    functions = {}
+    for n, (op, arrays, constants) in enumerate(((MatMul(), halves, (1,)), (conv(), image, (1, 2)))):
+        (part,) = split_launches(schedule(op, arrays, constants, HOPPER)[1])
+        functions[f"p{n}_product"] = print_kernel(replace(part, name=f"p{n}_product"), CUDA).text
+    ((image_,),) = compile_images([module_text("", functions, functions)], ("sm_90a",), find_cuda_toolchain())
+    assert not image_.warnings
+    assert all(r.spill_stores == r.spill_loads == 0 for r in image_.resources.values())

@@ -16,6 +16,7 @@ second launch adds them in order.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Union
 
 from ....ir.compute import acc_var
 from ....ir.dims import split_index
@@ -31,7 +32,9 @@ from .legalize import legalize
 from .operand import ACCESS, MatrixProduct, Operand, access_width
 from .staging import fill, in_parts, stage_operand
 from .tiles import PADDING, GpuTile, choose_tile
+from .warpgroup import WarpgroupCore
 
+Core = Union[MatrixCore, PlainCore, WarpgroupCore]
 RASTER = 8  # rows of tiles that follow each other
 EPILOGUE_THREADS = 256
 PLAIN_RESIDENT = 2  # blocks of a multiprocessor that registers are limited for, in plain arithmetic
@@ -44,11 +47,13 @@ def schedule_matrix_product(group: Group, p: MatrixProduct, machine: GpuMachine)
     tile_types = types or (p.left.dtype, p.right.dtype)
     acc = p.compute.acc
     widest = max(tile_types, key=lambda t: DTYPES[t].size)
-    tile, reason = choose_tile(p.sizes, widest, acc, matrix, machine)
     left, right, packs = _operands(p, tile_types, matrix)
+    warpgroup = _takes_warpgroup(left, right, tile_types, machine)
+    tile, reason = choose_tile(p.sizes, widest, acc, matrix, machine, warpgroup)
     plan = _Plan(group, replace(p, left=left, right=right), tile, matrix, tile_types, machine)
     kernel, temporaries = plan.kernel(tuple(packs))
-    unit = f"tensor cores ({INSTRUCTIONS[tile_types]})" if matrix else "f32 arithmetic" if acc == "f32" else f"{acc} arithmetic"
+    instruction = f"wgmma_m64n{tile.columns}k16_{widest}" if warpgroup else INSTRUCTIONS.get(tile_types)
+    unit = f"tensor cores ({instruction})" if matrix else "f32 arithmetic" if acc == "f32" else f"{acc} arithmetic"
     b, m, n, k = p.sizes
     shape = f"{f'{b} x ' if b > 1 else ''}{m} x {n} x {k}"
     note = f"product of {shape} by {unit}: {tile}; {reason}"
@@ -78,6 +83,12 @@ def _operands(
         right, pack = p.right_pack("w", ACCESS // DTYPES[p.right.dtype].size, matrix)
         packs[right.buffer] = pack
     return p.left, right, packs
+
+
+def _takes_warpgroup(left: Operand, right: Operand, types: tuple[str, str], machine: GpuMachine) -> bool:
+    """Whether the unit of sm_90a multiplies these operands: 16 bits, both in rows of k."""
+    halves = types[0] == types[1] and types[0] in ("f16", "bf16")
+    return machine.has("wgmma") and halves and all(is_k_major(x, True, types[0]) for x in (left, right))
 
 
 def is_k_major(x: Operand, matrix: bool, dtype: str) -> bool:
@@ -137,7 +148,7 @@ class _Plan:
         resident = (("resident", PLAIN_RESIDENT),) if not self.matrix and acc_size == 4 else ()
         return nest((block,), nest((warp,), nest((lane,), body, "thread.x"), "thread.y"), "block.x", resident)
 
-    def core(self) -> MatrixCore | PlainCore:
+    def core(self) -> Core:
         tile, p = self.tile, self.p
         left, right = (
             stage_operand(name, x, own, tile.depth, tile.stages, dtype, k_major=is_k_major(x, self.matrix, dtype),
@@ -145,10 +156,11 @@ class _Plan:
             for name, x, own, dtype in zip(("left", "right"), (p.left, p.right), (tile.rows, tile.columns), self.types,
                                            strict=True)
         )
-        return (MatrixCore if self.matrix else PlainCore)(tile, left, right, p.compute.acc)
+        made = WarpgroupCore if tile.warpgroup else MatrixCore if self.matrix else PlainCore
+        return made(tile, left, right, p.compute.acc)
 
     def pipeline(
-        self, core: MatrixCore | PlainCore, batch: Expr, start: tuple[Expr, Expr], k_start: Expr, steps: int,
+        self, core: Core, batch: Expr, start: tuple[Expr, Expr], k_start: Expr, steps: int,
         at: tuple[Expr, Expr], lane: Var, warp: Var,
     ) -> Block:
         tile = self.tile
@@ -163,19 +175,20 @@ class _Plan:
             )
 
         commit: Block = (Do("cp_async_commit"),) if is_async else ()
-        ahead = min(tile.stages - 1, steps)
+        early = tile.stages - 1 - core.in_flight  # stages that are filled before they are used
+        ahead = min(early, steps)
         body: Block = (Alloc(core.left.buffer), Alloc(core.right.buffer))
-        for s in range(tile.stages - 1):
+        for s in range(early):
             body += (*(stage_in(as_expr(s), as_expr(s)) if s < ahead else ()), *commit)
         ko = axis("ko", steps)
-        following = ko + (tile.stages - 1)
+        following = ko + early
         more = stage_in(following, following % tile.stages)
         use: Block = (
-            *((Do("cp_async_wait", (as_expr(tile.stages - 2),)),) if is_async else ()), Barrier("block"),
+            *((Do("cp_async_wait", (as_expr(early - 1),)),) if is_async else ()), *core.before_barrier(), Barrier("block"),
             *((If(binary("lt", following, steps), more),) if steps > ahead else ()), *commit,
             *core.multiply(ko % tile.stages, *at, lane),
         )
-        return (*body, For(ko, use, "serial", ("reduce",)))
+        return (*body, For(ko, use, "serial", ("reduce",)), *core.after_loop())
 
     # ---- the sums
 

@@ -53,6 +53,17 @@ class MatrixCore:
         zero = const(0, Type(self.acc_dtype))
         return (Alloc(self.acc), *_unroll((m, n, e), (store(self.acc, (m, n, e), zero),)))
 
+    @property
+    def in_flight(self) -> int:
+        """Stages that are still read when `multiply` has returned."""
+        return 0
+
+    def before_barrier(self) -> Block:
+        return ()
+
+    def after_loop(self) -> Block:
+        return ()
+
     def multiply(self, stage: Expr, row: Expr, column: Expr, lane: Expr) -> Block:
         """acc += left[row.., k] * right[column.., k] over the k of one stage; row, column: where the warp's tile begins."""
         mf, nf = self.fragments
@@ -125,6 +136,17 @@ class PlainCore:
     def start(self) -> Block:
         i, j = axis("i", self.cells[0]), axis("j", self.cells[1])
         return (Alloc(self.acc), *_unroll((i, j), (store(self.acc, (i, j), const(0, Type(self.acc_dtype))),)))
+
+    @property
+    def in_flight(self) -> int:
+        """Stages that are still read when `multiply` has returned."""
+        return 0
+
+    def before_barrier(self) -> Block:
+        return ()
+
+    def after_loop(self) -> Block:
+        return ()
 
     def multiply(self, stage: Expr, row: Expr, column: Expr, lane: Expr) -> Block:
         """acc += left[row.., k] * right[column.., k] over the k of one stage."""

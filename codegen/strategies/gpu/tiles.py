@@ -22,12 +22,13 @@ LAUNCH = 2.5e-6  # seconds that another launch costs
 STEP_LATENCY = 0.35e-6  # of one stage when nothing else hides it
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
 CLOCK_OF_L2 = 2.2  # times the bandwidth of memory
+OLDER_SHARE = 0.65  # of the peak of tensor cores made for warpgroups that mma.sync reaches
 OVERLAP = 0.85  # of the faster one of arithmetic and memory that hides behind the other
 
 
 @dataclass(frozen=True)
 class GpuTile:
-    """matrix: by tensor cores.  depth: elements of k in a stage."""
+    """matrix: by tensor cores; warpgroup: by four warps together (sm_90a).  depth: elements of k in a stage."""
 
     rows: int
     columns: int
@@ -37,6 +38,7 @@ class GpuTile:
     stages: int
     matrix: bool
     splits: int = 1
+    warpgroup: bool = False
 
     @property
     def threads(self) -> int:
@@ -73,9 +75,15 @@ PLAIN_SHAPES = (
 )
 
 
-def tile_candidates(dtype: str, acc: str, matrix: bool, machine: GpuMachine) -> list[GpuTile]:
-    """Every tile that the machine's shared memory holds, the largest first."""
+WARPGROUP_SHAPES = ((256, 128, 16, 1), (128, 256, 8, 1), (128, 128, 8, 1), (128, 64, 8, 1), (64, 128, 4, 1), (64, 64, 4, 1))
+
+
+def tile_candidates(dtype: str, acc: str, matrix: bool, machine: GpuMachine, warpgroup: bool = False) -> list[GpuTile]:
+    """Every tile that the machine's shared memory holds, the largest first.  warpgroup: only those for four warps together."""
     size, acc_size = DTYPES[dtype].size, DTYPES[acc].size
+    if warpgroup:
+        every = [GpuTile(*shape, 128 // size, stages, True, warpgroup=True) for shape in WARPGROUP_SHAPES for stages in (4, 3)]
+        return [x for x in every if x.shared_bytes(size, acc_size) <= machine.shared_bytes]
     depth = max(DEPTH_BYTES // size, 4) if matrix or size >= 4 else 16
     stages = (4, 3) if machine.has("cp_async") else (2,)
     found = []
@@ -93,11 +101,11 @@ def _fits_registers(tile: GpuTile, acc_size: int) -> bool:
 
 
 def choose_tile(
-    sizes: tuple[int, int, int, int], dtype: str, acc: str, matrix: bool, machine: GpuMachine
+    sizes: tuple[int, int, int, int], dtype: str, acc: str, matrix: bool, machine: GpuMachine, warpgroup: bool = False
 ) -> tuple[GpuTile, str]:
     """The tile that the model expects to be fastest, and why.  sizes: batches, rows, columns, k."""
     best: tuple[float, GpuTile] | None = None
-    for tile in tile_candidates(dtype, acc, matrix, machine):
+    for tile in tile_candidates(dtype, acc, matrix, machine, warpgroup):
         for splits in SPLITS:
             if splits > 1 and sizes[3] < splits * tile.depth * 4:
                 break
@@ -142,7 +150,8 @@ def _rate(dtype: str, matrix: bool, machine: GpuMachine) -> float:
     """Multiply-accumulates per second of the whole machine."""
     if not matrix:
         return machine.simt_macs / (32 if dtype == "f64" else 1)
-    return machine.tensor_macs * 2 / DTYPES[dtype].size
+    older = OLDER_SHARE if machine.newest.tensor_macs > 3e14 and not machine.has("wgmma") else 1.0
+    return older * machine.tensor_macs * 2 / DTYPES[dtype].size
 
 
 def _registers(tile: GpuTile, acc_size: int) -> int:
@@ -153,6 +162,8 @@ def _registers(tile: GpuTile, acc_size: int) -> int:
 def _efficiency(tile: GpuTile) -> float:
     """What part of the peak a warp's tile allows: the larger it is, the fewer reads of shared memory each product takes."""
     rows, columns = tile.warp_tile
+    if tile.warpgroup:
+        return min(0.9, 0.5 + columns / 512) * min(1.0, tile.warp_rows / 16 + 0.5)
     reads = (rows + columns) / (rows * columns)
     limit = (1 / 16 if tile.matrix else 1 / 14) / reads / 2
     return min(0.9, limit) * min(1.0, tile.warp_rows * tile.warp_columns / 4 + 0.4)

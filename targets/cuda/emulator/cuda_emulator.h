@@ -32,6 +32,9 @@ void emulator_copy_commit(void);
 void emulator_copy_wait(int groups);
 void emulator_load_matrices(void *tile, const void *row, int count, int transposed, int line);
 void emulator_multiply(int kind, void *d, const void *a, const void *b, int line);
+void emulator_warpgroup(int kind, int columns, float *d, const void *a, const void *b, int line);
+void emulator_warpgroup_commit(void);
+void emulator_warpgroup_wait(int groups);
 }
 
 #define threadIdx emulator_thread
@@ -101,6 +104,17 @@ template <int GROUPS> inline void cp_async_wait() { emulator_copy_wait(GROUPS); 
 #define mma_m16n8k8_tf32(d, a, b) emulator_multiply(2, d, a, b, __LINE__)
 #define mma_m16n8k32_s8(d, a, b) emulator_multiply(3, d, a, b, __LINE__)
 #define mma_m16n8k32_u8s8(d, a, b) emulator_multiply(4, d, a, b, __LINE__)
+
+inline void fence_async_proxy() {}
+inline void wgmma_fence() {}
+inline void wgmma_commit() { emulator_warpgroup_commit(); }
+template <int GROUPS> inline void wgmma_wait() { emulator_warpgroup_wait(GROUPS); }
+#define wgmma_m64n64k16_f16(d, a, b) emulator_warpgroup(0, 64, d, a, b, __LINE__)
+#define wgmma_m64n64k16_bf16(d, a, b) emulator_warpgroup(1, 64, d, a, b, __LINE__)
+#define wgmma_m64n128k16_f16(d, a, b) emulator_warpgroup(0, 128, d, a, b, __LINE__)
+#define wgmma_m64n128k16_bf16(d, a, b) emulator_warpgroup(1, 128, d, a, b, __LINE__)
+#define wgmma_m64n256k16_f16(d, a, b) emulator_warpgroup(0, 256, d, a, b, __LINE__)
+#define wgmma_m64n256k16_bf16(d, a, b) emulator_warpgroup(1, 256, d, a, b, __LINE__)
 
 /* EMULATED_KERNEL(name) makes a kernel known to the run time. */
 template <class... P, size_t... I>

@@ -259,6 +259,9 @@ void run_block()
         thread.state = State::NEW;
         thread.groups = 0;
         thread.copies.clear();
+        thread.product_groups = 0;
+        thread.products.clear();
+        thread.sums.clear();
     }
     std::vector<int> order(warps);
     for (int w = 0; w < warps; w++) {

@@ -29,6 +29,21 @@ struct Copy {
     int group; /* how many groups of the thread were closed before it */
 };
 
+/* A product that the matrix unit of sm_90a has been given: it reads its operands as late as it may, when the thread waits
+ * for it, and the thread's registers hold NaN meanwhile. */
+struct Product {
+    int kind, columns, line;
+    float *registers;
+    const unsigned char *left, *right;
+    int group; /* how many groups of the thread were closed before */
+};
+
+/* Registers that belong to the matrix unit. */
+struct Sums {
+    float *registers;
+    std::vector<float> values;
+};
+
 struct Thread {
     void *stack_pointer;
     int stack; /* number of its stack, -1: none */
@@ -38,6 +53,9 @@ struct Thread {
     dim3 index;
     int groups; /* of asynchronous copies, closed */
     std::vector<Copy> copies;
+    int product_groups; /* of the matrix unit, closed */
+    std::vector<Product> products;
+    std::vector<Sums> sums;
     uint32_t slot[16]; /* what it shows the other threads of its warp */
 };
 

@@ -154,4 +154,104 @@ void emulator_multiply(int kind, void *d, const void *a, const void *b, int line
     }
     meet_warp(0xffffffffu, -line);
 }
+
+/* 64 rows by four warps: this one has 16 of them, and all columns.  A tile begins at an address whose eight rows of 128 bytes
+ * fill 1024 bytes, and pieces of 16 bytes are permuted by the row: bits 4..6 of an address are exclusive-or'ed with bits 7..9. */
+static float tile_element(int kind, const unsigned char *start, int row, int k)
+{
+    uintptr_t address = (uintptr_t)start + (uintptr_t)row * 128 + (uintptr_t)k * 2;
+    address ^= address >> 3 & 0x70;
+    uint16_t half;
+    memcpy(&half, (const void *)address, 2);
+    return element(kind, half, 0);
+}
+
+static void check_tile(const unsigned char *start, int rows, int line)
+{
+    if ((uintptr_t)start % 1024 >= 128 || (uintptr_t)start % 32) {
+        fail("line %d: a tile of the matrix unit does not begin with the first of eight rows", line);
+    }
+    for (int row = lane(); row < rows; row += WARP) {
+        for (int piece = 0; piece < 2; piece++) {
+            uintptr_t address = (uintptr_t)start + (uintptr_t)row * 128 + (uintptr_t)piece * 16;
+            address ^= address >> 3 & 0x70;
+            if (!in_shared((void *)address, 16)) {
+                fail("line %d: row %d of a tile of the matrix unit lies outside of shared memory", line, row);
+            }
+            check_access((void *)address, 16, false);
+        }
+    }
+}
+
+void emulator_warpgroup(int kind, int columns, float *d, const void *a, const void *b, int line)
+{
+    Thread &thread = launch.threads[launch.current];
+    if (launch.threads.size() % (4 * WARP)) {
+        fail("line %d: a block of %zu threads is not made of groups of four warps", line, launch.threads.size());
+    }
+    meet_warp(0xffffffffu, line);
+    bool known = false;
+    for (const Sums &s : thread.sums) {
+        known |= s.registers == d;
+    }
+    if (!known) {
+        thread.sums.push_back({ d, std::vector<float>(d, d + columns / 2) });
+        memset(d, 0xff, (size_t)columns / 2 * sizeof *d);
+    }
+    thread.products.push_back({ kind, columns, line, d, (const unsigned char *)a, (const unsigned char *)b,
+                                thread.product_groups });
+}
+
+void emulator_warpgroup_commit(void)
+{
+    launch.threads[launch.current].product_groups++;
+}
+
+static void finish_product(const Product &p, std::vector<float> &values)
+{
+    const int warp = launch.current / WARP % 4, group = lane() / 4, member = lane() % 4;
+    check_tile(p.left, 64, p.line);
+    check_tile(p.right, p.columns, p.line);
+    for (int n = 0; n < p.columns / 2; n++) {
+        const int row = 16 * warp + group + 8 * (n / 2 % 2), column = n / 4 * 8 + 2 * member + n % 2;
+        double sum = (double)values[(size_t)n];
+        for (int k = 0; k < 16; k++) {
+            sum += (double)tile_element(p.kind, p.left, row, k) * (double)tile_element(p.kind, p.right, column, k);
+        }
+        values[(size_t)n] = (float)sum;
+    }
+}
+
+/* Products of closed groups but the last `groups` are made; registers that no product is left for get their sums. */
+void emulator_warpgroup_wait(int groups)
+{
+    Thread &thread = launch.threads[launch.current];
+    std::vector<Product> left;
+    for (const Product &p : thread.products) {
+        if (p.group >= thread.product_groups - groups) {
+            left.push_back(p);
+            continue;
+        }
+        for (Sums &s : thread.sums) {
+            if (s.registers == p.registers) {
+                finish_product(p, s.values);
+            }
+        }
+    }
+    thread.products.swap(left);
+    std::vector<Sums> kept;
+    for (const Sums &s : thread.sums) {
+        bool busy = false;
+        for (const Product &p : thread.products) {
+            busy |= p.registers == s.registers;
+        }
+        if (busy) {
+            kept.push_back(s);
+        } else {
+            memcpy(s.registers, s.values.data(), s.values.size() * sizeof(float));
+        }
+    }
+    thread.sums.swap(kept);
+    meet_warp(0xffffffffu, -__LINE__);
+}
 }

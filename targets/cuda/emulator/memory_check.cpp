@@ -157,8 +157,8 @@ bool check_global(unsigned char *address, size_t bytes, bool write)
 
 void begin_launch(size_t dynamic_shared)
 {
-    /* Sixteen bytes more, so that the memory can start at a multiple of sixteen. */
-    dynamic.assign(dynamic_shared + 16, 0xff);
+    /* More, so that the memory can start at a multiple of 1024, as kernels declare it. */
+    dynamic.assign(dynamic_shared + 1024, 0xff);
     dynamic_shadow.assign(dynamic_shared, Shadow());
     static_shadow.assign((size_t)(__stop_emulated_shared - __start_emulated_shared), Shadow());
     global_shadow.clear();
@@ -207,7 +207,7 @@ extern "C" {
 
 unsigned char *emulator_dynamic_shared(void)
 {
-    return (unsigned char *)(((uintptr_t)dynamic.data() + 15) & ~(uintptr_t)15);
+    return (unsigned char *)(((uintptr_t)dynamic.data() + 1023) & ~(uintptr_t)1023);
 }
 
 #define ACCESS(bytes)                                                                           \
