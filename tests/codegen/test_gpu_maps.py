@@ -51,7 +51,9 @@ CASES: dict[str, tuple[Any, list[np.ndarray], tuple[int, ...], str]] = {
     "rows of two warps": (Reduce("max", (1,), True), [floats(2, 1664)], (), "64 threads a row"),
     "long rows": (Reduce("max", (2,), False), [floats(2, 7, 5000)], (), "256 threads a row"),
     "one long row": (Reduce("sum", (0, 1), False), [floats(170, 300)], (), "1024 threads a row"),
-    "vector by matrix": (MatMul(), [floats(1, 200), floats(200, 300)], (1,), "columns of 200"),
+    "vector by matrix": (MatMul(), [floats(1, 200), floats(200, 300)], (), "columns of 200"),
+    "vector by weights": (MatMul(), [floats(1, 200), floats(200, 300)], (1,), "300 rows of 200"),
+    "few rows by weights": (MatMul(), [floats(3, 200, dtype="f2"), floats(200, 30, dtype="f2")], (1,), "90 rows of 200"),
 }
 
 

@@ -2,6 +2,7 @@
 
     attention in 16 bits                                               attention: one kernel, running maxima
     a sum of products of two operands, enough of rows, columns and k   contract: tiles in shared memory, tensor cores
+    the same with few rows and weights                                 skinny: a warp per output, along lines of the weights
     maps and reductions over shared rows                               rows: a warp or block per row
     a reduction along another axis than the contiguous one             columns: lines of outputs, parts of the reduction
     a map that reads along another axis than it writes                 transposes: tiles in shared memory
@@ -33,6 +34,7 @@ from .maps import contiguous_axis, extents, map_nest
 from .operand import MatrixProduct, find_matrix_product
 from .positions import schedule_positions, takes_positions
 from .rows import schedule_row_groups
+from .skinny import skinny_product
 from .transposes import find_transposed, transpose_nest
 
 SHORT_ROW = 16  # elements of a row that one thread reduces alone
@@ -47,11 +49,23 @@ def schedule_group(group: Group, machine: GpuMachine, accuracy: str = "default")
         product = find_matrix_product(computes[0], group.constants)
         if product is not None and is_worth_tiles(product):
             return schedule_matrix_product(replace(group, computes=computes), product, machine)
+        few = None if product is None else _schedule_skinny(group, product)
+        if few is not None:
+            return few
     if len(computes) > 1 or (computes and _is_row_reduction(computes[0])):
         made = schedule_row_groups(computes, group.params)
         if made is not None:
             return Scheduled(legalize(Kernel(group.kind, group.params, made[0])), note=made[1])
     return _schedule_nests(group, computes, machine)
+
+
+def _schedule_skinny(group: Group, product: MatrixProduct) -> Scheduled | None:
+    found = skinny_product(product)
+    made = None if found is None else schedule_row_groups((found[0],), group.params)
+    if found is None or made is None:
+        return None
+    kernel = Kernel(group.kind, (*group.params, found[1]), made[0])
+    return Scheduled(legalize(kernel), ((found[1].name, found[2]),), made[1])
 
 
 def is_worth_tiles(p: MatrixProduct) -> bool:
