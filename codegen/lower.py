@@ -17,6 +17,7 @@ from ..ir.expr import load
 from ..ir.graph import Graph, Node, Value
 from ..ir.kernel import Buffer, axis
 from ..ir.ops.base import form_of
+from ..ir.ops.bounded import Sized
 from ..ir.ops.control import Fused
 from ..ir.ops.data_sized import DataSized
 from ..ir.ops.movement import Broadcast, Concat, Pad, Reshape, Slice, Transpose
@@ -30,7 +31,7 @@ from .cost import cost_of
 from .kernels import KernelTable, group_hash
 from .machine_gpu import GpuMachine
 from .prepared import PreparedConstants
-from .program import Address, Call, Cost, Placement, Program, Step
+from .program import Address, Call, Cost, Placement, Program, SizedOutput, Step
 from .storage import Place, Reference, Root, Scope
 from .strategies.by_machine import AnyMachine, strategies_of
 from .strategies.choices import Choice
@@ -62,6 +63,8 @@ class Lowering:
         self._packed: dict[tuple[int, Pack | None], Root] = {}
         self._transformed: tuple[np.ndarray | None, object, np.ndarray] = None, None, np.empty(0)
         self._keep: list[np.ndarray] = []  # keeps ids in _packed alive
+        self.sized: list[tuple[Value, Root, SizedOutput]] = []
+        self.output_types: list[TensorType] = []
 
     # -- memory
 
@@ -181,6 +184,9 @@ class Lowering:
 
     def lower_scope(self, scope: Scope) -> None:
         for node in scope.graph.nodes:
+            if isinstance(node.op, Sized):
+                self.lower_sized(scope, node, node.op)
+                continue
             if all(v.type.size == 0 for v in node.outputs):
                 continue
             if isinstance(node.op, Fused):
@@ -272,6 +278,27 @@ class Lowering:
         group = Group("map", (node.op.compute(by, bx),), (by, bx))
         self.emit(scope, self.schedule(group), {"x0": source, "y0": target}, node, cost_of(node))
 
+    def lower_sized(self, scope: Scope, node: Node, op: Sized) -> None:
+        """Write a result in its size, and the size."""
+        (v,), (x, sizes) = node.outputs, node.inputs
+        places = [(root, facts) for value, root, facts in self.sized if value is v]
+        if not places:
+            raise TargetError(
+                f"target {self.machine.name}: {v.name} at {node.where!r} is {v.type}: how large that is, is only known when it "
+                "runs; a branch or loop cannot give it: make its operands constants, or run the model with the interpreter"
+            )
+        for root, facts in places:
+            told = Root(f"{v.name}.shape", "output", sizes.type.nbytes, facts.told)
+            flat = TensorType(x.type.dtype, (x.type.size,))
+            operands = {
+                "y0": (flat, Place(root, 0, (1,))), "y1": (sizes.type, Place(told, 0, (1,))),
+                "x0": (x.type, self.place(scope, x)), "x1": (sizes.type, self.place(scope, sizes)),
+            }
+            y, shape, data, size = (self.buffer(name, type, place) for name, (type, place) in operands.items())
+            made = self.strategies.schedule_irregular(op, (y, shape), (data, size), self.machine)
+            at = {name: place for name, (_, place) in operands.items()}
+            self.emit(scope, made, at, node, Cost(0, x.type.nbytes, x.type.nbytes))
+
     # -- the program
 
     def run(self) -> Program:
@@ -279,8 +306,16 @@ class Lowering:
         for n, v in enumerate(self.graph.inputs):
             scope.memory[v] = (Root(v.name, "input", v.type.nbytes, n), 0)
         later: list[tuple[Value, Root]] = []
+        makers = self.graph.producers
         for n, v in enumerate(self.graph.outputs):
-            root = Root(v.name, "output", v.type.nbytes, n)
+            sized = v in makers and isinstance(makers[v].op, Sized)
+            type = makers[v].inputs[0].type if sized else v.type
+            self.output_types.append(type)
+            root = Root(v.name, "output", type.nbytes, n)
+            if sized:
+                told = len(self.graph.outputs) + len(self.sized)
+                self.sized.append((v, root, SizedOutput(n, told, v.type.shape)))
+                continue
             if v in scope.memory or v in self.graph.constants:
                 later.append((v, root))
             else:
@@ -307,14 +342,15 @@ class Lowering:
         for root, offset in zip(used, offsets, strict=True):
             root.offset = offset
         placements = tuple(Placement(r.name, r.offset, r.nbytes, r.first, r.last) for r in used)
-        io = tuple(tuple((n, v.type) for n, v in pairs) for pairs in (
-            [(v.name, v) for v in self.graph.inputs],
-            list(zip(self.graph.output_names, self.graph.outputs, strict=True)),
-        ))
+        io = (
+            tuple((v.name, v.type) for v in self.graph.inputs),
+            tuple(zip(self.graph.output_names, self.output_types, strict=True)),
+        )
         return Program(
             self.name, self.kernels.kernels, resolve_steps(steps), io[0], io[1], tuple(self.constants),
             self.constant_bytes, total, self.kernels.scratch_bytes(), placements,
             prepare=() if self.prepared is None else resolve_steps(self.prepared.steps),
+            sized=tuple(facts for _, _, facts in self.sized),
         )
 
 
@@ -333,12 +369,21 @@ def lower(
                 "is only known when it runs; make its operands constants, or run the model with the interpreter"
             )
     for v in (*graph.inputs, *graph.outputs):
-        if not v.type.is_static:
+        sized = v in graph.producers and isinstance(graph.producers[v].op, Sized)
+        if not v.type.is_static and not sized:
             raise TargetError(
                 f"target {machine.name}: {v.name!r} has the shape {v.type}; every dimension must be a number. "
                 f"Bind it with dims={{...}} or shapes={{...}} (--dim NAME=N, --shape {v.name}=...)."
             )
     program = Lowering(graph, machine, name, accuracy, choices, prepare_weights).run()
-    return program if isinstance(machine, GpuMachine) else synchronize(program, machine)
+    if not isinstance(machine, GpuMachine):
+        return synchronize(program, machine)
+    if program.sized:
+        names = ", ".join(graph.output_names[s.output] for s in program.sized)
+        raise TargetError(
+            f"target {machine.name}: how large {names} is, is only known when it runs; a CUDA library cannot report that: make "
+            "what sizes it a constant of the model, or compile for a processor"
+        )
+    return program
 
 

@@ -14,7 +14,7 @@ from typing import Union
 import numpy as np
 
 from ..ir.kernel import Kernel
-from ..ir.types import TensorType
+from ..ir.types import Dim, TensorType
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,22 @@ class Placement:
 
 
 @dataclass(frozen=True)
+class SizedOutput:
+    """An output whose size only its data tells.  Its type in the program has the largest size, of which the first elements
+    are those of the result, dense; its shape is written as i64[rank] to space "output" at the index `told`, which is
+    not one of the program's outputs.  dims: what the sizes are called, numbers where they are known."""
+
+    output: int
+    told: int
+    dims: tuple[Dim, ...]
+
+
+@dataclass(frozen=True)
 class Program:
     """constants: (offset, array) pairs in increasing order; arrays are C-contiguous, offsets are multiples of 64.
     inputs and outputs: names and types in the model's order.  scratch_bytes: memory each thread needs for the `stack`
     buffers of the kernels.  profile: threads record the times of every call (`tw_profile.c`).  prepare: calls that every
-    instance makes once, when it is created, on arena memory that no step reuses."""
+    instance makes once, when it is created, on arena memory that no step reuses.  sized: see SizedOutput."""
 
     name: str
     kernels: Mapping[str, Kernel]
@@ -104,6 +115,7 @@ class Program:
     placements: tuple[Placement, ...] = ()
     profile: bool = False
     prepare: tuple[Step, ...] = ()
+    sized: tuple[SizedOutput, ...] = ()
 
 
 def all_calls(steps: Iterable[Step]) -> Iterator[Call]:

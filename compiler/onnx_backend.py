@@ -110,12 +110,12 @@ def with_constants(model: onnx.ModelProto, values: dict[str, np.ndarray]) -> onn
     return result
 
 
-def fix_sizes(graph: Graph) -> None:
+def fix_sizes(graph: Graph, loops_only: bool = False) -> None:
     """Raises NotConstantError for inputs whose data sizes a result, which a target with fixed sizes needs while compiling:
-    how often a loop runs; what Compress keeps, if other inputs remain."""
+    how often a loop runs; unless loops_only, what Compress keeps, if other inputs remain."""
     loops = [n for n in graph.nodes if isinstance(n.op, Loop) and n.op.scanned and not isinstance(n.op.length, int)]
     names = _origins(graph, {v for n in loops for v in n.inputs[:2]})
-    if not names:
+    if not names and not loops_only:
         names = _origins(graph, {v for n in graph.nodes if isinstance(n.op, DataSized) for v in n.inputs})
         names = names if len(names) < len(graph.inputs) else ()
     if names:
@@ -160,8 +160,7 @@ class CpuBackend(InterpreterBackend):
     def bound(model: onnx.ModelProto, shapes: Shapes) -> Runner:
         from .api import compile
 
-        fix_sizes(import_model(model, shapes=shapes))
-
+        fix_sizes(import_model(model, shapes=shapes), loops_only=True)
         module = compile(model, target="cpu", shapes=shapes).load()
         return lambda arrays: module(*arrays)
 

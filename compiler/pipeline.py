@@ -17,6 +17,7 @@ from .faults import guarded
 from .options import Options
 from .passes.block_products import block_products
 from .passes.bodies import in_bodies
+from .passes.bound_sizes import bound_sizes
 from .passes.channels_last import channels_last
 from .passes.expand_composites import Native, expand_composites, nothing_native
 from .passes.explicit_padding import explicit_padding
@@ -37,6 +38,7 @@ Passes = Sequence[tuple[str, PassFunction]]
 Print = Callable[[str, str], None]
 
 GRAPH_PASSES: tuple[tuple[str, PassFunction], ...] = (
+    ("bound_sizes", bound_sizes),
     ("fold_constants", fold_constants),
     ("simplify", simplify),
     ("channels_last", channels_last),
@@ -56,6 +58,7 @@ GRAPH_PASSES: tuple[tuple[str, PassFunction], ...] = (
 
 # (earlier, later, why)
 ORDER: tuple[tuple[str, str, str], ...] = (
+    ("bound_sizes", "fold_constants", "what is masked by a size that turns out to be known is folded"),
     ("fold_constants", "simplify", "rules of simplify look for constants, which shape arithmetic only is once folded"),
     ("simplify", "channels_last", "transposes and reshapes are in normal form, which is what sinking matches"),
     ("channels_last", "fold_scales", "channels are the last axis, next to the convolution that takes their scales"),
@@ -75,7 +78,7 @@ ORDER: tuple[tuple[str, str, str], ...] = (
     ("channels_last", "fuse", "a transpose between two nodes would keep them out of one kernel"),
 )
 
-_FOR_LOOPS = ("explicit_padding", "fuse", "narrow_storage")
+_FOR_LOOPS = ("bound_sizes", "explicit_padding", "fuse", "narrow_storage")
 
 
 def _whole_graph_passes() -> Passes:

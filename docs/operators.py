@@ -28,12 +28,12 @@ operators are imported into the same core operators. A target that lacks one of 
   they are bytes, one for each element: the value of an integer, the bits of a float.
 """
 
-SIZED = "a result sized by data: interpreter; other targets take constants"
+SIZED = "a result sized by data: interpreter and cpu; other targets take constants"
 NOTES: dict[tuple[str, str], str] = {
     ("", "NonZero"): SIZED,
     ("", "Unique"): SIZED,
     ("", "NonMaxSuppression"): SIZED,
-    ("", "Compress"): "a condition computed at run time: interpreter only",
+    ("", "Compress"): "a condition computed at run time: interpreter and cpu",
     ("", "Loop"): "unrolled while importing where values change their shapes; scanned outputs need a constant trip count",
     ("", "Scan"): "a known length, except in the interpreter",
     ("", "RoiAlign"): "sampling_ratio must not be 0",

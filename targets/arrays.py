@@ -29,19 +29,24 @@ def numpy_type(name: str) -> np.dtype:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """An input or output of a module: its name, element type (f32, i64, bf16, ...) and shape."""
+    """An input or output of a module: its name, element type (f32, i64, bf16, ...) and shape.
+
+    run_time_axes: dimensions of an output that are known after a run only; shape has the largest that they can be."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     numpy: np.dtype
+    run_time_axes: tuple[int, ...] = ()
 
     @staticmethod
     def from_json(entry: Mapping[str, Any]) -> TensorSpec:
-        return TensorSpec(entry["name"], entry["dtype"], tuple(entry["shape"]), numpy_type(entry["dtype"]))
+        axes = tuple(entry.get("run_time_axes", ()))
+        return TensorSpec(entry["name"], entry["dtype"], tuple(entry["shape"]), numpy_type(entry["dtype"]), axes)
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+        dims = (f"<={n}" if axis in self.run_time_axes else str(n) for axis, n in enumerate(self.shape))
+        return f"{self.name}: {self.dtype}[{', '.join(dims)}]"
 
     def accepts(self, dtype: np.dtype) -> bool:
         """Whether arrays of this NumPy type hold these elements; bf16 may also come as its bits, uint16."""

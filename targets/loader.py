@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -123,13 +124,29 @@ class Module:
         status = self._run(self._handle, _pointers(ready), _pointers(results))
         if status:
             self._fail(status)
-        return results
+        return [self._valid(n, a) if self.outputs[n].run_time_axes else a for n, a in enumerate(results)]
+
+    def _valid(self, index: int, array: np.ndarray) -> np.ndarray:
+        """The part of an output's buffer that the run filled, in its shape."""
+        shape = self.output_shape(index)
+        return array.reshape(-1)[: math.prod(shape)].reshape(shape).copy()
+
+    def output_shape(self, index: int) -> tuple[int, ...]:
+        """The shape that an output had in the last run: its elements are the first ones of the buffer, dense."""
+        rank = len(self.outputs[index].shape)
+        shape = (ctypes.c_int64 * max(1, rank))()
+        function = self._function("output_shape", ctypes.c_int32)
+        status = function(self._handle, ctypes.c_size_t(index), shape, ctypes.c_size_t(rank))
+        if status:
+            self._fail(status)
+        return tuple(shape[:rank])
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> Callable[[], None]:
         """A function of no arguments that runs the model on these buffers, without copies or allocation.
 
         The buffers must be dense and of the right types and shapes, the outputs writable: OptionError otherwise.  The
-        function keeps them alive; their contents at the time of each call count.
+        function keeps them alive; their contents at the time of each call count.  `output_shape` says after a run what is
+        valid of an output with `run_time_axes`.
         """
         given = [inputs] if isinstance(inputs, Mapping) else inputs
         sources = self._in_order(given)

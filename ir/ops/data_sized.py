@@ -1,22 +1,42 @@
 """Operators whose results have a size that only their data tells: it is a symbolic dimension, `count`, a field of theirs.
 
-They have no loops: targets with fixed sizes refuse them, the interpreter runs them.
+They have no loops.  `bounded` says what they are made of where memory has a fixed size: results of the largest size, and
+the count as a value (compiler/passes/bound_sizes.py).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ..types import Dim, TensorType
+from ..types import Dim, TensorType, is_float
 from .arithmetic import widen
 from .base import Op
+from .bounded import FindNonZero, RowOrder, SuppressBoxes, overlap_of
+from .elementwise import Binary, Cast, Unary
+from .movement import Concat, Gather, Iota, Reshape, Slice, Transpose
 from .operands import require, require_axis, require_count, require_scalar
+from .reduce import CumSum, Reduce
+from .scatter import ScatterElements
+from .sort import TopK
+
+if TYPE_CHECKING:
+    from ..graph import Builder, Value
 
 
 class DataSized:
     """Marks them: how many elements there are is known when they have run."""
+
+    count: Dim
+    neutral: ClassVar[int | None] = None
+    """An element of an operand that finds nothing, if there is one: it stands behind what is valid of the operand."""
+
+    def bounded(self, b: Builder, *values: Value) -> tuple[tuple[Value, ...], Value]:
+        """The results in the largest size that they can have for these operands, of static types, and the count, i64[]:
+        what lies behind it is not to be read.  A copy of an operand's type has the operand's size."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -24,6 +44,7 @@ class NonZero(DataSized, Op):
     """The positions of what is not 0, i64[rank, count], in row-major order; NaN is not 0."""
 
     count: Dim
+    neutral = 0
 
     def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
         require_count(self, types, 1)
@@ -33,6 +54,10 @@ class NonZero(DataSized, Op):
         x = widen(arrays[0])
         found = np.nonzero(np.atleast_1d(x))
         return (np.array(found if x.ndim else [()] * 0, np.int64).reshape(x.ndim, len(found[0])),)
+
+    def bounded(self, b: Builder, *values: Value) -> tuple[tuple[Value, ...], Value]:
+        positions, count = b.add_multi(FindNonZero(), *values)
+        return (positions,), count
 
 
 @dataclass(frozen=True)
@@ -68,6 +93,27 @@ class Unique(DataSized, Op):
         index = (a.astype(np.int64) for a in (first, inverse, counts))
         return (np.take(x, first, axis), *index)
 
+    def bounded(self, b: Builder, *values: Value) -> tuple[tuple[Value, ...], Value]:
+        """Sort the rows; where one differs from that before, a group begins; its first row is the one of lowest position."""
+        (x,) = values
+        if self.axis is None:
+            x = b.add(Reshape((x.type.size,)), x)
+        axis = self.axis or 0
+        m = x.type.static_shape[axis]
+        rows = _rows(b, x, axis)
+        order = b.add(RowOrder(), rows)
+        group, count = _groups(b, b.add(Gather(0), rows, order))
+        zeros, ones = (b.constant(np.full(m, n, np.int64)) for n in (0, 1))
+        first = b.add(ScatterElements(0, "min"), b.constant(np.full(m, m, np.int64)), group, order)
+        inverse = b.add(ScatterElements(0, "none"), zeros, order, group)
+        counts = b.add(ScatterElements(0, "add"), zeros, group, ones)
+        if not self.sorted:
+            by_position = b.add(RowOrder(), b.add(Reshape((m, 1)), first))
+            first, counts = (b.add(Gather(0), v, by_position) for v in (first, counts))
+            rank = b.add(ScatterElements(0, "none"), zeros, by_position, b.add(Iota(m, "i64")))
+            inverse = b.add(Gather(0), rank, inverse)
+        return (b.add(Gather(axis), x, first), first, inverse, counts), count
+
 
 @dataclass(frozen=True)
 class NonMaxSuppression(DataSized, Op):
@@ -95,6 +141,22 @@ class NonMaxSuppression(DataSized, Op):
             kept += [(n, c, i) for i in self._select(corners, scores[n, c], int(most), float(overlap), float(threshold))]
         return (np.array(kept, np.int64).reshape(-1, 3),)
 
+    def bounded(self, b: Builder, *values: Value) -> tuple[tuple[Value, ...], Value]:
+        boxes, scores, most, overlap, threshold = values
+        known = b.constants.get(most)
+        largest = boxes.type.static_shape[1]
+        if known is not None:
+            largest = max(0, min(largest, int(known)))
+        (n, count, _), full = boxes.type.static_shape, (1, 1, 1)
+        first, second = (b.add(Slice((0, 0, d), (n, count, 2), full), boxes) for d in (0, 2))
+        if self.center:
+            half = b.add(Binary("div"), second, b.constant(np.array(2, np.float32)))
+            first, second = b.add(Binary("sub"), first, half), b.add(Binary("add"), first, half)
+        corners = b.add(Concat(2), b.add(Binary("min"), first, second), b.add(Binary("max"), first, second))
+        ordered, order = b.add_multi(TopK(2, scores.type.static_shape[2], True), scores)
+        kept, count = b.add_multi(SuppressBoxes(largest), corners, ordered, order, most, overlap, threshold)
+        return (kept,), count
+
     def _corners(self, boxes: np.ndarray) -> np.ndarray:
         """[B, 4]: the lower corner, then the upper one."""
         first, second = boxes[:, :2], boxes[:, 2:]
@@ -109,14 +171,33 @@ class NonMaxSuppression(DataSized, Op):
         for i in np.argsort(-scores, kind="stable"):
             if len(kept) >= most:
                 break
-            if scores[i] > threshold and all(_overlap(corners[i], corners[k]) <= overlap for k in kept):
+            if scores[i] > threshold and all(overlap_of(corners[i], corners[k]) <= overlap for k in kept):
                 kept.append(int(i))
         return kept
 
 
-def _overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """The area of the intersection over that of the union; 0 for boxes without area."""
-    sides = np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0)
-    shared = float(np.prod(sides))
-    total = float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2])) - shared
-    return shared / total if shared > 0 else 0.0
+def _rows(b: Builder, x: Value, axis: int) -> Value:
+    """The slices along an axis as rows."""
+    rank = x.type.rank
+    if axis:
+        x = b.add(Transpose((axis, *(d for d in range(rank) if d != axis))), x)
+    m, *others = x.type.static_shape
+    rows = b.add(Reshape((m, int(np.prod(others, dtype=np.int64)))), x)
+    return b.add(Cast("u8"), rows) if x.type.dtype == "bool" else rows
+
+
+def _groups(b: Builder, rows: Value) -> tuple[Value, Value]:
+    """Which group of equal rows each of the sorted rows is in, from 0, and how many groups there are."""
+    m, n = rows.type.static_shape
+    if not m:
+        return b.constant(np.zeros(0, np.int64)), b.constant(np.array(0, np.int64))
+    before, after = (b.add(Slice((start, 0), (m - 1, n), (1, 1)), rows) for start in (0, 1))
+    other = b.add(Binary("ne"), before, after)
+    if is_float(rows.type.dtype):  # NaN equals NaN
+        both = b.add(Binary("and"), b.add(Binary("ne"), before, before), b.add(Binary("ne"), after, after))
+        other = b.add(Binary("and"), other, b.add(Unary("not"), both))
+    zero = b.constant(np.array(0, np.int64))
+    begins = b.add(Binary("max"), b.add(Reduce("max", (1,), False), b.add(Cast("i64"), other)), zero)  # without columns: 0
+    group = b.add(CumSum(0, False, False), b.add(Concat(0), b.constant(np.zeros(1, np.int64)), begins))
+    last = b.add(Reshape(()), b.add(Slice((m - 1,), (1,), (1,)), group))
+    return group, b.add(Binary("add"), last, b.constant(np.array(1, np.int64)))

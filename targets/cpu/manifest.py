@@ -11,7 +11,7 @@ import llvmlite.binding as llvm
 
 from ... import __version__
 from ...codegen.machine import Machine
-from ...codegen.program import Call, Program, all_calls
+from ...codegen.program import Call, Program, SizedOutput, all_calls
 from ...codegen.roofline import limit_of
 from ...codegen.threads import recommended_threads
 from ...ir.types import TensorType
@@ -40,7 +40,7 @@ def make_manifest(
         "machine": {"arch": machine.arch, "triple": machine.triple, "cpu": machine.cpu,
                     "features": list(machine.features), "required": list(machine.required)},
         "options": dict(options),
-        "inputs": _specs(program.inputs), "outputs": _specs(program.outputs),
+        "inputs": _specs(program.inputs), "outputs": _specs(program.outputs, program.sized),
         "library": library_name(prefix), "weights_file": None if embedded else weights_name(prefix),
         "sizes": {"code": sum(map(len, objects)), "weights": program.constant_bytes, "arena": program.arena_bytes,
                   "scratch_per_thread": program.scratch_bytes},
@@ -60,9 +60,14 @@ def _plain(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _specs(tensors: Sequence[tuple[str, TensorType]]) -> list[dict[str, Any]]:
-    return [{"name": _plain(name), "dtype": t.dtype, "shape": list(t.static_shape), "bytes": t.nbytes}
-            for name, t in tensors]
+def _specs(tensors: Sequence[tuple[str, TensorType]], sized: Sequence[SizedOutput] = ()) -> list[dict[str, Any]]:
+    """run_time_axes: the dimensions that are known after a run only; shape has the largest that they can be."""
+    specs: list[dict[str, Any]] = [
+        {"name": _plain(name), "dtype": t.dtype, "shape": list(t.static_shape), "bytes": t.nbytes} for name, t in tensors
+    ]
+    for s in sized:
+        specs[s.output]["run_time_axes"] = [n for n, d in enumerate(s.dims) if not isinstance(d, int)]
+    return specs
 
 
 def _kernel(call: Call, machine: Machine) -> dict[str, Any]:

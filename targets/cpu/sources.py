@@ -51,9 +51,11 @@ def fill_text(text: str, values: Mapping[str, object]) -> str:
 
 def _tensor_lines(program: Program, mark: str) -> str:
     lines = []
+    sized = {s.output for s in program.sized}
     for kind, tensors in (("input ", program.inputs), ("output", program.outputs)):
         for index, (name, type_) in enumerate(tensors):
-            lines.append(f"{mark}   {kind} {index}  {comment_text(name)}: {type_}, {type_.nbytes} bytes")
+            bound = " or less: see output_shape" if kind == "output" and index in sized else ""
+            lines.append(f"{mark}   {kind} {index}  {comment_text(name)}: {type_}, {type_.nbytes} bytes{bound}")
     return "\n".join(lines) or f"{mark}   none"
 
 
@@ -120,7 +122,7 @@ def _returning_run(inputs: Parameters, outputs: Parameters) -> str:
     return "\n".join(lines)
 
 
-def info_table(kind: str, tensors: Tensors) -> str:
+def info_table(kind: str, tensors: Tensors, run_time_axes: Mapping[int, int] | None = None) -> str:
     """The array of tw_tensor_info for inputs or outputs; C has no empty arrays, so an empty one gets a zero row."""
     lines, rows = [], []
     for index, (name, type_) in enumerate(tensors):
@@ -130,9 +132,20 @@ def info_table(kind: str, tensors: Tensors) -> str:
             dims = ", ".join(f"{d}" for d in type_.static_shape)
             lines.append(f"static const int64_t {shape}[] = {{ {dims} }};")
         dtype, size = f"TW_{type_.dtype.upper()}", DTYPES[type_.dtype].size
-        rows.append(f"    {{ {c_string(name)}, {type_.nbytes}u, {dtype}, {type_.rank}, {shape}, {size}u }},")
-    table = rows or ["    { NULL, 0u, 0, 0, NULL, 1u },"]
+        rows.append(f"    {{ {c_string(name)}, {type_.nbytes}u, {dtype}, {type_.rank}, {shape}, {size}u, "
+                    f"{(run_time_axes or {}).get(index, 0)}u }},")
+    table = rows or ["    { NULL, 0u, 0, 0, NULL, 1u, 0u },"]
     return "\n".join([*lines, f"static const tw_tensor_info {kind}[] = {{", *table, "};", ""])
+
+
+def _run_time_axes(program: Program) -> dict[int, int]:
+    """Output -> bits of its dimensions that are known after a run only."""
+    return {s.output: sum(1 << n for n, d in enumerate(s.dims) if not isinstance(d, int)) for s in program.sized}
+
+
+def _sized_table(program: Program) -> str:
+    rows = [f"    {{ {s.output}u, {len(s.dims)}u }}," for s in program.sized] or ["    { 0u, 0u },"]
+    return "\n".join(["static const tw_sized_output sized[] = {", *rows, "};", ""])
 
 
 def _feature_table(machine: Machine) -> str:
@@ -156,10 +169,10 @@ def descriptor_source(
         "WEIGHTS_ID": "weights_id" if weights_file else "NULL",
         "INPUT_COUNT": len(program.inputs), "OUTPUT_COUNT": len(program.outputs),
         "FEATURE_COUNT": len(feature_bits(machine)), "BEST_THREADS": recommended_threads(program, machine),
-        "PREPARES": int(bool(program.prepare)),
+        "PREPARES": int(bool(program.prepare)), "SIZED_COUNT": len(program.sized),
         "STEP_COUNT": len(list(all_calls(program.steps))) if program.profile else 0,
-        "TABLES": info_table("inputs", program.inputs) + info_table("outputs", program.outputs)
-        + _feature_table(machine) + (identity if weights_file else ""),
+        "TABLES": info_table("inputs", program.inputs) + info_table("outputs", program.outputs, _run_time_axes(program))
+        + _sized_table(program) + _feature_table(machine) + (identity if weights_file else ""),
     })
 
 

@@ -7,6 +7,7 @@ everything that is written is surrounded by bytes that must not change.
 from __future__ import annotations
 
 import ctypes
+import math
 import re
 import threading
 from collections.abc import Sequence
@@ -71,7 +72,9 @@ class NativeProgram:
             ins.append(Memory(type.nbytes, DTYPES[type.dtype].size))
             ins[-1].bytes[:] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         outs = [Memory(type.nbytes, DTYPES[type.dtype].size) for _, type in p.outputs]
-        pointers = [(ctypes.c_void_p * (len(ms) + 1))(*(m.address for m in ms)) for ms in (ins, outs)]
+        told = [Memory(8 * len(sized.dims), 8) for sized in p.sized]
+        given = (ins, [*outs, *told])
+        pointers = [(ctypes.c_void_p * (len(ms) + 1))(*(m.address for m in ms)) for ms in given]
         main, runtime = _MAIN(self.engine.get_function_address(self.symbol)), set_barrier(threads)
 
         def one(tid: int) -> None:
@@ -84,11 +87,14 @@ class NativeProgram:
         for t in others:
             t.join()
         for what, memories in (("arena", [arena]), ("constants", [constants]), ("scratch", scratch), ("inputs", ins),
-                               ("outputs", outs)):
+                               ("outputs", outs), ("shapes", told)):
             for m in memories:
                 m.check(what)
         results = [m.bytes.view(DTYPES[t.dtype].numpy) for m, (_, t) in zip(outs, p.outputs, strict=True)]
-        return [a.reshape(t.static_shape) for a, (_, t) in zip(results, p.outputs, strict=True)]
+        shapes = [t.static_shape for _, t in p.outputs]
+        for sized, m in zip(p.sized, told, strict=True):
+            shapes[sized.output] = tuple(m.bytes.view(np.int64).tolist())
+        return [a[: math.prod(shape)].reshape(shape) for a, shape in zip(results, shapes, strict=True)]
 
 
 def program_text(program: Program, prefix: str, machine: Machine) -> str:

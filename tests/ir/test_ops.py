@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from suites import rows_a, rows_b, rows_q
+from suites import rows_a, rows_b, rows_c, rows_q
 from suites.lowered import by_loops, by_lowering
 from suites.row import Row, check, type_of
 from tilewright.ir.ops.base import form_of
 
-ROWS = rows_a.ROWS + rows_b.ROWS + rows_q.ROWS
+ROWS = rows_a.ROWS + rows_b.ROWS + rows_c.ROWS + rows_q.ROWS
 
 
 def by_id(rows: tuple[Row, ...]) -> list[object]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from suites import rows_a, rows_b, rows_q
+from suites import rows_a, rows_b, rows_c, rows_q
 from suites.lowered import expanded, naive_kernel
 from suites.row import Row, type_of
 from tilewright.ir.compute import Compute, lower_group
@@ -161,7 +161,7 @@ def test_shared_parts_keep_the_text_short() -> None:
     assert parse_expr(text, NAMES) is e
 
 
-@pytest.mark.parametrize("row", [pytest.param(r, id=r.id) for r in (*rows_a.ROWS, *rows_b.ROWS, *rows_q.ROWS)])
+@pytest.mark.parametrize("row", [pytest.param(r, id=r.id) for r in (*rows_a.ROWS, *rows_b.ROWS, *rows_c.ROWS, *rows_q.ROWS)])
 def test_rows(row: Row) -> None:
     """Kernels, expansions, and the operator itself with its attributes."""
     b = Builder(row.op.name)

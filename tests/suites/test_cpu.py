@@ -11,10 +11,10 @@ from tilewright.codegen.program import Program
 from tilewright.ir.graph import Builder, Graph
 from tilewright.targets.cpu.host import host_machine
 
-from suites import rows_a, rows_b, rows_q
+from suites import rows_a, rows_b, rows_c, rows_q
 from suites.row import Row, check, type_of
 
-ROWS: dict[str, Row] = {row.id: row for row in (*rows_a.ROWS, *rows_b.ROWS, *rows_q.ROWS)}
+ROWS: dict[str, Row] = {row.id: row for row in (*rows_a.ROWS, *rows_b.ROWS, *rows_c.ROWS, *rows_q.ROWS)}
 
 SKIPPED: dict[str, str] = {}
 """Row -> why the CPU target cannot run it.  A row that runs all the same is an error."""

@@ -29,6 +29,8 @@ static const tw_descriptor descriptor = {
     .best_threads = @BEST_THREADS@,
     .step_count = @STEP_COUNT@u,
     .prepares = @PREPARES@u,
+    .sized = sized,
+    .sized_count = @SIZED_COUNT@u,
 };
 
 EXPORT uint32_t @PREFIX@_abi_version(void)
@@ -100,6 +102,11 @@ EXPORT const tw_tensor_info *@PREFIX@_input_info(size_t index)
 EXPORT const tw_tensor_info *@PREFIX@_output_info(size_t index)
 {
     return index < descriptor.output_count ? &outputs[index] : NULL;
+}
+
+EXPORT int32_t @PREFIX@_output_shape(@PREFIX@_model *model, size_t index, int64_t *shape, size_t rank)
+{
+    return tw_model_output_shape((tw_model *)model, index, shape, rank);
 }
 
 EXPORT const char *@PREFIX@_error_message(const @PREFIX@_model *model)

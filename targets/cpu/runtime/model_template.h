@@ -64,6 +64,11 @@ size_t @PREFIX@_output_count(void);
 const tw_tensor_info *@PREFIX@_input_info(size_t index);
 const tw_tensor_info *@PREFIX@_output_info(size_t index);
 
+/* The shape that an output had in the last run, rank dimensions: TW_WRONG_COUNT for another rank or no such output.  Where
+ * the shape above is that of the largest result (run_time_axes in its info), the elements of the result are the first ones of
+ * the buffer, dense and row-major in this shape. */
+int32_t @PREFIX@_output_shape(@PREFIX@_model *model, size_t index, int64_t *shape, size_t rank);
+
 /* What the last failed run of this instance said; to be read by the thread that ran it.  (After TW_BUSY the instance
  * belongs to another thread: use status_text.) */
 const char *@PREFIX@_error_message(const @PREFIX@_model *model);

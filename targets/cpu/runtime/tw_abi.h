@@ -74,6 +74,8 @@ typedef struct tw_tensor_info {
     int32_t rank;
     const int64_t *shape;
     uint32_t element_bytes;
+    uint32_t run_time_axes; /* bit i: dimension i of this output is known after a run only (PREFIX_output_shape), and
+                               shape[i] is the largest that it can be */
 } tw_tensor_info;
 
 /* What one thread spent in one step of a library compiled with the option profile.  Times are in nanoseconds of the

@@ -11,7 +11,8 @@ struct tw_model {
     const void *const *inputs;
     void *const *outputs;
     const void **input_slots; /* pointers of a checked run */
-    void **output_slots;
+    void **output_slots;      /* with those of `sizes` behind them */
+    int64_t *sizes;           /* shapes that the run found, in the order of descriptor->sized */
     const unsigned char *constants;
     unsigned char *workspace;
     uint64_t scratch_stride;
@@ -64,6 +65,35 @@ uint64_t tw_workspace_bytes(const tw_descriptor *descriptor, int32_t threads)
 {
     const int32_t count = thread_count(descriptor, threads, threads > 0 ? 0 : tw_usable_cpus());
     return round_up(descriptor->arena_bytes) + (uint64_t)count * round_up(descriptor->scratch_bytes);
+}
+
+/* Dimensions of all outputs that are known after a run. */
+static size_t size_count(const tw_descriptor *descriptor)
+{
+    size_t count = 0;
+    for (uint32_t i = 0; i < descriptor->sized_count; i++) {
+        count += descriptor->sized[i].rank;
+    }
+    return count;
+}
+
+/* Slots for the pointers of a run, and for what it says about sizes. */
+static bool make_slots(tw_model *model, const tw_descriptor *descriptor)
+{
+    const size_t slots = (size_t)descriptor->input_count + descriptor->output_count + descriptor->sized_count;
+    const size_t sizes = size_count(descriptor);
+    model->input_slots = calloc(slots ? slots : 1, sizeof(void *));
+    model->sizes = calloc(sizes ? sizes : 1, sizeof(int64_t));
+    if (!model->input_slots || !model->sizes) {
+        return false;
+    }
+    model->output_slots = (void **)(model->input_slots + descriptor->input_count);
+    int64_t *place = model->sizes;
+    for (uint32_t i = 0; i < descriptor->sized_count; i++) {
+        model->output_slots[descriptor->output_count + i] = place;
+        place += descriptor->sized[i].rank;
+    }
+    return true;
 }
 
 /* What every thread of the team runs. */
@@ -121,13 +151,10 @@ static int32_t set_up(tw_model *model, const tw_descriptor *descriptor, const tw
     model->scratch_stride = round_up(descriptor->scratch_bytes);
     const int32_t cpus = tw_usable_cpus();
     const int32_t threads = thread_count(descriptor, options->threads, cpus);
-    const size_t slots = (size_t)descriptor->input_count + descriptor->output_count;
-    model->input_slots = calloc(slots ? slots : 1, sizeof(void *));
-    if (!model->input_slots) {
+    if (!make_slots(model, descriptor)) {
         (void)snprintf(message, room, "no memory for the instance");
         return TW_NO_MEMORY;
     }
-    model->output_slots = (void **)(model->input_slots + descriptor->input_count);
     int32_t status = take_workspace(model, options, threads);
     if (!status && !descriptor->constants && descriptor->constant_bytes) {
         status = tw_map_weights(descriptor, options->weights_path, &model->constants, &model->mapped_bytes, message, room);
@@ -161,6 +188,7 @@ static void release(tw_model *model)
         tw_unmap(model->workspace, model->owned_workspace_bytes);
     }
     free(model->input_slots);
+    free(model->sizes);
     free(model);
 }
 
@@ -226,6 +254,10 @@ int32_t tw_model_run(tw_model *model, const void *const *inputs, void *const *ou
     if (!status) {
         model->inputs = inputs;
         model->outputs = outputs;
+        if (model->descriptor->sized_count) {
+            memcpy(model->output_slots, outputs, model->descriptor->output_count * sizeof(void *));
+            model->outputs = model->output_slots;
+        }
         status = tw_team_run(&model->team);
     }
     return finish(model, status);
@@ -254,6 +286,34 @@ int32_t tw_model_run_tensors(tw_model *model, const tw_tensor *inputs, size_t in
         status = tw_team_run(&model->team);
     }
     return finish(model, status);
+}
+
+int32_t tw_model_output_shape(tw_model *model, size_t index, int64_t *shape, size_t rank)
+{
+    if (!model || (!shape && rank)) {
+        return TW_NULL_POINTER;
+    }
+    if (!acquire(model)) {
+        return TW_BUSY;
+    }
+    const tw_descriptor *descriptor = model->descriptor;
+    if (index >= descriptor->output_count || rank != (size_t)descriptor->outputs[index].rank) {
+        (void)snprintf(model->message, sizeof model->message, "output_shape: there is no output %llu of rank %llu",
+                       (unsigned long long)index, (unsigned long long)rank);
+        return finish(model, TW_WRONG_COUNT);
+    }
+    const int64_t *found = descriptor->outputs[index].shape;
+    const int64_t *place = model->sizes;
+    for (uint32_t i = 0; i < descriptor->sized_count; i++) {
+        if (descriptor->sized[i].output == index) {
+            found = place;
+        }
+        place += descriptor->sized[i].rank;
+    }
+    if (rank) {
+        memcpy(shape, found, rank * sizeof *shape);
+    }
+    return finish(model, TW_OK);
 }
 
 int32_t tw_model_destroy(tw_model *model)

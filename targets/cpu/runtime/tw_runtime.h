@@ -27,6 +27,11 @@ typedef struct tw_feature {
 typedef void tw_main_function(void *runtime, char *arena, char *scratch, const char *constants, void *const *inputs,
                               void *const *outputs, int64_t tid, int64_t nt);
 
+/* An output whose shape is known after a run: `main` writes it to the pointer behind those of the outputs. */
+typedef struct tw_sized_output {
+    uint32_t output, rank;
+} tw_sized_output;
+
 /* One compiled model.  `constants` is NULL when the weights lie in the file `weights_name`, which ends with weights_id. */
 typedef struct tw_descriptor {
     const char *name;
@@ -42,6 +47,8 @@ typedef struct tw_descriptor {
     int32_t best_threads; /* more are not expected to be faster; 0: no such number */
     uint32_t step_count;  /* of a profile build; 0 otherwise */
     uint32_t prepares;    /* 1: main without inputs prepares an instance, once */
+    const tw_sized_output *sized; /* in the order of the pointers */
+    uint32_t sized_count;
 } tw_descriptor;
 
 typedef struct tw_model tw_model;
@@ -54,6 +61,7 @@ int32_t tw_model_run_tensors(tw_model *model, const tw_tensor *inputs, size_t in
                              size_t output_count);
 int32_t tw_model_destroy(tw_model *model);
 int32_t tw_model_thread_count(const tw_model *model);
+int32_t tw_model_output_shape(tw_model *model, size_t index, int64_t *shape, size_t rank);
 const char *tw_model_message(const tw_model *model);
 const char *tw_status_text(int32_t status);
 uint64_t tw_workspace_bytes(const tw_descriptor *descriptor, int32_t threads);

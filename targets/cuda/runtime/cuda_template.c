@@ -140,6 +140,20 @@ EXPORT const tw_tensor_info *@PREFIX@_output_info(size_t index)
     return index < descriptor.base.output_count ? &outputs[index] : NULL;
 }
 
+EXPORT int32_t @PREFIX@_output_shape(@PREFIX@_model *model, size_t index, int64_t *shape, size_t rank)
+{
+    if (!model || (!shape && rank)) {
+        return TW_NULL_POINTER;
+    }
+    if (index >= @OUTPUT_COUNT@u || rank != (size_t)outputs[index].rank) {
+        return TW_WRONG_COUNT;
+    }
+    for (size_t i = 0; i < rank; i++) {
+        shape[i] = outputs[index].shape[i];
+    }
+    return TW_OK;
+}
+
 EXPORT const char *@PREFIX@_error_message(const @PREFIX@_model *model)
 {
     return tw_cuda_message((const tw_cuda_model *)model);
