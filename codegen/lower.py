@@ -32,10 +32,11 @@ from .kernels import KernelTable, group_hash
 from .machine_gpu import GpuMachine
 from .prepared import PreparedConstants
 from .program import Address, Call, Cost, Placement, Program, SizedOutput, Step
-from .storage import Place, Reference, Root, Scope
+from .storage import Place, Reference, Root, Scope, memory_dtype
 from .strategies.by_machine import AnyMachine, strategies_of
 from .strategies.choices import Choice
 from .strategies.scheduled import Group, Pack, Scheduled
+from .support import lower_support, write_texts
 from .views import Layout, Views, backward_layout, dense_strides, is_dense
 
 Progress = Callable[[int, int], None]
@@ -101,7 +102,9 @@ class Lowering:
         layout = scope.views.layout(v)
         if layout.root not in scope.memory:
             array = scope.graph.constants.get(layout.root)
-            if array is not None:
+            if array is not None and layout.root.type.dtype == "str":
+                root = self.text_root(scope, array)
+            elif array is not None:
                 root = self.constant_root(array)
             else:
                 root = self.new_root(layout.root.name, layout.root.type.nbytes)
@@ -116,7 +119,13 @@ class Lowering:
         while place.offset % align:
             align //= 2
         strides = None if is_dense(shape, place.strides) else place.strides
-        return Buffer(name, type.dtype, shape, strides=strides, align=align)
+        return Buffer(name, memory_dtype(type.dtype), shape, strides=strides, align=align)
+
+    def text_root(self, scope: Scope, array: np.ndarray) -> Root:
+        """Memory with the addresses of constant strings, which a step writes."""
+        root = self.new_root("strings", array.size * DTYPES["str"].size)
+        write_texts(self, scope, array, Place(root, 0, (1,)))
+        return root
 
     # -- steps
 
@@ -195,6 +204,8 @@ class Lowering:
                 self.lower_movement(scope, node)
             elif form_of(node.op) == "kernel":
                 self.lower_irregular(scope, node)
+            elif form_of(node.op) == "support":
+                lower_support(self, scope, node)
             elif form_of(node.op) == "control":
                 lower_control(self, scope, node)
             elif form_of(node.op) == "expand":
@@ -213,7 +224,7 @@ class Lowering:
                     continue
                 name = f"{letter}{n}"
                 array = scope.graph.constants.get(v)
-                if array is not None:  # placed only if the kernel reads it as it is
+                if array is not None and v.type.dtype != "str":  # placed only if the kernel reads it as it is
                     arrays[name] = array
                     buffers[v] = Buffer(name, v.type.dtype, v.type.static_shape)
                     continue
@@ -229,7 +240,7 @@ class Lowering:
         buffers = {inner: outer[v] for inner, v in pairs}
         for n, inner in enumerate(body.nodes):
             for v in inner.outputs:
-                buffers.setdefault(v, Buffer(f"t{n}", v.type.dtype, v.type.static_shape, "stack"))
+                buffers.setdefault(v, Buffer(f"t{n}", memory_dtype(v.type.dtype), v.type.static_shape, "stack"))
         for n, v in enumerate(body.constants):
             buffers[v] = Buffer(f"c{n}", v.type.dtype, v.type.static_shape)
         if node.op.kind == "attention":

@@ -13,7 +13,7 @@ from typing import Union
 
 import numpy as np
 
-from ..ir.kernel import Kernel
+from ..ir.kernel import Do, Kernel
 from ..ir.types import Dim, TensorType
 
 
@@ -116,6 +116,14 @@ class Program:
     profile: bool = False
     prepare: tuple[Step, ...] = ()
     sized: tuple[SizedOutput, ...] = ()
+
+
+    @property
+    def has_text(self) -> bool:
+        """Whether it needs the support for strings: it calls functions of it, or takes or gives strings."""
+        return any(isinstance(s, Do) for k in self.kernels.values() for s in k.body) or any(
+            t.dtype == "str" for _, t in (*self.inputs, *self.outputs)
+        )
 
 
 def all_calls(steps: Iterable[Step]) -> Iterator[Call]:

@@ -9,6 +9,11 @@ from .program import Address, Step
 from .views import Views
 
 
+def memory_dtype(dtype: str) -> str:
+    """The element type that loops see: strings are addresses."""
+    return "u64" if dtype == "str" else dtype
+
+
 @dataclass(eq=False)
 class Root:
     """A piece of memory.  Arena roots are used from step first to last."""

@@ -7,7 +7,8 @@ import json
 import statistics
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from ..ir.errors import OptionError
 from ..targets.loader import Module, load
 from .profiling import Profiling, profile_json, show_profile
-from .summary import seconds_text, table
+from .summary import printable, seconds_text, table
 from .writing import check_writable, write_whole
 
 _SHOWN = 6  # values of each output
@@ -38,7 +39,7 @@ def run(
     module = load(artifact, threads=threads)
     arrays = read_arrays(inputs, module)
     outputs = module(arrays)
-    call = module.bind(arrays, outputs)
+    call = _again(module, arrays, outputs)
     if profiling:
         module.reset_profile()
     times = []
@@ -66,6 +67,13 @@ def run(
     for path in ([output] if output else []) + (profiling.written() if profiling else []):
         print(f"wrote {path}")
     return 0
+
+
+def _again(module: Module, arrays: dict[str, np.ndarray], outputs: list[np.ndarray]) -> Callable[[], object]:
+    """A run on the same buffers; strings, and outputs that are as large as their data says, have none."""
+    if any(t.dtype == "str" or t.run_time_axes for t in (*module.inputs, *module.outputs)):
+        return partial(module, arrays)
+    return module.bind(arrays, outputs)
 
 
 def read_arrays(path: str | None, module: Module) -> dict[str, np.ndarray]:
@@ -99,21 +107,23 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, array in arrays.items():
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+                plain = array.astype(np.str_) if array.dtype == object else np.asarray(array)  # strings
+                np.lib.format.write_array(member, plain, allow_pickle=False)
     write_whole(path, buffer.getvalue())
 
 
 def _row(name: str, array: np.ndarray) -> tuple[str, str, str, str]:
     flat = array.reshape(-1)
-    values = ", ".join(f"{v:.5g}" for v in flat[:_SHOWN].tolist()) + (", ..." if flat.size > _SHOWN else "")
+    shown = (printable(v) if isinstance(v, str) else f"{v:.5g}" for v in flat[:_SHOWN].tolist())
+    values = ", ".join(shown) + (", ..." if flat.size > _SHOWN else "")
     return name, f"{array.dtype}[{', '.join(map(str, array.shape))}]", values, str(_largest(array))
 
 
 def _largest(array: np.ndarray) -> list[int]:
     """The index of the largest element; [] for an empty array."""
-    return [int(i) for i in np.unravel_index(int(array.argmax()), array.shape)] if array.size else []
+    return [int(i) for i in np.unravel_index(int(array.argmax()), array.shape)] if array.size and array.dtype != object else []
 
 
 def _facts(array: np.ndarray) -> dict[str, object]:
-    first = [float(v) for v in array.reshape(-1)[:_SHOWN]]
+    first = [v if isinstance(v, str) else float(v) for v in array.reshape(-1)[:_SHOWN]]
     return {"dtype": str(array.dtype), "shape": list(array.shape), "first": first, "argmax": _largest(array)}

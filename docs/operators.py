@@ -23,7 +23,9 @@ operators are imported into the same core operators. A target that lacks one of 
 - **since**: the first opset in which the operator can be imported. A meaning that changed later is followed.
 - **definition**: the operator is imported as the standard's own definition by other operators.
 - The length of a sequence and whether an optional is there must be known while compiling. An output that is a sequence is
-  one for each item, called `name.0`, `name.1`, ...; strings do not exist.
+  one for each item, called `name.0`, `name.1`, ...
+- Strings: interpreter and cpu. They run in support code that is in the library of a model with strings. A string is UTF-8
+  without a zero byte; case is that of Unicode, whatever the locale; regular expressions are those of RE2, in linear time.
 - Floats of 8 and 4 bits and integers of 4 and 2 bits can be cast, quantized and moved. As inputs and outputs of an artifact
   they are bytes, one for each element: the value of an integer, the bits of a float.
 """
@@ -40,14 +42,12 @@ NOTES: dict[tuple[str, str], str] = {
     ("", "Det"): "up to 128 rows",
     ("", "DFT"): "a known length",
     ("", "STFT"): "known lengths",
-    ("", "TfIdfVectorizer"): "tokens that are integers",
+    ("", "StringSplit"): "up to 64 pieces where maxsplit does not say less; more are an error of the run",
+    ("", "StringNormalizer"): "stop words are whole elements, as in ONNX Runtime",
     ("", "Dropout"): "inference only",
     ("", "CumProd"): "a known axis size",
     ("ai.onnx.ml", "ZipMap"): "gives the matrix of numbers, columns in the order of the labels",
-    ("ai.onnx.ml", "LabelEncoder"): "numbers only",
-    ("ai.onnx.ml", "OneHotEncoder"): "integers only, unknown categories give zeros",
-    ("ai.onnx.ml", "TreeEnsembleClassifier"): "integer labels",
-    ("ai.onnx.ml", "LinearClassifier"): "integer labels",
+    ("ai.onnx.ml", "OneHotEncoder"): "unknown categories give zeros",
     ("com.microsoft", "GroupQueryAttention"): "without softcap, smooth_softmax, head_sink",
     ("com.microsoft", "Attention"): "without do_rotary and a shared buffer",
     ("com.microsoft", "MultiHeadAttention"): "without a shared buffer and beams",

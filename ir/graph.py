@@ -114,7 +114,8 @@ class Builder:
         dtype = dtype_of(array)
         key: tuple[object, ...] = (id(array),)  # the array lives as long as its key: it is in `constants`
         if array.nbytes <= _SHARE_CONSTANTS_BELOW:
-            key = (dtype, array.shape, hashlib.sha256(array.tobytes()).digest())
+            data = repr(array.tolist()).encode("utf-8", "backslashreplace") if dtype == "str" else array.tobytes()
+            key = (dtype, array.shape, hashlib.sha256(data).digest())
         if key in self._shared_constants:
             return self._shared_constants[key]
         v = Value(self.unique(name or "c"), TensorType(dtype, array.shape))

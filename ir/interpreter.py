@@ -66,10 +66,16 @@ def _in_order(graph: Graph, inputs: Inputs) -> list[np.ndarray]:
     if not isinstance(inputs, Mapping):
         if len(inputs) != len(names):
             raise OptionError(f"{graph.name} has {len(names)} inputs, got {len(inputs)}; expected {', '.join(names)}")
-        return [np.asarray(a) for a in inputs]
+        return [_as_array(a) for a in inputs]
     if set(inputs) != set(names):
         raise OptionError(f"{graph.name} has the inputs {', '.join(names)}, got {', '.join(inputs)}")
-    return [np.asarray(inputs[n]) for n in names]
+    return [_as_array(inputs[n]) for n in names]
+
+
+def _as_array(value: object) -> np.ndarray:
+    """NumPy's own strings become Python's."""
+    array = np.asarray(value)
+    return array.astype(object) if array.dtype.kind in "UT" else array
 
 
 def _mismatch(array: np.ndarray, type: TensorType, sizes: dict[Var, int]) -> str:

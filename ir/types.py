@@ -18,7 +18,8 @@ Dim = Union[int, "Expr"]
 
 @dataclass(frozen=True, slots=True)
 class DTypeInfo:
-    """Facts about one element type: its NumPy type, size in bytes, and kind ('f' float, 'i' signed, 'u' unsigned, 'b' bool)."""
+    """Facts about one element type: its NumPy type, size in bytes, and kind ('f' float, 'i' signed, 'u' unsigned, 'b' bool,
+    's' strings: Python's str, in memory the address of UTF-8 text that ends with a zero byte)."""
 
     numpy: np.dtype
     size: int
@@ -39,7 +40,9 @@ DTYPES: dict[str, DTypeInfo] = {
     "u16": DTypeInfo(np.dtype(np.uint16), 2, "u"),
     "u8": DTypeInfo(np.dtype(np.uint8), 1, "u"),
     "bool": DTypeInfo(np.dtype(np.bool_), 1, "b"),
+    "str": DTypeInfo(np.dtype(object), 8, "s"),
 }
+NUMBERS: tuple[str, ...] = tuple(name for name, info in DTYPES.items() if info.kind != "s")
 _BY_NUMPY = {info.numpy: name for name, info in DTYPES.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from ..ir.errors import OptionError
 
 _NUMPY_TYPES = {
     "f64": np.float64, "f32": np.float32, "f16": np.float16, "i64": np.int64, "i32": np.int32, "i16": np.int16,
-    "i8": np.int8, "u64": np.uint64, "u32": np.uint32, "u16": np.uint16, "u8": np.uint8, "bool": np.bool_,
+    "i8": np.int8, "u64": np.uint64, "u32": np.uint32, "u16": np.uint16, "u8": np.uint8, "bool": np.bool_, "str": np.object_,
 }
 
 
@@ -50,6 +51,8 @@ class TensorSpec:
 
     def accepts(self, dtype: np.dtype) -> bool:
         """Whether arrays of this NumPy type hold these elements; bf16 may also come as its bits, uint16."""
+        if self.dtype == "str":
+            return dtype.kind in "OTU"
         return dtype == self.numpy or (self.dtype == "bf16" and dtype == np.uint16)
 
 
@@ -58,6 +61,8 @@ def as_input(spec: TensorSpec, value: Any, *, copy: bool = True) -> np.ndarray:
 
     Raises OptionError for another type or shape, and for what is not an array.
     """
+    if spec.dtype == "str":
+        return _addresses(spec, value, copy)
     array = value if type(value) is np.ndarray else _to_numpy(f"input {spec.name!r}", value, copy)
     _check("input", spec, array)
     if array.flags.c_contiguous and array.flags.aligned:
@@ -69,6 +74,8 @@ def as_input(spec: TensorSpec, value: Any, *, copy: bool = True) -> np.ndarray:
 
 def as_output(spec: TensorSpec, value: Any) -> np.ndarray:
     """The value as a dense writable array of the spec's type and shape, sharing its memory."""
+    if spec.dtype == "str":
+        raise OptionError(f"output {spec.name!r}: strings have no buffer to bind; call the module")
     array = value if type(value) is np.ndarray else _to_numpy(f"output {spec.name!r}", value, False)
     _check("output", spec, array)
     if not (array.flags.c_contiguous and array.flags.aligned):
@@ -79,7 +86,43 @@ def as_output(spec: TensorSpec, value: Any) -> np.ndarray:
 
 
 def empty_output(spec: TensorSpec) -> np.ndarray:
-    return np.empty(spec.shape, spec.numpy)
+    return np.empty(spec.shape, np.uint64 if spec.dtype == "str" else spec.numpy)
+
+
+class _Addresses(np.ndarray):
+    """The addresses of strings; `text` holds these."""
+
+    text: bytes
+
+
+def _addresses(spec: TensorSpec, value: Any, copy: bool) -> np.ndarray:
+    """The strings of an array or nested list as the addresses of their bytes in UTF-8."""
+    where = f"input {spec.name!r}"
+    if not copy:
+        raise OptionError(f"{where}: strings have no buffer to bind; call the module with them")
+    array = np.asarray(value, dtype=object) if isinstance(value, (list, tuple, str)) else np.asarray(value)
+    _check("input", spec, array)
+    texts = array.astype(object).reshape(-1).tolist()
+    wrong = [t for t in texts if not isinstance(t, str) or "\0" in t]
+    if wrong:
+        raise OptionError(f"{where}: expected strings without the character 0, got {wrong[0]!r}")
+    try:
+        encoded = [t.encode("utf-8", "surrogateescape") + b"\0" for t in texts]
+    except UnicodeEncodeError as error:
+        raise OptionError(f"{where}: {error}") from None
+    text = b"".join(encoded)
+    starts = np.cumsum([0, *map(len, encoded)][: len(encoded)], dtype=np.uint64)
+    result = (starts + np.uint64(np.frombuffer(text or b"\0", np.uint8).ctypes.data)).reshape(spec.shape).view(_Addresses)
+    result.text = text
+    return result
+
+
+def as_texts(addresses: np.ndarray) -> np.ndarray:
+    """The strings at these addresses, as Python's."""
+    result = np.empty(addresses.shape, object)
+    for at in np.ndindex(result.shape):
+        result[at] = ctypes.string_at(int(addresses[at])).decode("utf-8", "surrogateescape")
+    return result
 
 
 def _to_numpy(where: str, value: Any, copy: bool) -> np.ndarray:

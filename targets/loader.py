@@ -21,7 +21,7 @@ from typing import Any, Union
 import numpy as np
 
 from ..ir.errors import OptionError, TargetError
-from .arrays import TensorSpec, as_input, as_output, empty_output
+from .arrays import TensorSpec, as_input, as_output, as_texts, empty_output
 from .profile import NO_PROFILE, ProfileRow, no_profile, read_profile
 from .temporary import TemporaryFolder
 
@@ -124,7 +124,12 @@ class Module:
         status = self._run(self._handle, _pointers(ready), _pointers(results))
         if status:
             self._fail(status)
-        return [self._valid(n, a) if self.outputs[n].run_time_axes else a for n, a in enumerate(results)]
+        for n, spec in enumerate(self.outputs):
+            if spec.run_time_axes:
+                results[n] = self._valid(n, results[n])
+            if spec.dtype == "str":
+                results[n] = as_texts(results[n])
+        return results
 
     def _valid(self, index: int, array: np.ndarray) -> np.ndarray:
         """The part of an output's buffer that the run filled, in its shape."""

@@ -340,7 +340,7 @@ def _wrap(f: _Fuser, group: _Group) -> Node:
         for v in n.inputs:
             if v in made:
                 continue
-            if v in f.graph.constants and f.graph.constants[v].size == 1:
+            if v in f.graph.constants and f.graph.constants[v].size == 1 and v.type.dtype != "str":
                 constants[v] = f.graph.constants[v]
             else:
                 inputs[v] = None

@@ -22,6 +22,7 @@ from ...ir.ops.base import Op
 from ...ir.ops.dim_tensor import DimTensor
 from ...ir.ops.elementwise import Binary, Cast, Select, Unary
 from ...ir.ops.movement import Broadcast, Concat, Gather, Reshape, Slice, Transpose
+from ...ir.ops.text import TextFormat, TextParse
 from ...ir.types import DTYPES, Dim, TensorType
 from .symbolic import MOST_ELEMENTS, product, propagate
 
@@ -194,7 +195,11 @@ class OnnxBuilder(Builder):
         return self.add(Select(), cond, x, y)
 
     def cast(self, x: Value, dtype: str) -> Value:
-        return x if x.type.dtype == dtype else self.add(Cast(dtype), x)
+        """Strings are read and written as numbers."""
+        if x.type.dtype == dtype:
+            return x
+        op = TextParse(dtype) if x.type.dtype == "str" else TextFormat() if dtype == "str" else Cast(dtype)
+        return self.add(op, x)
 
     def reshape(self, x: Value, shape: Sequence[Dim]) -> Value:
         return x if x.type.shape == tuple(shape) else self.add(Reshape(tuple(shape)), x)

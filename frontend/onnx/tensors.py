@@ -24,7 +24,7 @@ DTYPE_OF_ONNX: dict[int, str] = {
     TensorProto.DOUBLE: "f64", TensorProto.FLOAT: "f32", TensorProto.FLOAT16: "f16", TensorProto.BFLOAT16: "bf16",
     TensorProto.INT64: "i64", TensorProto.INT32: "i32", TensorProto.INT16: "i16", TensorProto.INT8: "i8",
     TensorProto.UINT64: "u64", TensorProto.UINT32: "u32", TensorProto.UINT16: "u16", TensorProto.UINT8: "u8",
-    TensorProto.BOOL: "bool",
+    TensorProto.BOOL: "bool", TensorProto.STRING: "str",
 }
 ONNX_OF_DTYPE = {dtype: code for code, dtype in DTYPE_OF_ONNX.items()}
 PACKED: dict[int, tuple[str, int]] = {
@@ -67,6 +67,8 @@ class TensorReader:
         """The array of a tensor, read-only and without copying where the data allows it.  where: what the tensor belongs
         to, for messages.  Raises ModelError for data that does not fit its type and shape."""
         where = where or f"tensor {tensor.name!r}"
+        if tensor.data_type == TensorProto.STRING:
+            return _texts(tensor, where)
         if tensor.data_type in PACKED:
             return self._packed(tensor, *PACKED[tensor.data_type], where)
         dtype = NARROW[tensor.data_type][0] if tensor.data_type in NARROW else dtype_name(tensor.data_type, where)
@@ -162,6 +164,16 @@ def _byte_count(text: str, what: str, where: str) -> int:
     if not text.isdecimal() or len(text) > 18:
         raise ModelError(f"{where}: {what} of the external data must be a number of bytes, got {text[:40]!r}")
     return int(text)
+
+
+def _texts(tensor: TensorProto, where: str) -> np.ndarray:
+    """Strings, which are Unicode; bytes that are not UTF-8 become surrogates."""
+    count = math.prod(tensor.dims)
+    if any(d < 0 for d in tensor.dims) or len(tensor.string_data) != count:
+        raise ModelError(f"{where}: str{list(tensor.dims)} needs {count} strings, got {len(tensor.string_data)}")
+    array = np.empty(count, object)
+    array[:] = [text.decode("utf-8", "surrogateescape") for text in tensor.string_data]
+    return array.reshape(tuple(tensor.dims))
 
 
 def _typed(tensor: TensorProto, dtype: str, count: int, where: str) -> np.ndarray:

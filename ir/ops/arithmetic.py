@@ -16,7 +16,7 @@ from ..types import DTYPES, Dim, TensorType
 from .base import Op
 from .operands import require
 
-_KIND_NAMES = {"f": "floats", "i": "signed integers", "u": "unsigned integers", "b": "bool"}
+_KIND_NAMES = {"f": "floats", "i": "signed integers", "u": "unsigned integers", "b": "bool", "s": "strings"}
 _HALVES = (DTYPES["f16"].numpy, DTYPES["bf16"].numpy)
 
 

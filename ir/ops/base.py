@@ -21,7 +21,8 @@ class Op:
     Every operator has `infer` and `evaluate`, and exactly one of
     - `expand`: into other operators (composite);
     - `compute`: axes, index maps, scalar body, combiner (primitive, one output);
-    - `kernel`: loops written directly, for what `compute` cannot say (sorting, recurrences).
+    - `kernel`: loops written directly, for what `compute` cannot say (sorting, recurrences);
+    - `support`: a C function of the artifact's support code (strings).
     A control-flow operator has none of them: its graphs are lowered as steps.
     """
 
@@ -56,9 +57,15 @@ class Op:
         raise InternalError(f"{self.name} has no kernel")
 
 
+    def support(self, *types: TensorType) -> tuple[str, tuple[int, ...]]:
+        """The C function and its integer arguments, for operands of these types: void f(void *runtime, results...,
+        operands..., int64_t...), on dense arrays.  One thread calls it."""
+        raise InternalError(f"{self.name} has no support")
+
+
 def form_of(op: Op) -> str:
-    """Which lowering the operator has: "expand", "compute", "kernel" or "control"."""
-    for form in ("expand", "compute", "kernel"):
+    """Which lowering the operator has: "expand", "compute", "kernel", "support" or "control"."""
+    for form in ("expand", "compute", "kernel", "support"):
         if getattr(type(op), form) is not getattr(Op, form):
             return form
     return "control"

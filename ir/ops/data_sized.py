@@ -21,6 +21,7 @@ from .operands import require, require_axis, require_count, require_scalar
 from .reduce import CumSum, Reduce
 from .scatter import ScatterElements
 from .sort import TopK
+from .text import TextPieces, TextRank
 
 if TYPE_CHECKING:
     from ..graph import Builder, Value
@@ -85,7 +86,10 @@ class Unique(DataSized, Op):
     def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         x = arrays[0].reshape(-1) if self.axis is None else arrays[0]
         axis = self.axis or 0
-        _, first, inverse, counts = np.unique(widen(x), True, True, True, axis=axis)
+        keys = widen(x)
+        if x.dtype == object:
+            keys = TextRank().evaluate(x.reshape(-1))[0].reshape(x.shape)
+        _, first, inverse, counts = np.unique(keys, True, True, True, axis=axis)
         inverse = inverse.reshape(-1)
         if not self.sorted:
             order = np.argsort(first, kind="stable")
@@ -176,12 +180,38 @@ class NonMaxSuppression(DataSized, Op):
         return kept
 
 
+@dataclass(frozen=True)
+class SplitText(DataSized, Op):
+    """Strings cut at a delimiter, str[1], at white space if it is empty: the pieces str[*shape, count], "" behind the last
+    of a string that has fewer, and how many each has, i64[*shape].  cuts: that many at most, -1: everywhere; the last
+    piece is the rest.  More than `most` pieces are an error of the run."""
+
+    cuts: int
+    most: int
+    count: Dim
+
+    def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
+        pieces, counts = TextPieces(self.cuts, self.most).infer(*types)
+        return TensorType("str", (*pieces.shape[:-1], self.count)), counts
+
+    def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        pieces, counts = TextPieces(self.cuts, self.most).evaluate(*arrays)
+        return pieces[..., : counts.max(initial=0)], counts
+
+    def bounded(self, b: Builder, *values: Value) -> tuple[tuple[Value, ...], Value]:
+        pieces, counts = b.add_multi(TextPieces(self.cuts, self.most), *values)
+        widest = b.add(Reduce("max", tuple(range(counts.type.rank)), False), counts)
+        return (pieces, counts), b.add(Binary("max"), widest, b.constant(np.array(0, np.int64)))
+
+
 def _rows(b: Builder, x: Value, axis: int) -> Value:
     """The slices along an axis as rows."""
     rank = x.type.rank
     if axis:
         x = b.add(Transpose((axis, *(d for d in range(rank) if d != axis))), x)
     m, *others = x.type.static_shape
+    if x.type.dtype == "str":
+        x = b.add(TextRank(), b.add(Reshape((x.type.size,)), x))
     rows = b.add(Reshape((m, int(np.prod(others, dtype=np.int64)))), x)
     return b.add(Cast("u8"), rows) if x.type.dtype == "bool" else rows
 

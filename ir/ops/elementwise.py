@@ -275,6 +275,8 @@ class Cast(Op):
         require_count(self, types, 1)
         if self.to not in DTYPES:
             raise InternalError(f"Cast to unknown element type {self.to!r}")
+        text = "str" in (self.to, types[0].dtype)
+        require(not text, self, "strings are converted by TextFormat and TextParse, not from {} to {}", types[0], self.to)
         return (TensorType(self.to, types[0].shape),)
 
     def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -27,6 +27,7 @@ from .sources import (
     MANIFEST_FILE,
     RUNTIME_HEADERS,
     RUNTIME_SOURCES,
+    TEXT_SOURCES,
     c_header,
     data_assembly,
     descriptor_source,
@@ -95,9 +96,11 @@ def link(
     owner = TemporaryFolder("tilewright-link-")
     folder = owner.path
     try:
-        runtime = _runtime_objects(toolchain, machine.arch)
+        parts = (RUNTIME_SOURCES, TEXT_SOURCES) if program.has_text else (RUNTIME_SOURCES,)
+        sources = [source for part in parts for source in part]
+        runtime = [data for part in parts for data in _runtime_objects(toolchain, machine.arch, part)]
         names = write_model_sources(folder, program, machine, prefix, manifest, None if embedded else constants_digest)
-        named = [*zip(RUNTIME_SOURCES, runtime, strict=True), *((f"kernels{i:03d}.c", o) for i, o in enumerate(objects))]
+        named = [*zip(sources, runtime, strict=True), *((f"kernels{i:03d}.c", o) for i, o in enumerate(objects))]
         for source, data in named:
             names.append(source.removesuffix(".c") + ".o")
             (folder / names[-1]).write_bytes(data)
@@ -116,11 +119,11 @@ def link(
     return Linked(folder / library_name(prefix), weights, shlex.join(command), owner)
 
 
-def write_runtime_sources(folder: Path) -> list[str]:
+def write_runtime_sources(folder: Path, sources: Sequence[str] = RUNTIME_SOURCES) -> list[str]:
     """Writes the run-time support into a folder; the names of the files to compile."""
-    for name in (*RUNTIME_HEADERS, *RUNTIME_SOURCES):
+    for name in (*RUNTIME_HEADERS, *sources):
         (folder / name).write_text(runtime_file(name), encoding="utf-8")
-    return list(RUNTIME_SOURCES)
+    return list(sources)
 
 
 def write_model_sources(
@@ -152,12 +155,12 @@ def compiler_command(toolchain: Toolchain, arch: str) -> list[str]:
 
 
 @functools.cache
-def _runtime_objects(toolchain: Toolchain, arch: str) -> tuple[bytes, ...]:
-    """The object files of the run-time support, in the order of RUNTIME_SOURCES."""
+def _runtime_objects(toolchain: Toolchain, arch: str, sources: tuple[str, ...]) -> tuple[bytes, ...]:
+    """The object files of a part of the run-time support, in the order of its sources."""
     with TemporaryFolder("tilewright-link-") as folder:
-        for source in write_runtime_sources(folder):  # zig makes one object at a time
+        for source in write_runtime_sources(folder, sources):  # zig makes one object at a time
             run_compiler([*compiler_command(toolchain, arch), "-c", source, "-o", f"{source}.o"], folder, toolchain)
-        return tuple((folder / f"{source}.o").read_bytes() for source in RUNTIME_SOURCES)
+        return tuple((folder / f"{source}.o").read_bytes() for source in sources)
 
 
 def run_compiler(command: Sequence[str], folder: Path, toolchain: Toolchain) -> None:

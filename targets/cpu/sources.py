@@ -22,13 +22,15 @@ from .naming import c_string, comment_text, distinct_identifiers
 ABI_VERSION = 1
 WEIGHTS_ID_BYTES = 32
 RUNTIME_SOURCES = ("tw_check.c", "tw_host.c", "tw_memory.c", "tw_model.c", "tw_profile.c", "tw_threads.c")
-RUNTIME_HEADERS = ("tw_abi.h", "tw_runtime.h")
+TEXT_SOURCES = ("tw_text.c", "tw_text_numbers.c", "tw_text_regex.c")
+"""For programs with strings alone."""
+RUNTIME_HEADERS = ("tw_abi.h", "tw_runtime.h", "tw_text.h")
 MANIFEST_FILE, CONSTANTS_FILE = "manifest.bin", "constants.bin"
 
 _CPP_TYPES = {
     "f64": "double", "f32": "float", "f16": "float16", "bf16": "bfloat16", "i64": "std::int64_t", "i32": "std::int32_t",
     "i16": "std::int16_t", "i8": "std::int8_t", "u64": "std::uint64_t", "u32": "std::uint32_t", "u16": "std::uint16_t",
-    "u8": "std::uint8_t", "bool": "bool",
+    "u8": "std::uint8_t", "bool": "bool", "str": "text",
 }
 Tensors = Sequence[tuple[str, TensorType]]
 Parameters = Sequence[tuple[str, str, TensorType]]  # identifier, C++ element type, tensor type
@@ -131,7 +133,7 @@ def info_table(kind: str, tensors: Tensors, run_time_axes: Mapping[int, int] | N
             shape = f"{kind}_{index}_shape"
             dims = ", ".join(f"{d}" for d in type_.static_shape)
             lines.append(f"static const int64_t {shape}[] = {{ {dims} }};")
-        dtype, size = f"TW_{type_.dtype.upper()}", DTYPES[type_.dtype].size
+        dtype, size = "TW_STRING" if type_.dtype == "str" else f"TW_{type_.dtype.upper()}", DTYPES[type_.dtype].size
         rows.append(f"    {{ {c_string(name)}, {type_.nbytes}u, {dtype}, {type_.rank}, {shape}, {size}u, "
                     f"{(run_time_axes or {}).get(index, 0)}u }},")
     table = rows or ["    { NULL, 0u, 0, 0, NULL, 1u, 0u },"]
@@ -170,6 +172,7 @@ def descriptor_source(
         "INPUT_COUNT": len(program.inputs), "OUTPUT_COUNT": len(program.outputs),
         "FEATURE_COUNT": len(feature_bits(machine)), "BEST_THREADS": recommended_threads(program, machine),
         "PREPARES": int(bool(program.prepare)), "SIZED_COUNT": len(program.sized),
+        "TEXT": "&tw_text_functions" if program.has_text else "NULL",
         "STEP_COUNT": len(list(all_calls(program.steps))) if program.profile else 0,
         "TABLES": info_table("inputs", program.inputs) + info_table("outputs", program.outputs, _run_time_axes(program))
         + _sized_table(program) + _feature_table(machine) + (identity if weights_file else ""),

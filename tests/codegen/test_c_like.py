@@ -21,7 +21,7 @@ from tilewright.ir.errors import InternalError
 from tilewright.ir.expr import Load, Type, as_expr, binary, cast, const, load, select
 from tilewright.ir.kernel import Alloc, Barrier, Buffer, For, If, Kernel, Store, axis, store
 from tilewright.ir.ops.base import form_of
-from tilewright.ir.types import DTYPES
+from tilewright.ir.types import NUMBERS
 
 # A row in twenty, of those whose operator has loops: every fifth one of the elementwise families is among them.
 ROWS: list[Row] = [row for row in (*rows_a.ROWS, *rows_b.ROWS) if form_of(row.op) != "expand"][::8]
@@ -139,7 +139,7 @@ def test_conditions_and_selections() -> None:
     assert "if ((i < 3 && j < 5) || i == 7) {" in text
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", NUMBERS)
 def test_constants_of_every_type(dtype: str) -> None:
     b = Buffer("b", dtype, (64,))
     text = text_of(For(J, (store(b, (J,), const(1, dtype)),)), params=(b,))

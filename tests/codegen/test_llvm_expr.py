@@ -31,7 +31,7 @@ from tilewright.ir.expr import (
 )
 from tilewright.ir.kernel import Alloc, Buffer, For, Kernel, Stmt, Store, axis
 from tilewright.ir.kernel_interpreter import run_kernel
-from tilewright.ir.types import DTYPES, is_integer
+from tilewright.ir.types import DTYPES, NUMBERS, is_integer
 
 ARITHMETIC = ("add", "sub", "mul", "min", "max", "lt", "le", "eq", "ne")
 BINARY = {
@@ -41,7 +41,7 @@ BINARY = {
     "b": ("and", "or", "xor", "eq", "ne"),
 }
 UNARY = {"f": ("neg", "abs", "rint", "floor", "ceil", "trunc", "sqrt"), "i": ("neg", "abs"), "u": (), "b": ("not",)}
-DTYPE_LIST = [d for d in DTYPES if d not in ("f16", "bf16")]
+DTYPE_LIST = [d for d in NUMBERS if d not in ("f16", "bf16")]
 LENGTH = 240
 
 
@@ -120,7 +120,7 @@ def test_division_by_constants(dtype: str) -> None:
 
 @pytest.mark.parametrize("lanes", [1, 8])
 @pytest.mark.parametrize("machine", ["", "x86-64-v2"])
-@pytest.mark.parametrize("dtype", list(DTYPES))
+@pytest.mark.parametrize("dtype", list(NUMBERS))
 def test_casts(dtype: str, machine: str, lanes: int) -> None:
     i, buf = axis("i", LENGTH // lanes), Buffer("a", dtype, (LENGTH,))
     values = samples(dtype)
@@ -128,7 +128,7 @@ def test_casts(dtype: str, machine: str, lanes: int) -> None:
         values = np.nan_to_num(values.astype(np.float64), nan=9.75, posinf=100.5, neginf=0.0).clip(0, 120)
         values = values.astype(DTYPES[dtype].numpy)
     a = vector(buf, i, lanes)
-    check({f"to_{to}": cast(a, to) for to in DTYPES}, {"a": values}, [buf], i, lanes, machine)
+    check({f"to_{to}": cast(a, to) for to in NUMBERS}, {"a": values}, [buf], i, lanes, machine)
 
 
 @pytest.mark.parametrize("machine", ["", "x86-64-v2"])
@@ -162,7 +162,7 @@ def test_float_to_integer_saturates(machine: str, source: str, lanes: int) -> No
     values = np.array([np.nan, np.inf, -np.inf, 1e30, -0.9, 255.9, -128.5, *limits, *near, *range(-50, 155)][:LENGTH])
     values = values.astype(DTYPES[source].numpy)
     buf, i = Buffer("a", source, (LENGTH,)), axis("i", LENGTH // lanes)
-    integers = [d for d in DTYPES if is_integer(d)]
+    integers = [d for d in NUMBERS if is_integer(d)]
     stores = tuple(Store(Buffer(d, d, (LENGTH,)), (i * lanes,), cast(vector(buf, i, lanes), d)) for d in integers)
     kernel = Kernel("k", (buf, *(s.buf for s in stores)), (For(i, stores),))
     got = {d: np.zeros(LENGTH, DTYPES[d].numpy) for d in integers}

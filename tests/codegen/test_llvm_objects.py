@@ -13,7 +13,7 @@ from tilewright.codegen.math import legalize_math
 from tilewright.ir.errors import InternalError, OptionError
 from tilewright.ir.expr import Call, Expr, HReduce, Load, Ramp, Type, binary, call, cast, fma, splat, unary
 from tilewright.ir.kernel import Barrier, Buffer, For, Kernel, Store, axis
-from tilewright.ir.types import DTYPES
+from tilewright.ir.types import DTYPES, NUMBERS
 from tilewright.targets.cpu import objects
 from tilewright.targets.cpu.objects import compile_asm, compile_objects
 
@@ -47,11 +47,11 @@ def everything(lanes: int) -> Kernel:
         params.append(out)
         body.append(Store(out, (i * e.type.lanes,), e))
 
-    for dtype, info in DTYPES.items():
+    for dtype, info in ((d, DTYPES[d]) for d in NUMBERS):
         x = Buffer(f"x_{dtype}", dtype, (4 * lanes,))
         params.append(x)
         a = Load.of(x, (i * lanes,), Type(dtype, lanes))
-        for to in DTYPES:
+        for to in NUMBERS:
             put(f"{dtype}_to_{to}", cast(a, to))
         ops = {"f": ("add", "div", "mod", "max"), "i": ("div", "mod", "mul", "shl"), "u": ("div", "max", "shr"), "b": ("or",)}
         for op in ops[info.kind]:

@@ -164,7 +164,9 @@ def test_trees_that_are_no_trees_are_refused(attributes: dict[str, Any], message
         run(one("TreeEnsembleRegressor", **{**tree, **attributes}), X)
 
 
-def test_labels_that_are_strings_are_refused() -> None:
-    m = one("LinearClassifier", 2, coefficients=draw(10).tolist(), classlabels_strings=["no", "yes"])
-    with pytest.raises(ModelError, match="strings"):
-        run(m, X)
+def test_labels_that_are_strings() -> None:
+    weights = draw(10).tolist()
+    labels, scores = run(one("LinearClassifier", 2, coefficients=weights, classlabels_strings=["no", "yes"]), X)
+    numbers, same = run(one("LinearClassifier", 2, coefficients=weights, classlabels_ints=[0, 1]), X)
+    np.testing.assert_array_equal(labels, np.array(["no", "yes"], object)[numbers])
+    np.testing.assert_array_equal(scores, same)

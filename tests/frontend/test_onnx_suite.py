@@ -21,9 +21,6 @@ from tilewright.ir.errors import ModelError, OptionError
 CHUNKS = 8
 
 REFUSED_OPERATORS = {
-    **dict.fromkeys(
-        ("StringConcat", "StringNormalizer", "StringSplit", "RegexFullMatch"), "there are no strings"
-    ),
     **dict.fromkeys(("Bernoulli", "RandomUniformLike"), "results are random"),
     "Gradient": "training",
     "ImageDecoder": "files are not decoded",

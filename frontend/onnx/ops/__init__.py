@@ -14,6 +14,7 @@ from . import (
     linear,
     microsoft,
     ml,
+    ml_categories,
     ml_trees,
     narrow_quantize,
     norm,
@@ -27,12 +28,13 @@ from . import (
     sequence,
     shape,
     signal,
+    strings,
     text,
     training,
 )  # fmt: skip
 
 __all__ = [
     "attention", "attention_microsoft", "contract", "control", "conv", "elementwise", "fused", "gather", "image",
-    "legacy", "linear", "microsoft", "ml", "ml_trees", "narrow_quantize", "norm", "pad", "pool", "qonnx", "quantize",
-    "recurrent", "reduce", "regions", "sequence", "shape", "signal", "text", "training",
+    "legacy", "linear", "microsoft", "ml", "ml_categories", "ml_trees", "narrow_quantize", "norm", "pad", "pool", "qonnx",
+    "quantize", "recurrent", "reduce", "regions", "sequence", "shape", "signal", "strings", "text", "training",
 ]  # fmt: skip

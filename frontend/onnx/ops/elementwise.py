@@ -28,7 +28,7 @@ UNARY = {
 # ONNX operator -> (first opset, function of `Binary`)
 BINARY = {
     "Add": (7, "add"), "And": (7, "and"), "BitwiseAnd": (18, "bitand"), "BitwiseOr": (18, "bitor"),
-    "BitwiseXor": (18, "bitxor"), "Div": (7, "div"), "Equal": (7, "eq"), "Greater": (7, "gt"),
+    "BitwiseXor": (18, "bitxor"), "Div": (7, "div"), "Greater": (7, "gt"),
     "GreaterOrEqual": (12, "ge"), "Less": (7, "lt"), "LessOrEqual": (12, "le"), "Mul": (7, "mul"), "Or": (7, "or"),
     "Sub": (7, "sub"), "Xor": (7, "xor"),
 }  # fmt: skip

@@ -8,14 +8,12 @@ from ....ir.errors import ModelError
 from ....ir.graph import Value
 from ....ir.ops.contract import MatMul
 from ....ir.ops.movement import Pad
-from ....ir.ops.reduce import ArgReduce, Reduce
+from ....ir.ops.reduce import Reduce
 from ....ir.types import DTYPES, is_float
 from ..builder import OnnxBuilder
 from ..symbolic import product
 from ..table import Outputs, onnx_op
-from .ml_scores import DOMAIN, labels_of, numbers, require_numeric_labels, transformed
-
-_MOST_KEYS = 4096  # of an encoder: every element is compared with all of them
+from .ml_scores import DOMAIN, labels_of, numbers, transformed
 
 Floats = tuple[float, ...]
 Ints = tuple[int, ...]
@@ -61,8 +59,7 @@ def linear_classifier(
     post_transform: str = "NONE",
 ) -> Outputs:  # fmt: skip
     """Two classes with one row of coefficients: the other class has the opposite score."""
-    require_numeric_labels(b, classlabels_strings)
-    labels = classlabels_ints or tuple(range(len(classlabels_strings or ())))
+    labels = classlabels_ints or classlabels_strings or ()
     rows = numbers(b, x)
     features = rows.type.shape[1]
     count = len(coefficients or ()) // features if isinstance(features, int) and features else len(labels)
@@ -191,70 +188,3 @@ def feature_vectorizer(b: OnnxBuilder, *xs: Value, inputdimensions: Ints | None 
             rows = b.add(Pad((0, 0), (0, size - have), "constant"), rows, b.scalar(0, "f32"))
         parts.append(rows)
     return b.concat(parts, 1)
-
-
-# ---- categories ----
-
-
-@onnx_op("OneHotEncoder", since=1, domain=DOMAIN)
-def one_hot_encoder(
-    b: OnnxBuilder, x: Value, *, cats_int64s: Ints | None = None, cats_strings: Strings | None = None, zeros: int = 1
-) -> Outputs:
-    """A row of zeros for what is no category; with zeros = 0 that would have to fail, which compiled code does not."""
-    if cats_strings or not cats_int64s:
-        raise ModelError("the categories must be integers; strings are not supported")
-    if not zeros:
-        raise ModelError("attribute 'zeros' is 0: an unknown category must be an error, which is not supported")
-    classes = b.constant(np.array(cats_int64s, np.int64))
-    values = b.reshape(x if x.type.dtype == "i64" else b.cast(x, "i64"), (*x.type.shape, 1))
-    return b.cast(b.binary("eq", values, classes), "f32")
-
-
-@onnx_op("LabelEncoder", since=2, domain=DOMAIN)
-def label_encoder(
-    b: OnnxBuilder, x: Value, *, default_float: float = -0.0, default_int64: int = -1, default_string: str = "",
-    keys_floats: Floats | None = None, keys_int64s: Ints | None = None, keys_strings: Strings | None = None,
-    values_floats: Floats | None = None, values_int64s: Ints | None = None, values_strings: Strings | None = None,
-    keys_tensor: np.ndarray | None = None, values_tensor: np.ndarray | None = None,
-    default_tensor: np.ndarray | None = None,
-) -> Outputs:  # fmt: skip
-    """Every element is looked up among the keys, the last of equal ones; NaN is found like a number."""
-    if keys_strings or values_strings:
-        raise ModelError("keys and values must be numbers; strings are not supported")
-    keys = _entries(keys_tensor, keys_floats, keys_int64s, "keys")
-    values = _entries(values_tensor, values_floats, values_int64s, "values")
-    if keys.size != values.size or not 0 < keys.size <= _MOST_KEYS:
-        raise ModelError(f"{keys.size} keys and {values.size} values; expected as many of both, at most {_MOST_KEYS}")
-    if default_tensor is not None:
-        default = default_tensor.reshape(-1)[0].astype(values.dtype)
-    else:
-        default = values.dtype.type(default_float if values.dtype.kind == "f" else default_int64)
-    elements = b.reshape(x, (*x.type.shape, 1))
-    equal = b.binary("eq", elements, b.cast(b.constant(keys), x.type.dtype))
-    if keys.dtype.kind == "f" and np.isnan(keys).any():
-        equal = b.binary("or", equal, b.binary("and", b.unary("isnan", elements), b.constant(np.isnan(keys))))
-    hits = b.cast(equal, "u8")
-    found = b.gather(b.constant(values), b.add(ArgReduce("max", x.type.rank, False, True), hits), 0)
-    known = b.cast(b.add(Reduce("max", (x.type.rank,), False), hits), "bool")
-    return b.select(known, found, b.constant(default))
-
-
-def _entries(tensor: np.ndarray | None, floats: Floats | None, ints: Ints | None, what: str) -> np.ndarray:
-    if tensor is not None:
-        return tensor.reshape(-1)
-    if floats:
-        return np.array(floats, np.float32)
-    if ints:
-        return np.array(ints, np.int64)
-    raise ModelError(f"the {what} are missing")
-
-
-@onnx_op("ZipMap", since=1, domain=DOMAIN)
-def zip_map(
-    b: OnnxBuilder, x: Value, *, classlabels_int64s: Ints | None = None, classlabels_strings: Strings | None = None
-) -> Outputs:
-    """The rows as they are, where the standard has maps from labels to numbers: columns in the order of the labels."""
-    labels = classlabels_int64s or classlabels_strings or ()
-    if x.type.rank != 2 or x.type.shape[1] != len(labels):
-        raise ModelError(f"{len(labels)} labels do not fit {x.type}")
-    return x

@@ -65,15 +65,9 @@ def _probit(b: OnnxBuilder, scores: Value) -> Value:
     return b.binary("mul", signed, 1.41421356)
 
 
-def require_numeric_labels(b: OnnxBuilder, strings: tuple[str, ...] | None) -> None:
-    """Labels that are strings: the positions of the classes would be another type than the model declares."""
-    if strings and b.wanted[0]:
-        raise ModelError("the class labels are strings, which are not supported; convert the model with integer labels")
-
-
-def labels_of(b: OnnxBuilder, scores: Value, labels: tuple[int, ...]) -> Value:
+def labels_of(b: OnnxBuilder, scores: Value, labels: tuple[int, ...] | tuple[str, ...]) -> Value:
     """The label of the largest score of every row, the first one of several."""
     best = b.add(ArgReduce("max", 1, False, False), scores)
     if labels == tuple(range(len(labels))):
         return best
-    return b.gather(b.constant(np.array(labels, np.int64)), best, 0)
+    return b.gather(b.constant(np.array(labels, object if isinstance(labels[0], str) else np.int64)), best, 0)

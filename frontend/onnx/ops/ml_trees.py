@@ -20,7 +20,7 @@ from ....ir.ops.movement import GatherElements
 from ....ir.ops.reduce import Reduce
 from ..builder import OnnxBuilder
 from ..table import Outputs, onnx_op
-from .ml_scores import DOMAIN, labels_of, numbers, require_numeric_labels, transformed
+from .ml_scores import DOMAIN, labels_of, numbers, transformed
 
 _COMPARE = {"BRANCH_LEQ": "le", "BRANCH_LT": "lt", "BRANCH_GTE": "ge", "BRANCH_GT": "gt", "BRANCH_EQ": "eq",
             "BRANCH_NEQ": "ne"}  # fmt: skip
@@ -186,8 +186,7 @@ def tree_ensemble_classifier(
     classlabels_strings: tuple[str, ...] | None = None, post_transform: str = "NONE", **nodes: Any,
 ) -> Outputs:  # fmt: skip
     """Two classes of which the trees score one: the other has the rest to 1, or with negative weights the opposite."""
-    require_numeric_labels(b, classlabels_strings)
-    labels = classlabels_int64s or tuple(range(len(classlabels_strings or ())))
+    labels = classlabels_int64s or classlabels_strings or ()
     a = _with_absent(nodes)
     scored = sorted(set(a["class_ids"] or ()))
     trees = _by_ids(a, "class", len(labels), 0.0)

@@ -27,7 +27,7 @@ def pad(
     mode: str = "constant",
 ) -> Outputs:  # fmt: skip
     chosen: Sequence[int] = range(x.type.rank) if axes is None else b.ints(axes, "axes")
-    filler = b.scalar(0, x.type.dtype) if value is None else b.reshape(value, ())
+    filler = b.scalar("" if x.type.dtype == "str" else 0, x.type.dtype) if value is None else b.reshape(value, ())
     return _pad(b, x, b.dims(pads, "pads"), chosen, mode, filler)
 
 
@@ -46,6 +46,11 @@ def _pad(b: OnnxBuilder, x: Value, pads: Sequence[Dim], axes: Sequence[int], mod
             x = b.slice(x, d, first, as_dim(x.type.shape[d] - first - last))
     before, after = [_added(p) for p in before], [_added(p) for p in after]
     if all(p == 0 for p in (*before, *after)):
+        return x
+    if mode == "constant" and x.type.dtype == "str":
+        for d in range(rank):
+            first, last = (b.broadcast(value, (*x.type.shape[:d], p, *x.type.shape[d + 1 :])) for p in (before[d], after[d]))
+            x = b.concat([v for v in (first, x, last) if v.type.shape[d] != 0], d)
         return x
     return b.add(Pad(tuple(before), tuple(after), mode), x, *((value,) if mode == "constant" else ()))
 

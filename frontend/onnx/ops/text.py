@@ -1,4 +1,4 @@
-"""What is counted in sequences of tokens that are numbers already."""
+"""What is counted in sequences of tokens."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ....ir.graph import Value
 from ....ir.ops.reduce import Reduce
 from ..builder import OnnxBuilder
 from ..table import Outputs, onnx_op
+from .strings import find_texts
 
 _WIDEST = 2**24  # columns of the result
 _MOST_COMPARED = 2**24  # pairs of a position and a gram
@@ -22,8 +23,13 @@ def tf_idf_vectorizer(
 ) -> Outputs:  # fmt: skip
     """How often each gram of the pool stands in x[C] or in each row of x[N, C]; between its tokens up to max_skip_count
     others are skipped, as many between all of them.  IDF: its weight where it stands at all; TFIDF: the product."""
-    if pool_strings or not pool_int64s:
-        raise ModelError("the pool must be integers; strings are not supported")
+    if bool(pool_strings) == bool(pool_int64s) or (x.type.dtype == "str") != bool(pool_strings):
+        raise ModelError(f"expected a pool of the type of x, {x.type}: integers or strings")
+    if pool_strings:
+        tokens = tuple(dict.fromkeys(pool_strings))
+        places = {token: n for n, token in enumerate(tokens)}
+        x, pool_int64s = find_texts(b, x, tokens), tuple(places[t] for t in pool_strings)
+    assert pool_int64s is not None
     if mode not in ("TF", "IDF", "TFIDF") or x.type.rank not in (1, 2):
         raise ModelError(f"mode {mode!r} and x {x.type} are not supported")
     rows = b.cast(x if x.type.rank == 2 else b.reshape(x, (1, *x.type.shape)), "i64")

@@ -1,6 +1,6 @@
 /* The descriptor of one model and the functions it exports. */
 #include "@PREFIX@.h"
-#include "tw_runtime.h"
+#include "tw_text.h"
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -31,6 +31,7 @@ static const tw_descriptor descriptor = {
     .prepares = @PREPARES@u,
     .sized = sized,
     .sized_count = @SIZED_COUNT@u,
+    .text = @TEXT@,
 };
 
 EXPORT uint32_t @PREFIX@_abi_version(void)

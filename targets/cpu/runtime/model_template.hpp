@@ -40,6 +40,9 @@ private:
 struct float16 { std::uint16_t bits; };
 struct bfloat16 { std::uint16_t bits; };
 
+// UTF-8 that ends with a zero byte; what a run gives out is valid until the next run, or the end of its inputs.
+using text = const char *;
+
 // A pointer and a number of elements; made from a vector, an array, a span, or both parts.
 template <class T> class view {
 public:

@@ -37,7 +37,8 @@ enum tw_status {
     TW_NO_PROFILE = 17,    /* the library was not compiled with the option profile */
     TW_NO_DRIVER = 18,     /* CUDA libraries: there is no driver or no GPU */
     TW_WRONG_GPU = 19,     /* CUDA libraries: the code was compiled for other GPUs */
-    TW_DEVICE = 20         /* CUDA libraries: the driver reported an error */
+    TW_DEVICE = 20,        /* CUDA libraries: the driver reported an error */
+    TW_WRONG_VALUE = 21    /* an element of an input has no meaning for the model, for example text that is no number */
 };
 
 /* Element types; the numbers are those of ONNX. */
@@ -49,6 +50,8 @@ enum tw_dtype {
     TW_I16 = 5,
     TW_I32 = 6,
     TW_I64 = 7,
+    TW_STRING = 8, /* const char *: UTF-8 text that ends with a zero byte.  What a run gives out is valid until the next
+                      run of the instance, its end, or the end of the inputs, whichever is first. */
     TW_BOOL = 9,
     TW_F16 = 10,
     TW_F64 = 11,

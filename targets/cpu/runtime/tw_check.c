@@ -8,6 +8,7 @@ static const struct { int32_t dtype; const char *name; } dtype_names[] = {
     { TW_F32, "f32" }, { TW_U8, "u8" },   { TW_I8, "i8" },     { TW_U16, "u16" }, { TW_I16, "i16" },
     { TW_I32, "i32" }, { TW_I64, "i64" }, { TW_BOOL, "bool" }, { TW_F16, "f16" }, { TW_F64, "f64" },
     { TW_U32, "u32" }, { TW_U64, "u64" }, { TW_BF16, "bf16" },
+    { TW_STRING, "str" },
 };
 
 static const char *dtype_name(int32_t dtype)
@@ -80,6 +81,20 @@ static int32_t check_pointer(const tw_tensor_info *info, const void *data, const
     return TW_OK;
 }
 
+/* No string of an input is NULL. */
+static int32_t check_strings(const tw_tensor_info *info, const void *data, uint32_t index, char *message, size_t room)
+{
+    const char *const *strings = data;
+    for (uint64_t i = 0; info->dtype == TW_STRING && i < info->bytes / sizeof *strings; i++) {
+        if (!strings[i]) {
+            (void)snprintf(message, room, "input %u (%.100s): string %llu is NULL", index, info->name,
+                           (unsigned long long)i);
+            return TW_NULL_POINTER;
+        }
+    }
+    return TW_OK;
+}
+
 int32_t tw_check_pointers(const tw_descriptor *descriptor, const void *const *inputs, void *const *outputs,
                           char *message, size_t room)
 {
@@ -90,6 +105,7 @@ int32_t tw_check_pointers(const tw_descriptor *descriptor, const void *const *in
     int32_t status = TW_OK;
     for (uint32_t i = 0; i < descriptor->input_count && !status; i++) {
         status = check_pointer(&descriptor->inputs[i], inputs[i], "input", i, message, room);
+        status = status ? status : check_strings(&descriptor->inputs[i], inputs[i], i, message, room);
     }
     for (uint32_t i = 0; i < descriptor->output_count && !status; i++) {
         status = check_pointer(&descriptor->outputs[i], outputs[i], "output", i, message, room);
@@ -175,6 +191,7 @@ int32_t tw_check_tensors(const tw_descriptor *descriptor, const tw_tensor *input
     int32_t status = TW_OK;
     for (uint32_t i = 0; i < descriptor->input_count && !status; i++) {
         status = check_tensor(&descriptor->inputs[i], &inputs[i], "input", i, message, room);
+        status = status ? status : check_strings(&descriptor->inputs[i], inputs[i].data, i, message, room);
     }
     for (uint32_t i = 0; i < descriptor->output_count && !status; i++) {
         status = check_tensor(&descriptor->outputs[i], &outputs[i], "output", i, message, room);

@@ -39,6 +39,7 @@ static const char *const status_texts[] = {
     [TW_IO] = "the weights file cannot be read",
     [TW_WRONG_WEIGHTS] = "the weights file belongs to another library",
     [TW_BAD_OPTION] = "an option is out of its range",
+    [TW_WRONG_VALUE] = "an element of an input has no meaning for the model",
     [TW_NO_PROFILE] = "the library was compiled without the option profile",
     [TW_FORKED] = "the instance belongs to the parent process; create one after fork",
 };
@@ -164,6 +165,9 @@ static int32_t set_up(tw_model *model, const tw_descriptor *descriptor, const tw
     }
     if (!status) {
         status = tw_team_start(&model->team, threads, cpus, &options->pool, run_thread, model);
+        if (!status && descriptor->text) {
+            status = descriptor->text->start(&model->team);
+        }
         if (!status && descriptor->step_count) {
             status = tw_profile_start(&model->team, descriptor->step_count);
         }
@@ -180,6 +184,9 @@ static int32_t set_up(tw_model *model, const tw_descriptor *descriptor, const tw
 static void release(tw_model *model)
 {
     tw_team_stop(&model->team);
+    if (model->team.text) {
+        model->descriptor->text->stop(&model->team);
+    }
     tw_profile_stop(&model->team);
     if (model->mapped_bytes) {
         tw_unmap(model->constants, model->mapped_bytes);
@@ -228,6 +235,17 @@ int32_t tw_model_create(const tw_descriptor *descriptor, const tw_options *optio
     return tell(&checked, "", TW_OK);
 }
 
+/* Runs the model on what its pointers point to. */
+static int32_t run_team(tw_model *model)
+{
+    const tw_text_support *text = model->descriptor->text;
+    if (text) {
+        text->begin(&model->team);
+    }
+    const int32_t status = tw_team_run(&model->team);
+    return status || !text ? status : text->end(&model->team, model->message, sizeof model->message);
+}
+
 static bool acquire(tw_model *model)
 {
     return atomic_exchange_explicit(&model->busy, 1, memory_order_acquire) == 0;
@@ -258,7 +276,7 @@ int32_t tw_model_run(tw_model *model, const void *const *inputs, void *const *ou
             memcpy(model->output_slots, outputs, model->descriptor->output_count * sizeof(void *));
             model->outputs = model->output_slots;
         }
-        status = tw_team_run(&model->team);
+        status = run_team(model);
     }
     return finish(model, status);
 }
@@ -283,7 +301,7 @@ int32_t tw_model_run_tensors(tw_model *model, const tw_tensor *inputs, size_t in
         }
         model->inputs = model->input_slots;
         model->outputs = model->output_slots;
-        status = tw_team_run(&model->team);
+        status = run_team(model);
     }
     return finish(model, status);
 }

@@ -32,6 +32,16 @@ typedef struct tw_sized_output {
     uint32_t output, rank;
 } tw_sized_output;
 
+struct tw_team;
+
+/* What an instance of a model with strings needs: see tw_text.h. */
+typedef struct tw_text_support {
+    int32_t (*start)(struct tw_team *team);
+    void (*stop)(struct tw_team *team);
+    void (*begin)(struct tw_team *team);
+    int32_t (*end)(struct tw_team *team, char *message, size_t room);
+} tw_text_support;
+
 /* One compiled model.  `constants` is NULL when the weights lie in the file `weights_name`, which ends with weights_id. */
 typedef struct tw_descriptor {
     const char *name;
@@ -49,6 +59,7 @@ typedef struct tw_descriptor {
     uint32_t prepares;    /* 1: main without inputs prepares an instance, once */
     const tw_sized_output *sized; /* in the order of the pointers */
     uint32_t sized_count;
+    const tw_text_support *text; /* of a model with strings; NULL otherwise, and the support is not in the library */
 } tw_descriptor;
 
 typedef struct tw_model tw_model;
@@ -128,6 +139,7 @@ struct tw_team {
     tw_worker *workers;
     tw_step_time *step_times; /* of a profile build: [threads][step_stride] */
     size_t step_stride;
+    struct tw_text *text; /* of a model with strings: tw_text.c */
     atomic_uint *alive; /* own page that a fork wipes: 1 in the process that owns the threads */
 };
 
