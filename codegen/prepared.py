@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..ir.kernel import Buffer
+from ..ir.kernel import Buffer, Kernel
 from .kernels import KernelTable
 from .machine import Machine
 from .program import Address, Call, Step
 from .storage import Reference, Root
 from .strategies.scheduled import Pack
+from .strategies.strassen import HalvedWeights
+from .strategies.strassen_weights import halved_weights_kernel
 from .strategies.winograd_weights import weights_kernel
 
 
@@ -29,7 +31,12 @@ class PreparedConstants:
             root = self._made[key] = Root("transformed weights", "arena", param.size * 4)
             self.roots.append(root)
             source = Buffer("x0", param.dtype, array.shape)
-            kernel = weights_kernel(pack, source, Buffer("y0", "f32", pack.shape), self.machine)
+            kernel = self._kernel(pack, source, Buffer("y0", "f32", pack.shape))
             args: tuple[Address, ...] = (Reference(root, 0), Reference(raw, 0))  # type: ignore[assignment]
             self.steps.append(Call(self.kernels.add(kernel), args, ops=("weights",)))
         return self._made[key]
+
+    def _kernel(self, pack: Pack, source: Buffer, target: Buffer) -> Kernel:
+        if isinstance(pack.transform, HalvedWeights):
+            return halved_weights_kernel(pack, pack.transform, source, target, self.machine)
+        return weights_kernel(pack, source, target, self.machine)

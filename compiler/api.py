@@ -62,13 +62,14 @@ def compile(
     shapes: dimensions of inputs, {"input": (1, 3, 224, 224)}; a string gives a dimension a name.
     dims: sizes of symbolic dimensions, {"batch": 4}.  The CPU target needs every dimension bound.
     name: prefix of the C symbols, a C identifier; default: from the file's name.
-    accuracy: "default", or "strict" (no transformed convolution, no reassociation beyond a register tile).
+    accuracy: "default", or "strict" (no transformed convolutions and products, no reassociation beyond a register tile).
     precision: "f32"; "bf16" or "f16" store intermediate values and weights of products in 16 bits and sum in f32.
     "tf32", for CUDA targets: stored in f32, rounded to 10 bits of fraction where tensor cores multiply.
     tune: seconds to spend on running variants of the kernels on this machine and keeping the fastest; what is found is
     kept in a file and used again.  tuning_file: that file; without `tune` it is only read.  Default: one in the cache.
     profile: record the time of every step while the artifact runs: `Module.profile()`, `tilewright run --profile`.
-    transform_weights: "compile" or "create": when the weights of Winograd convolutions, up to four times as large, are made.
+    transform_weights: "compile" or "create": when transformed weights (Winograd, halved products) are made; they are 1.75 to
+        4 times as large.
     emit: what the artifact holds beside the library: "object", "llvm-ir", "asm".
     cc: the C compiler to link with, a command; default: cc, gcc or clang, or zig from the ziglang package.
     embed_limit: bytes of weights above which they go to a file beside the library, default 1 GiB.

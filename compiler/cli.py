@@ -135,7 +135,7 @@ def _add_compile(parser: argparse.ArgumentParser) -> None:
     )
     code.add_argument(
         "--accuracy", default="default", metavar="LEVEL",
-        help="default, or strict: no transformed convolution, no reassociation beyond a register tile",
+        help="default, or strict: no transformed convolutions and products, no reassociation beyond a register tile",
     )
     code.add_argument(
         "--precision", default="f32", metavar="TYPE",
@@ -149,7 +149,7 @@ def _add_compile(parser: argparse.ArgumentParser) -> None:
     code.add_argument("--profile", action="store_true", help="record the time of every step, for tilewright run --profile")
     code.add_argument(
         "--transform-weights", default="compile", metavar="TIME",
-        help="compile, or create: when Winograd weights are made; create keeps the artifact small and starts slower",
+        help="compile, or create: when transformed weights are made; create keeps the artifact small and starts slower",
     )
     code.add_argument("--cc", metavar="COMMAND", help="C compiler to link with (default: cc, gcc, clang, or zig)")
     code.add_argument(

@@ -31,9 +31,9 @@ class Options:
     """target: "cpu" (this machine) or "cpu:NAME+feature".
     shapes: input name -> dimensions, sizes or names of symbolic ones; dims: symbolic dimension -> size; sorted by name.
     name: the C symbol prefix; empty: from the model's file name.
-    accuracy: "default", or "strict": no transformed convolution and no reassociation beyond a register tile.
-    transform_weights: of WEIGHT_TIMES, when the weights of Winograd convolutions are transformed: at compile time they make
-    the artifact larger, at create time they make the memory larger and the start slower.
+    accuracy: "default", or "strict": no transformed convolution or product and no reassociation beyond a register tile.
+    transform_weights: of WEIGHT_TIMES, when the weights of Winograd convolutions and halved products are transformed: at
+    compile time they make the artifact larger, at create time they make the memory larger and the start slower.
     precision: of PRECISIONS, what intermediate values and weights of products are stored in; sums are always f32.  tf32 (GPUs
     only): stored in f32, rounded to 10 bits where tensor cores multiply.
     tune: seconds to search for faster numbers of kernels by measurement, 0: none.  tuning_file: the database of what

@@ -20,6 +20,7 @@ from .contract import CHUNKS, size_of
 from .product import Product, find_product, grouped, operands
 from .scheduled import Group
 from .select import SKINNY
+from .strassen import halved_product
 from .tiles import fits, tile_costs
 from .winograd import SMALLEST_CHANNELS, is_transformable
 
@@ -35,7 +36,8 @@ Suggest = Callable[[str, Sequence[Any]], Any]
 @dataclass(frozen=True)
 class Space:
     """sides: of Winograd tiles; 0 is the direct product.  tiles ("ROWSxVECTORS"), chunks, unrolls: of the direct product;
-    inner_tiles, inner_unrolls: of the product in Winograd's domain.  None in them: by the cost model."""
+    inner_tiles, inner_unrolls: of the product in Winograd's domain.  halved: whether large products may be seven of half the
+    size.  None in them: by the cost model."""
 
     sides: tuple[int, ...]
     tiles: tuple[str | None, ...]
@@ -43,6 +45,7 @@ class Space:
     unrolls: tuple[int | None, ...]
     inner_tiles: tuple[str | None, ...]
     inner_unrolls: tuple[int | None, ...]
+    halved: tuple[int | None, ...] = (None,)
 
     def choose(self, suggest: Suggest) -> Choice:
         """One choice; the names that are asked for depend on the answers."""
@@ -51,8 +54,12 @@ class Space:
             rows, vectors = _sizes(suggest("inner tile", self.inner_tiles))
             unroll, block = suggest("inner unroll", self.inner_unrolls), suggest("block", BLOCKS)
             return Choice(rows, vectors, None, unroll, winograd, block)
+        if len(self.halved) > 1 and suggest("halved", self.halved):
+            rows, vectors = _sizes(suggest("inner tile", self.inner_tiles))
+            return Choice(rows, vectors, None, suggest("inner unroll", self.inner_unrolls), winograd, None, 1)
         rows, vectors = _sizes(suggest("tile", self.tiles))
-        return Choice(rows, vectors, suggest("chunks", self.chunks), suggest("unroll", self.unrolls), winograd)
+        return Choice(rows, vectors, suggest("chunks", self.chunks), suggest("unroll", self.unrolls), winograd,
+                      halved=0 if len(self.halved) > 1 else None)
 
 
 def _sizes(tile: str | None) -> tuple[int | None, int | None]:
@@ -74,9 +81,11 @@ def space_of(group: Group, machine: Machine, accuracy: str) -> Space | None:
     sides = (0, 2, 4) if _may_transform(group, c, accuracy) else (0,)
     depth = size_of(p.reduce[-1]) if p.reduce else 1
     unrolls = (None, *(u for u in UNROLLS if depth % u == 0))
-    inner = (None, *(u for u in UNROLLS if size_of(c.reduce[-1]) % u == 0)) if len(sides) > 1 else (None,)
-    tiles = (None, *(f"{r}x{v}" for r, v in INNER_TILES if fits(r, v, machine.vector_registers)))
-    return Space(sides, _tiles(p, machine), _chunks(p), unrolls, tiles if len(sides) > 1 else (None,), inner)
+    halves = accuracy != "strict" and halved_product(group, c, machine) is not None
+    inner_depth = size_of(c.reduce[-1]) if len(sides) > 1 else depth // 2 if halves else 0
+    inner = (None, *(u for u in UNROLLS if inner_depth and inner_depth % u == 0))
+    inner_tiles = (None, *(f"{r}x{v}" for r, v in INNER_TILES if inner_depth and fits(r, v, machine.vector_registers)))
+    return Space(sides, _tiles(p, machine), _chunks(p), unrolls, inner_tiles, inner, (0, 1) if halves else (None,))
 
 
 def _may_transform(group: Group, c: Compute, accuracy: str) -> bool:

@@ -22,7 +22,8 @@ class Choice:
 
     rows, vectors: the register tile of a product, both or neither.  chunks: parts that the rows are cut into for the
     threads; 1: threads share the panels.  unroll: steps of the reduction in one iteration.  winograd: side of a tile of
-    the transformed convolution; 0: direct.  block: tiles of one block of it at most.
+    the transformed convolution; 0: direct.  block: tiles of one block of it at most.  halved: 1 for seven products of half
+    the size, 0 for one.
     """
 
     rows: int | None = None
@@ -31,6 +32,7 @@ class Choice:
     unroll: int | None = None
     winograd: int | None = None
     block: int | None = None
+    halved: int | None = None
 
     def tile(self, machine: Machine) -> Tile | None:
         """The register tile.  Raises OptionError for one that the registers do not hold."""
@@ -63,7 +65,7 @@ class Choice:
 
 RANGES: dict[str, tuple[int, int]] = {
     "rows": (1, MOST_ROWS), "vectors": (1, MOST_VECTORS), "chunks": (1, 4096), "unroll": (1, 64), "winograd": (0, 4),
-    "block": (1, 65536),
+    "block": (1, 65536), "halved": (0, 1),
 }
 BY_MODEL = Choice()
 

@@ -160,7 +160,7 @@ def _schedule_part(
         k = reorder(k, ["group", *inner, "ni"], [*inner, "ni", "group"])
     k = _columns_to_vectors(k, panel, lanes)
     k, steps = _unroll_reduction(k, p, tile)
-    if tiles and packed is not None and packed.static_shape[len(p.batch)] > 1:
+    if tiles and packed is not None and prod(packed.static_shape[: len(p.batch) + 1]) > 1:
         k = _prefetch_next_panel(k, p, packed, tiles, steps)
     k = unroll(k, *inner)
     if in_loop:

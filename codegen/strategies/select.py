@@ -1,6 +1,7 @@
 """Which strategy schedules a group: by the form of its computations, never by the operator's name.
 
     a 3 x 3 convolution of stride 1 with constant weights               winograd, where the cost model expects a gain
+    a large product with a constant right operand                       strassen, where the cost model expects a gain
     a sum of products of two operands that the output walks alone       contract
     a depthwise convolution of bytes with constant weights              depthwise, where a dot instruction is at hand
     a reduction of a window or of both operands along the vector axis   window
@@ -36,6 +37,7 @@ from .recurrent import schedule_recurrent
 from .reduce import schedule_reduce
 from .rows import schedule_rows
 from .scheduled import Group, Scheduled
+from .strassen import halved_product, is_worth_halving, schedule_halved
 from .window import is_window, schedule_window
 from .winograd import is_transformable, schedule_winograd, winograd_tile
 
@@ -62,6 +64,9 @@ def schedule_group(group: Group, machine: Machine, accuracy: str = "default") ->
         if tile and is_transformable(c):
             return schedule_winograd(group, c, tile, machine)
     p = find_product(c)
+    halved = halved_product(group, c, machine) if accuracy != "strict" else None
+    if halved is not None and (is_worth_halving(halved, machine) if group.choice.halved is None else group.choice.halved):
+        return schedule_halved(group, halved, machine)
     if p is not None and size_of(p.columns) >= SKINNY and not _is_rows_by_vector(group, p):
         return schedule_product(group, p, machine)
     depthwise = find_depthwise(group, c, machine)

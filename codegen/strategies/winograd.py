@@ -121,7 +121,7 @@ def schedule_winograd(group: Group, c: Compute, m: int, machine: Machine) -> Sch
     product = _product(plan, tiles, pair[1].buf.name, machine, group.choice)
     gather = partial(_gather, plan, pair[0], v, machine.lanes("f32"))
     scatter = partial(_scatter, plan, c, mm, machine.lanes("f32"))
-    inner = _on_buffers(product.kernel.body, {"v": v, "m": mm})
+    inner = on_buffers(product.kernel.body, {"v": v, "m": mm})
     if blocked:
         body = _blocked(plan, gather, inner, scatter, v, mm)
         params: tuple[Buffer, ...] = group.params
@@ -158,7 +158,7 @@ def _product(plan: _Plan, tiles: int, weights: str, machine: Machine, choice: Ch
     return replace(made, packs=packs)
 
 
-def _on_buffers(body: Block, buffers: dict[str, Buffer]) -> Block:
+def on_buffers(body: Block, buffers: dict[str, Buffer]) -> Block:
     """The products on the buffers of this kernel."""
     found = {a.buf for a in accesses(body) if a.buf.name in buffers}
     for old in sorted(found, key=lambda b: b.name):
@@ -232,7 +232,7 @@ def _scatter(plan: _Plan, c: Compute, mm: Buffer, lanes: int, image: Expr, ty: E
             for i in range(rows):
                 values = output_transform(m, [half[j][i] for j in range(n)])
                 for j in range(columns):
-                    stores.append(_finished(c, values[j], (image, ty * m + i, tx * m + j, o)))
+                    stores.append(finished(c, values[j], (image, ty * m + i, tx * m + j, o)))
             return tuple(stores)
 
         return channel_loops(plan.outputs, lanes, ("ob", "ol", "ot"), body)
@@ -249,7 +249,8 @@ def _scatter(plan: _Plan, c: Compute, mm: Buffer, lanes: int, image: Expr, ty: E
     return (If(binary("lt", ty, plan.out[0] // m), by_column(m), by_column(left)),)
 
 
-def _finished(c: Compute, value: Expr, at: tuple[Expr, ...]) -> Store:
+def finished(c: Compute, value: Expr, at: tuple[Expr, ...]) -> Store:
+    """The store of a sum at these values of the axes."""
     mapping: dict[Expr, Expr] = dict(zip(c.axes, at, strict=True))
     if c.finish is not None:
         value = substitute(c.finish, {**mapping, acc_var("f32"): value})

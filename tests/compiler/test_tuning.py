@@ -57,7 +57,7 @@ def tunable(group: Group) -> Tunable:
 
 @pytest.mark.parametrize("choice", [
     Choice(rows=3, vectors=1), Choice(unroll=1), Choice(unroll=6), Choice(chunks=4), Choice(chunks=1, rows=1, vectors=2),
-    Choice(rows=5, vectors=2, chunks=8, unroll=3),
+    Choice(rows=5, vectors=2, chunks=8, unroll=3), Choice(halved=1), Choice(rows=4, vectors=1, unroll=3, halved=1),
 ])
 def test_choices_change_the_schedule_and_not_the_result(choice: Choice) -> None:
     group, machine = product(), host_machine()
