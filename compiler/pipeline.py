@@ -93,8 +93,9 @@ WHOLE_GRAPH_PASSES = _whole_graph_passes()
 GPU_PASSES: Passes = tuple(step for step in GRAPH_PASSES if step[0] != "explicit_padding")
 """For kernels whose copies to shared memory fill in zeros: a border costs a condition, not a launch."""
 
-STREAM_PASSES: Passes = tuple(step for step in GRAPH_PASSES if step[0] not in (*_FOR_LOOPS, "merge_products"))
-"""For streams of pixels: windows have borders, and each product reads a copy of the stream."""
+STREAM_PASSES: Passes = tuple(step for step in GRAPH_PASSES
+                              if step[0] not in (*_FOR_LOOPS, "merge_products", "lower_quantization"))
+"""For streams of pixels: windows have borders, each product reads a copy of the stream, and integers have any width."""
 
 STAGE_NAMES = ("import", *dict.fromkeys(name for name, _ in (*GRAPH_PASSES, *WHOLE_GRAPH_PASSES)), "lower")
 """What `print_after` may name."""

@@ -34,7 +34,7 @@ class Reg:
 
 @dataclass(frozen=True, eq=False)
 class Instr:
-    """One operation.  value: of a "const"; shift: of "round", "even" and "scale".
+    """One operation.  value: of a "const"; shift: of "round", "floor", "even", "scale".
     vector, repeat: a "vector" is vector[i // repeat % len] for the i-th element."""
 
     op: str
@@ -132,6 +132,8 @@ def _execute(i: Instr, a: list[np.ndarray], count: int) -> np.ndarray:
         return a[0] << i.shift
     if i.op == "round":
         return np.clip(round_shift(a[0], i.shift), i.out.low, i.out.high)
+    if i.op == "floor":
+        return np.clip(a[0] >> i.shift, i.out.low, i.out.high)
     if i.op == "even":
         return np.clip(round_even(a[0], i.shift) + i.value, i.out.low, i.out.high)
     if i.op == "neg":
@@ -173,6 +175,8 @@ def _expression(i: Instr) -> str:
         return f"{i.table.name}({a[0]})"
     if i.op == "round":
         return round_code(a[0], i.shift, i.out)
+    if i.op == "floor":
+        return f"tw::saturate<{i.out.type.cpp}>({a[0]} >> {i.shift}, {i.out.low}LL, {i.out.high}LL)"
     if i.op == "even":
         return f"tw::round_even<{i.out.type.cpp}, {i.shift}>({a[0]}, {i.value}, {i.out.low}LL, {i.out.high}LL)"
     return _CPP[i.op].format(*a, T=i.out.type.cpp)
@@ -211,6 +215,19 @@ class BodyBuilder:
         if q.size == 1:
             return self._add("const", (), int(q[0]), int(q[0]), type.frac, value=int(q[0]))
         return self._add("vector", (), int(q.min()), int(q.max()), type.frac, vector=q, repeat=repeat)
+
+    def integers(self, values: np.ndarray) -> Reg:
+        """Whole numbers: a scalar, or one per channel."""
+        q = np.asarray(values, np.int64).ravel()
+        if np.all(q == q[0]):
+            return self._add("const", (), int(q[0]), int(q[0]), 0, value=int(q[0]))
+        return self._add("vector", (), int(q.min()), int(q.max()), 0, vector=q)
+
+    def floor(self, a: Reg, low: int, high: int) -> Reg:
+        """The greatest integer below, within low and high."""
+        ends = a.low >> a.frac, a.high >> a.frac
+        least, most = (int(min(max(e, low), high)) for e in ends)
+        return self._add("floor", (a,), least, most, 0, shift=a.frac)
 
     def round(self, a: Reg, to: Fixed) -> Reg:
         """To the type's units, saturated to its range (as far as the operand reaches)."""

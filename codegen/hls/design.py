@@ -14,38 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
 from typing import ClassVar
 
 import numpy as np
 
 from ...ir.errors import InternalError
 from .fixed import Fixed
-
-
-@dataclass(frozen=True, eq=False)
-class Tensor:
-    """name: of the value in the model, for people.  base: the tensor whose stream this is under another shape."""
-
-    name: str
-    shape: tuple[int, ...]
-    type: Fixed
-    base: Tensor | None = None
-
-    @property
-    def stream(self) -> Tensor:
-        return self if self.base is None else self.base
-
-    def reshaped(self, shape: tuple[int, ...]) -> Tensor:
-        """The same elements in the same order."""
-        return self if shape == self.shape else Tensor(self.name, shape, self.type, self.stream)
-
-    @property
-    def size(self) -> int:
-        return prod(self.shape)
-
-    def __repr__(self) -> str:
-        return f"%{self.name}: {self.type}{list(self.shape)}"
+from .ports import InPort, OutPort
+from .tensor import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,14 +155,14 @@ def every(count: int, per: int, start: int = 0) -> np.ndarray:
 class Design:
     """processes: in an executable order, all streams with one writer and one reader.
     depths: packets of every FIFO; ultra: processes and streams (by their C++ names) whose memory is UltraRAM.
-    inputs, outputs: tensors of the top function; perms: how the host permutes each array before or after (empty: not)."""
+    inputs, outputs: tensors of the top function; ports: what the host does with each."""
 
     name: str
     processes: tuple[Process, ...]
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
-    input_perms: tuple[tuple[int, ...], ...]
-    output_perms: tuple[tuple[int, ...], ...]
+    in_ports: tuple[InPort, ...]
+    out_ports: tuple[OutPort, ...]
     input_names: tuple[str, ...] = ()
     output_names: tuple[str, ...] = ()
     depths: Mapping[Tensor, int] = field(default_factory=dict)

@@ -171,6 +171,13 @@ def exact_product(x: np.ndarray, w: np.ndarray) -> np.ndarray:
     return x @ w
 
 
+def sum_range(weights: np.ndarray, bias: np.ndarray, x: Fixed) -> tuple[int, int]:
+    """The least and the greatest sum of weights [O, K] times codes of a type, and bias [O]."""
+    w = weights.astype(object)
+    top, bottom = np.maximum(w * x.low, w * x.high).sum(1) + bias, np.minimum(w * x.low, w * x.high).sum(1) + bias
+    return int(bottom.min()), int(top.max())
+
+
 def accumulator(weights: np.ndarray, bias: np.ndarray, low: int, high: int, frac: int) -> Fixed:
     """The narrowest accumulator for these weights [O, K] and operands from low to high.  It holds every partial sum."""
     w = weights.astype(object)

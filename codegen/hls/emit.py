@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 
-from .design import Design, Process, Rom, Tensor
+from .design import Design, Process, Rom
 from .fixed import Fixed
 from .storage import fifo_store
 from .table import Table
+from .tensor import Tensor
 
 _WIDTH = 120
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .design import Design, Process, Tensor, Timing, every
+from .design import Design, Process, Timing, every
+from .tensor import Tensor
 
 FRAMES = 3
 _LARGE = 1_000_000  # packets of a frame beyond which fewer frames are simulated

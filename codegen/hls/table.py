@@ -88,6 +88,11 @@ def make_table(name: str, f: Function, operand: Fixed, result: Fixed, about: str
     return Table(name, operand, result, table.rest, table.start, table.slope, error, about)
 
 
+def exact_table(name: str, y: np.ndarray, operand: Fixed, about: str = "") -> Table:
+    """y: the integer for every code of the operand, from its lowest on."""
+    return Table(name, operand, holding(int(y.min()), int(y.max())), 0, y << GUARD, np.zeros(len(y), np.int64), 0.0, about)
+
+
 def _finite(y: np.ndarray, result: Fixed) -> np.ndarray:
     low, high = result.real(np.array([result.low, result.high]))
     return np.clip(np.nan_to_num(y, nan=0.0, posinf=high, neginf=low), low, high)

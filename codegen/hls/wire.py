@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import gcd
 
-from .design import Process, Tensor
+from .design import Process
 from .dot import ChannelDot, Dot
 from .route import Drop, Fork, Regroup
+from .tensor import Tensor
 from .window import Window
 
 

@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 
 from ... import __version__
-from ...codegen.hls.design import Design, Process, Tensor
+from ...codegen.hls.design import Design, Process
 from ...codegen.hls.emit import identifier
 from ...codegen.hls.simulate import Simulation, simulate
+from ...codegen.hls.tensor import Tensor
 from ...codegen.hls.wire import connect, pack_deep
 from ...ir.errors import InternalError, ModelError, OptionError
 from ...ir.graph import Graph
 from ...ir.ops.base import Op
 from ...ir.ops.norm import Attention, LayerNorm, RmsNorm, Softmax
+from ...ir.ops.quantize import Dequantize, Quantize
 from ...ir.types import TensorType, is_float
 from ..artifact import Artifact
 from ..cpu.naming import c_prefix
@@ -37,7 +39,7 @@ from .lint import lint
 from .lower import Lowered, lower_graph
 from .options import AUTOMATIC, MAX_BITS, FpgaOptions
 from .page import page
-from .project import model_shape, project_files
+from .project import project_files
 from .ranges import Range, Ranges, Samples, random_samples, read_samples
 from .report import Accuracy, make_report
 
@@ -49,11 +51,13 @@ _DEEP = 8192  # packets from which on a FIFO is packed into words
 _ASSUMED = "inputs are taken to lie in {:g}..{:g}, and saturate beyond: give --input-range or --calibration"
 _ULTRA_BLOCKS = 3  # blocks that an UltraRAM replaces, as folding counts it
 _RESERVES = (0.9, 0.5, 0.0)
-_NATIVE = (Softmax, LayerNorm, RmsNorm, Attention)
+_NATIVE = (Softmax, LayerNorm, RmsNorm, Attention, Quantize, Dequantize)
 
 
 def is_native(machine: FpgaMachine, op: Op, types: tuple[TensorType, ...]) -> bool:
-    """Composites that have a process of their own."""
+    """Composites that have a process of their own, and quantization whose parameters are not in blocks."""
+    if isinstance(op, (Quantize, Dequantize)) and op.block:
+        return False
     return isinstance(op, _NATIVE) and (not isinstance(op, Softmax) or op.axis == types[0].rank - 1)
 
 
@@ -128,14 +132,13 @@ def _samples(graph: Graph, settings: FpgaOptions) -> Samples:
 
 
 def _encoded(design: Design, sample: list[np.ndarray]) -> list[np.ndarray]:
-    return [t.type.quantize(a.transpose(p) if p else a).reshape(t.shape)
-            for t, a, p in zip(design.inputs, sample, design.input_perms, strict=True)]
+    return [port.encode(a, t) for t, a, port in zip(design.inputs, sample, design.in_ports, strict=True)]
 
 
 def _unwired(lowered: Lowered) -> Design:
     """For the interpreter only: no widths, no FIFOs."""
     processes, outputs = connect(lowered.processes, lowered.inputs, lowered.outputs)
-    return Design("interpreter", processes, lowered.inputs, outputs, lowered.input_perms, lowered.output_perms)
+    return Design("interpreter", processes, lowered.inputs, outputs, lowered.in_ports, lowered.out_ports)
 
 
 def _choose_bits(graph: Graph, ranges: Ranges, samples: Samples, settings: FpgaOptions) -> tuple[Lowered, Accuracy]:
@@ -164,10 +167,9 @@ def _errors(design: Design, samples: Samples, outputs: list[list[np.ndarray]]) -
     for sample, wanted in zip(samples, outputs, strict=True):
         codes = design.run(_encoded(design, sample))
         for n, (t, q, w) in enumerate(zip(design.outputs, codes, wanted, strict=True)):
-            y = t.type.real(q)
-            y = y.transpose(design.output_perms[n]) if design.output_perms[n] else y
             if w.size:
-                found[n] = max(found[n], float(np.abs(y.reshape(w.shape) - w.astype(np.float64)).max()))
+                y = design.out_ports[n].decode(q, t).astype(np.float64)
+                found[n] = max(found[n], float(np.abs(y - w.astype(np.float64)).max()))
     return tuple(found.tolist())
 
 
@@ -203,7 +205,7 @@ def _sized(
     """The design with the depth of every FIFO; deep ones are as wide as UltraRAM."""
     taken: set[str] = set()
     design = Design(
-        top, folding.processes, lowered.inputs, outputs, lowered.input_perms, lowered.output_perms,
+        top, folding.processes, lowered.inputs, outputs, lowered.in_ports, lowered.out_ports,
         tuple(identifier("in_" + t.name, taken) for t in lowered.inputs),
         tuple(identifier("out_" + t.name, taken) for t in lowered.outputs),
     )
@@ -250,7 +252,7 @@ def _package(
         "name": design.name, "model_name": graph.name.encode("ascii", "replace").decode(), "model_sha256": model_sha256,
         "versions": {"tilewright": __version__}, "target": f"fpga:{machine.name}",
         "machine": {"required": [], "arch": "fpga", "part": machine.board.part, "mhz": machine.mhz}, "options": dict(options),
-        "inputs": [_spec(t.name, model_shape(t, p, True)) for t, p in zip(design.inputs, design.input_perms, strict=True)],
+        "inputs": [_spec(t.name, p.shape) for t, p in zip(design.inputs, design.in_ports, strict=True)],
         "outputs": [_spec(n, v.type.static_shape) for n, v in zip(graph.output_names, graph.outputs, strict=True)],
         "library": f"src/{design.name}.cpp", "ports": {"inputs": report["inputs"], "outputs": report["outputs"]},
         "sizes": {"code": len(files[f"src/{design.name}.cpp"]), "weights": len(files["weights/weights.h"]), "arena": 0,

@@ -7,12 +7,12 @@ from math import ceil, log, log2
 import numpy as np
 
 from ...codegen.hls.body import Body, BodyBuilder, Reg
-from ...codegen.hls.design import Tensor
 from ...codegen.hls.dot import accumulator
 from ...codegen.hls.fixed import Fixed, covering, exact_constant, holding
 from ...codegen.hls.product import Attention
 from ...codegen.hls.recurrent import Recurrent
 from ...codegen.hls.table import Table, make_table
+from ...codegen.hls.tensor import Tensor
 from ...ir.graph import Node
 from ...ir.ops import norm, recurrent
 from ...ir.ops.activations import Activation, activate

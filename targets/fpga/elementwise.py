@@ -19,9 +19,11 @@ from ...codegen.hls.table import make_table
 from ...ir.errors import ModelError
 from ...ir.graph import Graph, Node, Value
 from ...ir.ops.elementwise import Binary, Cast, Select, Unary
-from ...ir.ops.quantize import Saturate
+from ...ir.ops.quantize import Quantize, Saturate
+from ...ir.types import is_integer
+from .quantized import IntegerRegion, Source, scalar_pair
 
-ELEMENTWISE = (Unary, Binary, Select, Cast, Saturate)
+ELEMENTWISE = (Unary, Binary, Select, Cast, Saturate, Quantize)
 MARGIN = 1.15  # how far beyond the user's calibration data a type reaches
 RANDOM_MARGIN = 2.0  # beyond random data, which reach less far than real ones
 WIDEST = 40  # bits that an exact intermediate may have before it is rounded
@@ -69,20 +71,23 @@ class Types:
 @dataclass
 class RegionBuilder:
     """Builds the body of one region.  streams: its values from outside, in the order of the body's inputs.
-    table_name: a new name."""
+    table_name: a new name.  inexact: values of integer types whose rounding is not proven to be the model's."""
 
     graph: Graph
     types: Types
     nodes: set[Node]
-    streams: dict[Value, Reg]
+    streams: dict[Value, Source]
     b: BodyBuilder
     table_name: Callable[[], str]
     shape: tuple[int, ...]
     regs: dict[Value, Reg] = field(default_factory=dict)
     roots: dict[Value, Value | None] = field(default_factory=dict)
+    inexact: list[Value] = field(default_factory=list)
 
     def result(self, v: Value) -> Reg:
         """The register of a value, of the value's own type."""
+        if is_integer(v.type.dtype):
+            return self._integers(v)
         exact = self.value(v)
         return self.b.fitted(exact, self.types.of(v, exact))
 
@@ -90,7 +95,7 @@ class RegionBuilder:
         if v in self.regs:
             return self.regs[v]
         if v in self.streams:
-            reg = self.streams[v]
+            reg = self.streams[v].real(self.b)
         elif v in self.graph.constants:
             reg = self.constant(self.graph.constants[v])
         else:
@@ -98,6 +103,28 @@ class RegionBuilder:
             reg = self._table(v, root) if root is not None and self._deserves_table(v, root) else self._exact(v)
         self.regs[v] = reg
         return reg
+
+    def _integers(self, v: Value) -> Reg:
+        path: list[Node] = []
+        sources: dict[Value, Source] = {}
+
+        def visit(x: Value) -> None:
+            if x in self.streams:
+                sources[x] = self.streams[x]
+                return
+            node = self.graph.producers.get(x)
+            if node is None or node in path:
+                return
+            for y in node.inputs:
+                visit(y)
+            path.append(node)
+
+        visit(v)
+        region = IntegerRegion(self.graph, path, v, lambda array: vector_of(array, self.shape))
+        exact = region.build(self.b, sources, self.table_name)
+        if exact is None:
+            self.inexact.append(v)
+        return self.value(v) if exact is None else exact
 
     def constant(self, array: np.ndarray) -> Reg:
         values, repeat = vector_of(array, self.shape)
@@ -143,13 +170,14 @@ class RegionBuilder:
 
     def _deserves_table(self, v: Value, root: Value) -> bool:
         path = self._path(v, root)
-        if v.type.dtype == "bool" or root.type.dtype == "bool" or any(isinstance(n.op, Saturate) for n in path):
+        if v.type.dtype == "bool" or root.type.dtype == "bool" or any(isinstance(n.op, (Saturate, Quantize)) for n in path):
             return False  # steps are not what a table with slopes is for
         exact = [n for n in path if is_exact(n)]
         return len(exact) < len(path) or sum(not is_bound(n, self.graph) for n in path) >= _TABLE_FROM
 
     def _table(self, v: Value, root: Value) -> Reg:
-        source = self.b.round(self.streams[root], self.types.of(root, self.streams[root]))
+        stream = self.value(root)
+        source = self.b.round(stream, self.types.of(root, stream))
         path = self._path(v, root)
         target = self.types.of(v)
         about = f"{path[-1].op.name.lower()} of {root.name}" if len(path) == 1 else f"{v.name} of {root.name}"
@@ -179,6 +207,8 @@ class RegionBuilder:
             reg = self._cast(node, op.to)
         elif isinstance(op, Saturate):
             reg = self.b.whole(self.value(node.inputs[0]), op.low, op.high, op.zero)
+        elif isinstance(op, Quantize):
+            reg = self._quantize(node, op)
         elif isinstance(op, Unary) and op.fn in EXACT_UNARY:
             reg = self.b.unary(op.fn, self.value(node.inputs[0]))
         else:
@@ -213,6 +243,14 @@ class RegionBuilder:
             return self.b.divide(self._factor(x, a), self._factor(y, b), self.types.of(v))
         raise unsupported([node])
 
+    def _quantize(self, node: Node, op: Quantize) -> Reg:
+        """Through the reciprocal of the scale, which can miss a tie; `IntegerRegion` is what is exact."""
+        pair = scalar_pair(node, self.graph.constants)
+        if pair is None:
+            raise unsupported([node])
+        x = self.narrow(node.inputs[0], self.value(node.inputs[0]))
+        return self.b.whole(self.b.binary("mul", x, self.b.constant(np.array(1.0 / pair[0]), 26)), op.low, op.high, pair[1])
+
     def _factor(self, v: Value, reg: Reg) -> Reg:
         return reg if v in self.graph.constants else self.narrow(v, reg)
 
@@ -231,7 +269,7 @@ def is_exact(node: Node) -> bool:
     op = node.op
     if isinstance(op, Binary):
         return op.fn in SIMPLE or op.fn in COMPARE or op.fn in LOGIC
-    return isinstance(op, (Select, Cast, Saturate)) or (isinstance(op, Unary) and op.fn in EXACT_UNARY)
+    return isinstance(op, (Select, Cast, Saturate, Quantize)) or (isinstance(op, Unary) and op.fn in EXACT_UNARY)
 
 
 def is_bound(node: Node, graph: Graph) -> bool:

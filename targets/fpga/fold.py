@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ...codegen.hls.design import Process, Tensor
+from ...codegen.hls.design import Process
+from ...codegen.hls.tensor import Tensor
 from ...codegen.hls.window import Window
 from ...codegen.hls.wire import wire
 from .boards import Board

@@ -58,16 +58,29 @@ class CsimModule(HostModule):
             self._folder = None
 
 
+_STEPS = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "max": np.maximum, "min": np.minimum}
+
+
 def encode(x: np.ndarray, port: Mapping[str, Any]) -> np.ndarray:
     """Floats of the model's shape as codes of a port, in the kernel's order."""
-    x = x.astype(np.float64)
     if port["perm"]:
         x = x.transpose(port["perm"])
-    low, high = port["range"]
-    return np.ascontiguousarray(np.clip(np.floor(x * 2.0 ** port["frac"] + 0.5), low, high).astype(port["dtype"]))
+    if "quantizer" in port:
+        scale, zero, low, high = port["quantizer"]
+        x = x.astype(np.float32)
+        for op, number in port["steps"]:
+            x = _STEPS[op](x, np.float32(number))
+        codes = np.rint(x / np.float32(scale)) + np.float32(zero)
+    else:
+        low, high = port["range"]
+        codes = np.floor(x.astype(np.float64) * 2.0 ** port["frac"] + 0.5)
+    return np.ascontiguousarray(np.clip(codes, low, high).astype(port["dtype"]))
 
 
 def decode(codes: np.ndarray, port: Mapping[str, Any]) -> np.ndarray:
     """Codes of a port as floats of the model's shape."""
-    y = (codes.astype(np.float64) * 2.0 ** -port["frac"]).astype(np.float32)
+    scale, offset = np.asarray(port.get("scale", 2.0 ** -port["frac"])), np.asarray(port.get("offset", 0.0))
+    y = (codes.astype(np.float64) * scale + offset).astype(np.float32)
+    for op, numbers in port.get("steps", ()):
+        y = _STEPS[op](y, np.asarray(numbers, np.float32))
     return y.transpose(port["perm"]) if port["perm"] else y

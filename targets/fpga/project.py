@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ...codegen.hls.design import Design, Tensor
+from ...codegen.hls.design import Design
 from ...codegen.hls.emit import kernel_header, kernel_source, weights_header, word
+from ...codegen.hls.ports import InPort, OutPort
+from ...codegen.hls.tensor import Tensor
 from .host import FpgaMachine
 
 _HERE = Path(__file__).parent
@@ -58,29 +60,36 @@ def _filled(template: str, **values: str) -> str:
     return text
 
 
-def _rows(design: Design, is_input: bool) -> list[tuple[Tensor, str, tuple[int, ...]]]:
+Row = tuple[Tensor, str, "InPort | OutPort"]
+
+
+def _rows(design: Design, is_input: bool) -> list[Row]:
     if is_input:
-        return list(zip(design.inputs, design.input_names, design.input_perms, strict=True))
-    return list(zip(design.outputs, design.output_names, design.output_perms, strict=True))
-
-
-def model_shape(t: Tensor, perm: tuple[int, ...], is_input: bool) -> tuple[int, ...]:
-    """The shape that the model gives a port; perm: from it to the kernel's for inputs, from the kernel's for outputs."""
-    if not perm:
-        return t.shape
-    if not is_input:
-        return tuple(t.shape[p] for p in perm)
-    return tuple(t.shape[perm.index(d)] for d in range(len(perm)))
+        return list(zip(design.inputs, design.input_names, design.in_ports, strict=True))
+    return list(zip(design.outputs, design.output_names, design.out_ports, strict=True))
 
 
 def port_facts(design: Design, is_input: bool) -> list[dict[str, Any]]:
     """What a host needs to know about each port."""
     return [
-        {"name": t.name.encode("ascii", "replace").decode(), "port": name, "shape": list(model_shape(t, perm, is_input)),
-         "kernel_shape": list(t.shape), "perm": list(perm), "frac": t.type.frac, "bits": t.type.bits,
-         "dtype": word(t.type)[:-2], "range": [t.type.low, t.type.high]}
-        for t, name, perm in _rows(design, is_input)
+        {"name": t.name.encode("ascii", "replace").decode(), "port": name, "shape": list(port.shape),
+         "kernel_shape": list(t.shape), "perm": list(port.perm), "frac": t.type.frac, "bits": t.type.bits,
+         "dtype": word(t.type)[:-2], "range": [t.type.low, t.type.high], **_meaning(port)}
+        for t, name, port in _rows(design, is_input)
     ]
+
+
+def _meaning(port: InPort | OutPort) -> dict[str, Any]:
+    """What stands for fixed point where a model has codes of its own."""
+    if isinstance(port, OutPort):
+        if port.affine is None:
+            return {}
+        return {"scale": port.affine[0].tolist(), "offset": port.affine[1].tolist(),
+                "steps": [[op, np.ravel(numbers).tolist()] for op, numbers in port.steps]}
+    if port.quantizer is None:
+        return {}
+    q = port.quantizer
+    return {"steps": [list(s) for s in port.steps], "quantizer": [q.scale, q.zero, q.low, q.high]}
 
 
 def _ports(design: Design, is_input: bool) -> str:

@@ -143,7 +143,7 @@ def _quant(x: np.ndarray, bits: int, signed: bool, narrow: bool, scale: np.ndarr
     return (np.clip(np.rint(x / scale), low, high) * scale).astype(f32)
 
 
-QUANTS = [(2, 1, 1, ()), (4, 0, 0, ()), (8, 1, 1, (4, 1)), (12, 1, 0, ())]
+QUANTS = [(2, 1, 1, ()), (4, 0, 0, ()), (8, 1, 1, (4, 1)), (12, 1, 0, ()), (16, 0, 1, ()), (20, 1, 0, ())]
 
 
 @pytest.mark.parametrize(("bits", "signed", "narrow", "shape"), QUANTS)
@@ -154,7 +154,7 @@ def test_qonnx_quant(bits: int, signed: int, narrow: int, shape: tuple[int, ...]
     constants = {"s": scale, "z": f32(0), "b": f32(bits)}
     m = model(nodes, [value("x", 4, 6)], ["y"], constants, domains={domain: 1})
     np.testing.assert_array_equal(run(m, x)[0], _quant(x, bits, bool(signed), bool(narrow), scale))
-    assert ("Quantize" in ops(import_model(m))) == (bits <= 8)
+    assert ("Quantize" in ops(import_model(m))) == (bits <= 16)
 
 
 def test_qonnx_domain_without_a_version() -> None:

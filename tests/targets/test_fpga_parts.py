@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tilewright.codegen.hls.body import BodyBuilder
-from tilewright.codegen.hls.design import Design, Memory, Tensor
+from tilewright.codegen.hls.design import Design, Memory
 from tilewright.codegen.hls.dot import accumulator
 from tilewright.codegen.hls.emit import kernel_source
 from tilewright.codegen.hls.fixed import Fixed, covering, exact_constant, holding, round_shift
 from tilewright.codegen.hls.simulate import simulate
 from tilewright.codegen.hls.table import make_table
+from tilewright.codegen.hls.tensor import Tensor
 from tilewright.codegen.hls.wire import connect, pack_deep, wire
 from tilewright.ir.errors import InternalError, OptionError
 from tilewright.targets.fpga.boards import BOARDS, USABLE, find_board
@@ -32,8 +33,8 @@ def design_of(*branches: object) -> Design:
     lowered = lower_graph(graph, Ranges(graph, random_samples(graph, (-4.0, 4.0), 2), (-4.0, 4.0)), 12)
     processes, outputs = connect(lowered.processes, lowered.inputs, lowered.outputs)
     names = tuple(f"in{n}" for n in range(len(lowered.inputs))), tuple(f"out{n}" for n in range(len(outputs)))
-    design = Design("top", wire(processes, lowered.inputs), lowered.inputs, outputs, lowered.input_perms,
-                    lowered.output_perms, *names)
+    design = Design("top", wire(processes, lowered.inputs), lowered.inputs, outputs, lowered.in_ports,
+                    lowered.out_ports, *names)
     return replace(design, depths=simulate(design).depths)
 
 

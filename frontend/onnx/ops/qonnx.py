@@ -3,7 +3,8 @@ qonnx.custom_op.general.
 
     Quant(x, scale, zero, bits) = (clip(round(x / scale + zero)) - zero) * scale
 
-With constant whole zero points and at most 8 bits that is Quantize and Dequantize; everything else stays in floats.
+With zero points of 0 and at most 16 bits that is Quantize and Dequantize.  The integers of BipolarQuant and Trunc are
+dequantized too, so that targets which compute in integers see them; everything else stays in floats.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import numpy as np
 
 from ....ir.errors import ModelError
 from ....ir.graph import Value
+from ....ir.ops.elementwise import Cast
 from ....ir.ops.quantize import Dequantize, Quantize, integer_range
 from ..builder import OnnxBuilder
 from ..table import Outputs, onnx_op
 
 DOMAINS = ("onnx.brevitas", "qonnx.custom_op.general", "finn.custom_op.general")
-MOST_BITS = 8
+MOST_BITS = 16
 
 
 def _round(b: OnnxBuilder, x: Value, mode: str) -> Value:
@@ -63,9 +65,30 @@ def _as_pair(
     found = _axis(scales.shape, x.type.rank)
     if found is None:
         return None
-    values = b.constant(np.ascontiguousarray(scales.reshape(-1) if scales.size > 1 else scales.reshape(())))
+    values = _parameter(b, scales)
     q = b.add(Quantize(to, int(low), int(high), found), x, values)
     return b.add(Dequantize(found), q, values)
+
+
+def _parameter(b: OnnxBuilder, scales: np.ndarray) -> Value:
+    return b.constant(np.ascontiguousarray(scales.reshape(-1) if scales.size > 1 else scales.reshape(())))
+
+
+def _less_zero(b: OnnxBuilder, whole: Value, zero: Value, scale: Value) -> Value:
+    """(whole - zero) * scale."""
+    zeros = b.constants.get(zero)
+    if zeros is not None and not np.any(zeros):
+        return _dequantized(b, whole, scale, "i32")
+    return b.binary("mul", b.binary("sub", whole, zero), scale)
+
+
+def _dequantized(b: OnnxBuilder, whole: Value, scale: Value, dtype: str) -> Value:
+    """Whole floats that fit an integer type, times the scale."""
+    scales = b.constants.get(scale)
+    found = None if scales is None or scale.type.dtype != "f32" else _axis(scales.shape, whole.type.rank)
+    if scales is None or found is None or whole.type.dtype != "f32":
+        return b.binary("mul", whole, scale)
+    return b.add(Dequantize(found), b.add(Cast(dtype), whole), _parameter(b, scales))
 
 
 def _axis(shape: tuple[int, ...], rank: int) -> int | None:
@@ -80,7 +103,8 @@ def quant(
 ) -> Outputs:  # fmt: skip
     low, high = _bounds(b, bits, signed, narrow)
     if rounding_mode.upper() in ("ROUND", "HALF_EVEN"):
-        pair = _as_pair(b, x, scale, zero, low, high, "i8" if signed else "u8")
+        width = 8 if -128 <= low and high <= (127 if signed else 255) else MOST_BITS
+        pair = _as_pair(b, x, scale, zero, low, high, f"{'i' if signed else 'u'}{width}")
         if pair is not None:
             return pair
     whole = b.binary("add", b.binary("div", x, scale), zero)
@@ -91,7 +115,7 @@ def quant(
 def bipolar_quant(b: OnnxBuilder, x: Value, scale: Value) -> Outputs:
     """scale where x >= 0, else -scale."""
     sign = b.select(b.binary("ge", x, 0.0), b.scalar(1.0, x.type.dtype), b.scalar(-1.0, x.type.dtype))
-    return b.binary("mul", sign, scale)
+    return _dequantized(b, sign, scale, "i8")
 
 
 def trunc(
@@ -105,12 +129,12 @@ def trunc(
     if len(rest) == 1:
         step = 2.0 ** (float(given.reshape(())) - out_bits)
         whole = _round(b, b.binary("div", whole, step), rounding_mode)
-        return b.binary("mul", b.binary("sub", whole, zero), scale)
+        return _less_zero(b, whole, zero, scale)
     step = b.unary("rint", b.binary("div", rest[0], scale))
     whole = b.binary("div", whole, step)
     low, high = _bounds(b, rest[-1], signed, narrow)
     whole = _round(b, b.binary("min", b.binary("max", whole, low), high), rounding_mode)
-    return b.binary("mul", b.binary("sub", whole, b.binary("div", zero, step)), rest[0])
+    return _less_zero(b, whole, b.binary("div", zero, step), rest[0])
 
 
 for _domain in DOMAINS:
