@@ -115,6 +115,21 @@ class Process:
         """Iterations of one frame at the folding that it has; the wired process may differ by its reads."""
         return self.timing().iterations
 
+    @property
+    def memory(self) -> int:
+        """Words of 64 bits that it keeps in the board's memory."""
+        return 0
+
+    @property
+    def traffic(self) -> int:
+        """Bytes that it moves to and from the board's memory in one frame."""
+        return 0
+
+    @property
+    def contents(self) -> np.ndarray | None:
+        """What its part of the board's memory holds from the start (u64); None: anything."""
+        return None
+
     def about(self) -> str:
         """One line for the comment above its code."""
         return f"{self.kind} {list(self.inputs[0].shape)} -> {list(self.outputs[0].shape)}"
@@ -139,6 +154,8 @@ class Process:
         """The first line of its C++ function: operands x0.., results y0.."""
         ports = [f"tw::stream<{self.packet(n)}>& x{n}" for n in range(len(self.inputs))]
         ports += [f"tw::stream<{self.packet(n, True)}>& y{n}" for n in range(len(self.outputs))]
+        if self.memory:
+            ports.append(f"{'const ' * (self.contents is not None)}uint64_t* memory")
         return f"static void {self.name}({', '.join(ports)})"
 
 
@@ -155,6 +172,7 @@ def every(count: int, per: int, start: int = 0) -> np.ndarray:
 class Design:
     """processes: in an executable order, all streams with one writer and one reader.
     depths: packets of every FIFO; ultra: processes and streams (by their C++ names) whose memory is UltraRAM.
+    overlap: a frame enters while others are inside; otherwise it waits until the one before has left.
     inputs, outputs: tensors of the top function; ports: what the host does with each."""
 
     name: str
@@ -167,6 +185,7 @@ class Design:
     output_names: tuple[str, ...] = ()
     depths: Mapping[Tensor, int] = field(default_factory=dict)
     ultra: frozenset[str] = frozenset()
+    overlap: bool = True
 
     def run(self, arrays: Sequence[np.ndarray], watch: dict[Tensor, np.ndarray] | None = None) -> list[np.ndarray]:
         """The integers of the outputs for those of the inputs: the integer interpreter."""
@@ -180,6 +199,11 @@ class Design:
                 if watch is not None:
                     watch[t] = a
         return [env[t.stream].reshape(t.shape) for t in self.outputs]
+
+    @property
+    def memories(self) -> dict[str, Process]:
+        """The ports to the board's memory, by name, beside those of inputs and outputs."""
+        return {f"mem_{p.name}": p for p in self.processes if p.memory}
 
     @property
     def lanes(self) -> dict[Tensor, int]:

@@ -92,6 +92,7 @@ def kernel_header(design: Design) -> str:
     """The declaration of the top function, with the meaning of its arrays."""
     lines = [f"// {t.name}: {list(t.shape)} of {t.type}: integers, value = integer / 2^{t.type.frac}"
              for t in (*design.inputs, *design.outputs)]
+    lines += [f"// {n}: {p.memory} words of memory, {comment(p.about())}" for n, p in design.memories.items()]
     lines = [comment(x)[0:2] + comment(x)[2:] for x in lines]
     guard = f"{design.name.upper()}_H"
     return "\n".join([f"#ifndef {guard}", f"#define {guard}", "#include <stdint.h>", "", *lines,
@@ -101,7 +102,8 @@ def kernel_header(design: Design) -> str:
 def _parameters(design: Design) -> str:
     ins = [f"const {word(t.type)}* {n}" for t, n in zip(design.inputs, design.input_names, strict=True)]
     outs = [f"{word(t.type)}* {n}" for t, n in zip(design.outputs, design.output_names, strict=True)]
-    return ", ".join(ins + outs)
+    memories = [f"{'const ' * (p.contents is not None)}uint64_t* {n}" for n, p in design.memories.items()]
+    return ", ".join(ins + outs + memories)
 
 
 def kernel_source(design: Design) -> str:
@@ -167,6 +169,9 @@ def _top(design: Design) -> str:
     for n, (t, name) in enumerate(_ports(design)):
         lines.append(f"#pragma HLS INTERFACE m_axi port={name} offset=slave bundle=gmem{n} depth={t.size}")
         lines.append(f"#pragma HLS INTERFACE s_axilite port={name}")
+    for n, (name, p) in enumerate(design.memories.items(), len(_ports(design))):
+        lines.append(f"#pragma HLS INTERFACE m_axi port={name} offset=slave bundle=gmem{n} depth={p.memory}")
+        lines.append(f"#pragma HLS INTERFACE s_axilite port={name}")
     lines += ["#pragma HLS INTERFACE s_axilite port=return", "#pragma HLS DATAFLOW"]
     for t, name in names.items():
         depth = design.depths.get(t, 2)
@@ -178,7 +183,8 @@ def _top(design: Design) -> str:
     for t, name in zip(design.inputs, design.input_names, strict=True):
         lines.append(f"  load_{name}({name}, {names[t.stream]});")
     for p in design.processes:
-        lines.append(f"  {p.name}({', '.join(names[t.stream] for t in (*p.inputs, *p.outputs))});")
+        ends = [names[t.stream] for t in (*p.inputs, *p.outputs)] + [f"mem_{p.name}"] * bool(p.memory)
+        lines.append(f"  {p.name}({', '.join(ends)});")
     for t, name in zip(design.outputs, design.output_names, strict=True):
         lines.append(f"  store_{name}({names[t.stream]}, {name});")
     return "\n".join([*lines, "}", ""])

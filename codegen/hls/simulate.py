@@ -59,7 +59,9 @@ class _Span:
 def simulate(design: Design, frames: int = FRAMES) -> Simulation:
     """Needs wired processes."""
     lanes = design.lanes
-    if sum(t.size // n for t, n in lanes.items()) > _LARGE:
+    if not design.overlap:
+        frames = 1
+    elif sum(t.size // n for t, n in lanes.items()) > _LARGE:
         frames = min(frames, 2)
     spans = {p: _Span(p.timing(), frames) for p in design.processes}
     written: dict[Tensor, np.ndarray] = {t: every(frames * t.size // lanes[t], 1) for t in design.inputs}
@@ -70,7 +72,7 @@ def simulate(design: Design, frames: int = FRAMES) -> Simulation:
     busy = {p.name: p.timing().iterations for p in design.processes}
     busy |= {f"load_{n}": t.size for t, n in zip(design.inputs, design.input_names, strict=True)}
     busy |= {f"store_{n}": t.size for t, n in zip(design.outputs, design.output_names, strict=True)}
-    interval = max(busy.values(), default=1)
+    interval = max(busy.values(), default=1) if design.overlap else first + 1
     depths = _smallest(design, spans, ends, written, lanes)
     return Simulation(first + 1, interval, depths, max(busy, key=lambda n: busy[n]), busy)
 

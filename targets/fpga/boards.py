@@ -14,6 +14,7 @@ is a TOML file:
     mhz = 200
     family = "ultrascale+"        # 7-series, ultrascale+, versal
     kind = "zynq"                 # zynq, alveo, fpga
+    gbs = 19.2                    # gigabytes a second of the memory; half of it is used
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ USABLE = {"lut": 0.7, "ff": 0.5, "dsp": 0.8, "bram18": 0.8, "uram": 0.8}
 
 @dataclass(frozen=True)
 class Board:
-    """Counts of the whole device; slr: dies it consists of.  verified: fields that were checked against a source."""
+    """Counts of the whole device; slr: dies it consists of; gbs: gigabytes a second of its memory.
+    verified: fields that were checked against a source."""
 
     name: str
     part: str
@@ -48,37 +50,38 @@ class Board:
     family: str
     kind: str
     slr: int = 1
+    gbs: float = 1.0
     verified: tuple[str, ...] = ()
 
     @property
     def from_memory(self) -> tuple[str, ...]:
         """The facts that nobody checked."""
-        return tuple(f for f in ("part", *RESOURCES) if f not in self.verified)
+        return tuple(f for f in ("part", *RESOURCES, "gbs") if f not in self.verified)
 
 
 _ROWS = (
     Board("pynq-z2", "xc7z020clg400-1", 53_200, 106_400, 220, 280, 0, 100, "512 MB DDR3", "7-series", "zynq",
-          verified=("part", "lut", "ff", "dsp", "bram18")),
-    Board("arty-a7-100t", "xc7a100tcsg324-1", 63_400, 126_800, 240, 270, 0, 100, "256 MB DDR3L", "7-series", "fpga"),
+          gbs=2.1, verified=("part", "lut", "ff", "dsp", "bram18")),
+    Board("arty-a7-100t", "xc7a100tcsg324-1", 63_400, 126_800, 240, 270, 0, 100, "256 MB DDR3L", "7-series", "fpga", gbs=1.3),
     Board("ultra96-v2", "xczu3eg-sbva484-1-i", 70_560, 141_120, 360, 432, 0, 200, "2 GB LPDDR4", "ultrascale+", "zynq",
-          verified=("part", "dsp")),
+          gbs=4.2, verified=("part", "dsp")),
     Board("kv260", "xck26-sfvc784-2LV-c", 117_120, 234_240, 1_248, 288, 64, 200, "4 GB DDR4", "ultrascale+", "zynq",
-          verified=("part", "dsp", "bram18", "uram")),
+          gbs=19.2, verified=("part", "dsp", "bram18", "uram")),
     Board("zcu102", "xczu9eg-ffvb1156-2-e", 274_080, 548_160, 2_520, 1_824, 0, 200, "4 GB + 512 MB DDR4", "ultrascale+",
-          "zynq", verified=("part", "dsp", "bram18")),
+          "zynq", gbs=19.2, verified=("part", "dsp", "bram18")),
     Board("zcu104", "xczu7ev-ffvc1156-2-e", 230_400, 460_800, 1_728, 624, 96, 200, "2 GB DDR4", "ultrascale+", "zynq",
-          verified=("part", "dsp")),
+          gbs=19.2, verified=("part", "dsp")),
     Board("zcu111", "xczu28dr-ffvg1517-2-e", 425_280, 850_560, 4_272, 2_160, 80, 200, "4 + 4 GB DDR4", "ultrascale+",
-          "zynq", verified=("part", "dsp", "bram18", "uram")),
-    Board("u50", "xcu50-fsvh2104-2-e", 872_000, 1_743_000, 5_952, 2_688, 640, 300, "8 GB HBM2", "ultrascale+", "alveo", 2),
+          "zynq", gbs=19.2, verified=("part", "dsp", "bram18", "uram")),
+    Board("u50", "xcu50-fsvh2104-2-e", 872_000, 1_743_000, 5_952, 2_688, 640, 300, "8 GB HBM2", "ultrascale+", "alveo", 2, 316),
     Board("u200", "xcu200-fsgd2104-2-e", 1_182_000, 2_364_000, 6_840, 4_320, 960, 300, "64 GB DDR4", "ultrascale+", "alveo",
-          3, ("part",)),
+          3, 77, ("part",)),
     Board("u250", "xcu250-figd2104-2L-e", 1_728_000, 3_456_000, 12_288, 5_376, 1_280, 300, "64 GB DDR4", "ultrascale+",
-          "alveo", 4, ("part",)),
+          "alveo", 4, 77, ("part",)),
     Board("u280", "xcu280-fsvh2892-2L-e", 1_304_000, 2_607_000, 9_024, 4_032, 960, 300, "8 GB HBM2 + 32 GB DDR4",
-          "ultrascale+", "alveo", 3, ("part",)),
+          "ultrascale+", "alveo", 3, 460, ("part",)),
     Board("vck190", "xcvc1902-vsva2197-2MP-e-S", 899_840, 1_799_680, 1_968, 1_934, 463, 300, "8 GB DDR4 + LPDDR4", "versal",
-          "zynq", verified=("part",)),
+          "zynq", gbs=25.6, verified=("part",)),
 )
 BOARDS = {b.name: b for b in _ROWS}
 
@@ -102,14 +105,14 @@ def read_board(path: Path) -> Board:
         data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise OptionError(f"fpga: cannot read the board {path}: {error}") from error
-    data = {"ff": 2 * data.get("lut", 0), "uram": 0, "memory": "", "kind": "fpga", "family": "ultrascale+", **data}
+    data = {"ff": 2 * data.get("lut", 0), "uram": 0, "memory": "", "gbs": 1.0, "kind": "fpga", "family": "ultrascale+", **data}
     known = {f.name: f.type for f in fields(Board)} | {"verified": ""}
     wrong = sorted(set(data) - set(known))
     missing = [f for f in ("name", "part", "lut", "dsp", "bram18", "mhz") if f not in data]
     if wrong or missing:
         absent, strange = ", ".join(missing) or "nothing", ", ".join(wrong) or "nothing"
         raise OptionError(f"fpga: board {path}: missing {absent}, unknown {strange}")
-    numbers = all(isinstance(data[f], (int, float)) and data[f] >= 0 for f in (*RESOURCES, "mhz")) and data["mhz"] > 0
+    numbers = all(isinstance(data[f], (int, float)) and data[f] >= 0 for f in (*RESOURCES, "mhz", "gbs")) and data["mhz"] > 0
     words = all(isinstance(data[f], str) and _plain(data[f]) for f in ("name", "part"))
     if not numbers or not words or data["family"] not in FAMILIES or data["kind"] not in KINDS:
         raise OptionError(

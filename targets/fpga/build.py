@@ -32,14 +32,15 @@ from ..loader import ABI_VERSION, FORMAT, FORMAT_VERSION
 from .boards import BOARDS, USABLE, Board
 from .csim import Csim, run_csim
 from .elementwise import MARGIN, RANDOM_MARGIN
-from .estimate import URAM_WORD, design_usage, over, place_memories, total
+from .estimate import URAM_WORD, design_usage
 from .fold import Folding, fold
 from .host import FpgaMachine
 from .lint import lint
 from .lower import Lowered, lower_graph
+from .memory import hopeless, into_memory, place
 from .options import AUTOMATIC, MAX_BITS, FpgaOptions
 from .page import page
-from .project import project_files
+from .project import memory_facts, project_files
 from .ranges import Range, Ranges, Samples, random_samples, read_samples
 from .report import Accuracy, make_report
 
@@ -183,9 +184,9 @@ def _make_design(lowered: Lowered, machine: FpgaMachine, settings: FpgaOptions, 
         budget["bram18"] += reserve * _ULTRA_BLOCKS * machine.board.uram * limits["uram"] / machine.board.bram18
         folding = fold(processes, lowered.inputs, machine.board, budget, target)
         design, simulation = _sized(top, machine.board, folding, lowered, outputs)
-        design = replace(design, ultra=place_memories(design, machine.board, limits))
-        used = total(design_usage(design, machine.board).values())
-        spent = over(used, machine.board, limits)
+        design, spent = place(design, machine.board, limits)
+        if spent and (reserve == _RESERVES[-1] or hopeless(design, machine.board, limits)):
+            design, simulation, spent = into_memory(design, machine, limits)
         if not spent:
             break
     if spent:
@@ -234,8 +235,7 @@ def _does_not_fit(design: Design, machine: FpgaMachine, spent: list[str], limits
 
 
 def _fits(design: Design, board: Board, limits: dict[str, float]) -> bool:
-    placed = replace(design, ultra=place_memories(design, board, limits))
-    return not over(total(design_usage(placed, board).values()), board, limits)
+    return not place(design, board, limits)[1]
 
 
 def _package(
@@ -254,7 +254,8 @@ def _package(
         "machine": {"required": [], "arch": "fpga", "part": machine.board.part, "mhz": machine.mhz}, "options": dict(options),
         "inputs": [_spec(t.name, p.shape) for t, p in zip(design.inputs, design.in_ports, strict=True)],
         "outputs": [_spec(n, v.type.static_shape) for n, v in zip(graph.output_names, graph.outputs, strict=True)],
-        "library": f"src/{design.name}.cpp", "ports": {"inputs": report["inputs"], "outputs": report["outputs"]},
+        "library": f"src/{design.name}.cpp",
+        "ports": {"inputs": report["inputs"], "outputs": report["outputs"], "memories": memory_facts(design)},
         "sizes": {"code": len(files[f"src/{design.name}.cpp"]), "weights": len(files["weights/weights.h"]), "arena": 0,
                   "scratch_per_thread": 0},
         "operations": len(design.processes), "operation_kind": " processes",
@@ -271,6 +272,7 @@ def _spec(name: str, shape: tuple[int, ...]) -> dict[str, Any]:
 def _summary(report: dict[str, Any], accuracy: Accuracy) -> list[tuple[str, str]]:
     """What the command line prints."""
     usage = ", ".join(f"{u['used']:,} of {u['board']:,} {r.upper()}" for r, u in report["usage"].items() if u["used"])
+    ports = report["memory"]["ports"]
     errors = ", ".join(f"{e:.3g} (allowed {b:.3g})" for e, b in zip(accuracy.error, accuracy.bound, strict=True))
     return [
         ("precision", f"{accuracy.bits} bits; largest error against f32 on {accuracy.samples} samples: {errors}"),
@@ -279,5 +281,6 @@ def _summary(report: dict[str, Any], accuracy: Accuracy) -> list[tuple[str, str]
                        f"{report['interval_cycles']:,} cycles ({report['bottleneck']}); "
                        f"latency {report['latency_us']:,.1f} us"),
         ("limited by", report["limited_by"]),
+        *([("memory", f"{len(ports)} ports, {report['memory']['gbs']:.2g} GB/s; one frame at a time")] if ports else []),
         ("resources", f"{usage} (estimates; not synthesized)"),
     ]

@@ -23,6 +23,12 @@ def open_module(directory: Path, threads: int | None) -> Module:
     return CsimModule(directory)
 
 
+def _memory(directory: Path, facts: Mapping[str, Any]) -> np.ndarray:
+    if not facts["file"]:
+        return np.zeros(facts["words"], np.uint64)
+    return np.fromfile(directory / "weights" / facts["file"], "<u8")
+
+
 class CsimModule(HostModule):
     """The kernel compiled for this processor; floats are quantized as the host program does it."""
 
@@ -32,6 +38,7 @@ class CsimModule(HostModule):
         super().__init__(directory)
         self._ports = self.manifest["ports"]
         self._folder = tempfile.mkdtemp(prefix="tilewright-csim-")
+        self._memories = [_memory(directory, m) for m in self._ports.get("memories", ())]
         library = Path(self._folder) / "csim.so"
         command = [find_compiler(), *FLAGS, "-shared", "-fPIC", "-o", str(library), f"src/{self._prefix}.cpp"]
         done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
@@ -48,7 +55,7 @@ class CsimModule(HostModule):
     def _execute(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         ins = [encode(a, port) for a, port in zip(arrays, self._ports["inputs"], strict=True)]
         outs = [np.zeros(port["kernel_shape"], port["dtype"]) for port in self._ports["outputs"]]
-        self._kernel(*(ctypes.c_void_p(a.ctypes.data) for a in (*ins, *outs)))
+        self._kernel(*(ctypes.c_void_p(a.ctypes.data) for a in (*ins, *outs, *self._memories)))
         rows = zip(outs, self._ports["outputs"], self.outputs, strict=True)
         return [decode(a, port).reshape(spec.shape) for a, port, spec in rows]
 

@@ -36,8 +36,10 @@ def project_files(design: Design, machine: FpgaMachine, inputs: Frames, outputs:
         "hls_config.cfg": hls_config(design, machine),
         "run_hls.tcl": run_hls(design, machine),
         "Makefile": _filled("Makefile", TOP=top, LINK=_link_rule(design, machine)),
-        "host/driver.py": _filled("driver.py.in", TOP=top, INPUTS=_ports(design, True), OUTPUTS=_ports(design, False)),
-        "host/host.cpp": _filled("host.cpp", TOP=top, INPUTS=_sizes(design, True), OUTPUTS=_sizes(design, False)),
+        "host/driver.py": _filled("driver.py.in", TOP=top, INPUTS=_ports(design, True), OUTPUTS=_ports(design, False),
+                                  MEMORIES=json.dumps(memory_facts(design))),
+        "host/host.cpp": _filled("host.cpp", TOP=top, INPUTS=_sizes(design, True), OUTPUTS=_sizes(design, False),
+                                 MEMORIES=_memory_rows(design)),
     }
     if machine.board.kind == "alveo":
         texts["link.cfg"] = link_config(design, machine)
@@ -45,7 +47,19 @@ def project_files(design: Design, machine: FpgaMachine, inputs: Frames, outputs:
         texts[f"tb/input{n}.dat"] = golden([frame[n] for frame in inputs])
     for n in range(len(design.outputs)):
         texts[f"tb/expected{n}.dat"] = golden([frame[n] for frame in outputs])
-    return {name: text.encode() for name, text in texts.items()}
+    binary = {f"weights/{n}.bin": p.contents.astype("<u8").tobytes() for n, p in design.memories.items()
+              if p.contents is not None}
+    return {name: text.encode() for name, text in texts.items()} | binary
+
+
+def memory_facts(design: Design) -> list[dict[str, Any]]:
+    """Ports to the board's memory: words of 64 bits, and whether `weights/PORT.bin` has to be in it."""
+    return [{"port": n, "words": p.memory, "file": f"{n}.bin" if p.contents is not None else ""}
+            for n, p in design.memories.items()]
+
+
+def _memory_rows(design: Design) -> str:
+    return ", ".join(f'{{"{m["file"]}", {8 * m["words"]}}}' for m in memory_facts(design))
 
 
 def golden(frames: Sequence[np.ndarray]) -> str:
@@ -112,8 +126,12 @@ def test_bench(design: Design, frames: int) -> str:
     for n, (t, name) in enumerate(zip(design.outputs, design.output_names, strict=True)):
         declare.append(f"  static {word(t.type)} {name}[{t.size}];\n  Data out{n}(folder, \"expected{n}.dat\");")
         check.append(f"    for (int i = 0; i < {t.size}; ++i) wrong += (long long){name}[i] != out{n}.next();")
+    for name, p in design.memories.items():
+        declare.append(f"  static uint64_t {name}[{p.memory}];")
+        if p.contents is not None:
+            declare.append(f'  missing |= !contents({name}, {p.memory}, folder + "/../weights/{name}.bin");')
     files = [f"in{n}" for n in range(len(design.inputs))] + [f"out{n}" for n in range(len(design.outputs))]
-    call = ", ".join((*design.input_names, *design.output_names))
+    call = ", ".join((*design.input_names, *design.output_names, *design.memories))
     new = "\n"
     return f"""// Test bench: every output integer must be the one of the integer interpreter.
 // usage: csim [folder of the .dat files]
@@ -135,17 +153,24 @@ struct Data {{
   bool missing = false;
 }};
 
+static bool contents(uint64_t* to, std::size_t words, const std::string& name) {{
+  std::FILE* file = std::fopen(name.c_str(), "rb");
+  const bool whole = file && std::fread(to, 8, words, file) == words;
+  if (file) std::fclose(file);
+  return whole;
+}}
+
 int main(int argc, char** argv) {{
   const std::string folder = argc > 1 ? argv[1] : "tb";
+  bool missing = false;
 {new.join(declare)}
   long wrong = 0;
-  bool missing = false;
   for (int frame = 0; frame < {frames}; ++frame) {{
 {new.join(read)}
     {top}({call});
 {new.join(check)}
   }}
-  missing = {" || ".join(f"{name}.missing" for name in files)};
+  missing = missing || {" || ".join(f"{name}.missing" for name in files)};
   long faults = 0;
 #ifndef TW_VITIS
   faults = tw::faults();
@@ -201,7 +226,7 @@ def link_config(design: Design, machine: FpgaMachine) -> str:
     """Memory banks of the ports for v++ -l."""
     top, bank = design.name, "HBM" if "HBM" in machine.board.memory else "DDR"
     rows = ["[connectivity]", f"nk={top}:1:{top}_1"]
-    for n, name in enumerate((*design.input_names, *design.output_names)):
+    for n, name in enumerate((*design.input_names, *design.output_names, *design.memories)):
         rows.append(f"sp={top}_1.m_axi_gmem{n}:{bank}[{n % 32 if bank == 'HBM' else 0}]" if name else "")
     return "\n".join(rows) + "\n"
 

@@ -11,7 +11,8 @@ from ...codegen.hls.simulate import Simulation
 from .boards import RESOURCES
 from .estimate import Usage, design_usage, total
 from .host import FpgaMachine
-from .project import port_facts
+from .memory import bandwidth
+from .project import memory_facts, port_facts
 
 CAVEATS = (
     "resources and cycles are estimates by counting and simulation; nothing was synthesized or run on a board",
@@ -51,6 +52,7 @@ def make_report(
         "usage": {r: {"used": getattr(used, r), "board": getattr(board, r), "allowed": int(getattr(board, r) * limits[r])}
                   for r in RESOURCES},
         "inputs": port_facts(design, True), "outputs": port_facts(design, False),
+        "memory": {"ports": memory_facts(design), "gbs": bandwidth(design, simulation, machine), "board_gbs": board.gbs,},
         "accuracy": asdict(accuracy),
         "processes": [
             {"name": p.name, "kind": p.kind, "about": p.about(), "where": p.where, "cycles": simulation.busy[p.name], "ii": 1,

@@ -72,6 +72,12 @@ def grouped_conv(n: Net) -> Value:
     return n.conv(n.input(1, 5, 5, 4), 6, groups=2)
 
 
+def centred_frame(n: Net) -> Value:
+    """The whole frame waits for its mean."""
+    y = n.conv(n.input(1, 32, 32, 8), 8, k=1, pad=0)
+    return n.b.add(Binary("sub"), y, n.b.add(Reduce("mean", (1, 2), True), y))
+
+
 def pools(n: Net) -> Value:
     x = n.input(1, 7, 7, 4)
     parts = [n.pool(x, "max", 3, 2, 1), n.pool(x, "avg", 3, 2, 1), n.pool(x, "avg", 3, 2, 1, True)]

@@ -23,7 +23,7 @@ from tilewright.targets.fpga.host import resolve_machine
 from tilewright.targets.fpga.options import FpgaOptions, make_fpga_options
 from tilewright.targets.fpga.ranges import random_samples
 
-from .fpga_graphs import BRANCHES, conv_relu, graph_of, random_network, residual, softmax
+from .fpga_graphs import BRANCHES, centred_frame, conv_relu, graph_of, random_network, residual, softmax
 
 SHARED = Path(__file__).parents[3] / "shared"
 SMALL = ("cnn", "mlp_dynamo")
@@ -82,6 +82,30 @@ def test_what_does_not_fit_is_answered_with_what_would() -> None:
         made(graph_of(residual), fps=1e6)
     with pytest.raises(OptionError, match=r"needs .* LUT of .* allowed.*it would fit on"):
         made(graph_of(residual), max_lut=0.001)
+
+
+def test_fifos_that_do_not_fit_go_to_memory(tmp_path: Path) -> None:
+    """The project, its C simulation and the loader know the port; what memory cannot give is refused."""
+    artifact = made(graph_of(centred_frame), "pynq-z2", max_bram=0.025)
+    found = report(artifact)
+    (port,) = found["memory"]["ports"]
+    assert port["words"] == 32 * 32 * 8 // 4
+    assert [p["kind"] for p in found["processes"]].count("spill") == 1
+    assert found["interval_cycles"] == found["latency_cycles"]
+    assert 0 < found["memory"]["gbs"] < 1
+    assert f"uint64_t* {port['port']}" in artifact.read("src/kernel.cpp").decode()
+    sample = random_samples(graph_of(centred_frame), (-4.0, 4.0), 1)[0]
+    module = artifact.load()
+    try:
+        np.testing.assert_allclose(module(*sample)[0], run_graph(graph_of(centred_frame), sample)[0], atol=0.01)
+    finally:
+        module.close()
+    place = artifact.save(tmp_path / "project")
+    assert subprocess.run(["make", "-s", "csim"], cwd=place, capture_output=True, check=False).returncode == 0
+    slow = tmp_path / "slow.toml"
+    slow.write_text('name = "slow"\npart = "x"\nlut = 50000\ndsp = 200\nbram18 = 8\nmhz = 100\ngbs = 0.001\n')
+    with pytest.raises(OptionError, match="GB/s of memory"):
+        made(graph_of(centred_frame), str(slow))
 
 
 def test_a_frame_rate_takes_no_more_than_it_needs() -> None:

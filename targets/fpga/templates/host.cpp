@@ -11,6 +11,8 @@
 struct Port { const char* name; std::size_t bytes; };
 static const Port INPUTS[] = {@INPUTS@};
 static const Port OUTPUTS[] = {@OUTPUTS@};
+// memory that the kernel works in; those with a name hold the content of that file (beside the .xclbin)
+static const std::vector<Port> MEMORIES = {@MEMORIES@};
 static const int INS = sizeof(INPUTS) / sizeof(Port), OUTS = sizeof(OUTPUTS) / sizeof(Port);
 
 int main(int argc, char** argv) {
@@ -31,8 +33,18 @@ int main(int argc, char** argv) {
     }
     buffers[n].sync(XCL_BO_SYNC_BO_TO_DEVICE);
   }
+  for (const Port& m : MEMORIES) {
+    buffers.emplace_back(device, m.bytes, kernel.group_id(buffers.size()));
+    if (!m.name[0]) continue;
+    std::ifstream file(m.name, std::ios::binary);
+    if (!file.read(buffers.back().map<char*>(), m.bytes)) {
+      std::fprintf(stderr, "%s: expected %zu bytes\n", m.name, m.bytes);
+      return 1;
+    }
+    buffers.back().sync(XCL_BO_SYNC_BO_TO_DEVICE);
+  }
   xrt::run run(kernel);
-  for (int n = 0; n < INS + OUTS; ++n) run.set_arg(n, buffers[n]);
+  for (std::size_t n = 0; n < buffers.size(); ++n) run.set_arg(n, buffers[n]);
   run.start();
   run.wait();
   for (int n = 0; n < OUTS; ++n) {

@@ -1,0 +1,85 @@
+"""Which FIFOs a design keeps in the board's memory, because the chip has no room for them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...codegen.hls.design import Design
+from ...codegen.hls.simulate import Simulation, simulate
+from ...codegen.hls.spill import packing, spill
+from ...codegen.hls.tensor import Tensor
+from .boards import Board
+from .estimate import design_usage, over, place_memories, total
+from .host import FpgaMachine
+
+_BLOCK, _ULTRA = 18 * 1024, 288 * 1024  # bits
+_LEAST = 48 * 1024  # bits of a FIFO that is worth a port to memory
+_MOST = 16  # ports
+_BANDWIDTH = 0.5  # the part of the memory's bandwidth that a design may take
+_ROUNDS = 4
+
+
+def place(design: Design, board: Board, limits: dict[str, float]) -> tuple[Design, list[str]]:
+    """The design with its memories in block RAM and UltraRAM, and what it takes beyond the limits."""
+    design = replace(design, ultra=place_memories(design, board, limits))
+    return design, over(total(design_usage(design, board).values()), board, limits)
+
+
+def fifo_bits(design: Design) -> dict[Tensor, int]:
+    return {t: design.depths.get(t, 2) * n * t.type.bits for t, n in design.lanes.items()}
+
+
+def hopeless(design: Design, board: Board, limits: dict[str, float]) -> bool:
+    """Whether the FIFOs alone are larger than what the chip may use, so that no folding will help."""
+    room = board.bram18 * limits["bram18"] * _BLOCK + board.uram * limits["uram"] * _ULTRA
+    return sum(fifo_bits(design).values()) > room / 2
+
+
+def into_memory(design: Design, machine: FpgaMachine, limits: dict[str, float]) -> tuple[Design, Simulation, list[str]]:
+    """The design for one frame at a time, with as many of its deepest FIFOs in memory as it takes to fit.
+
+    A frame that waits inside would need as much memory again.  The third part is what is still too much: resources, or the
+    bandwidth of the memory."""
+    board = machine.board
+    best = _spilled(replace(design, overlap=False), frozenset(), machine, limits)
+    single, wanted = best[0], 0.0
+    kept = {t.stream for t in (*design.inputs, *design.outputs)}
+    bits = {t: n for t, n in fifo_bits(single).items() if n >= _LEAST and t not in kept and packing(t, single.lanes[t])}
+    order = sorted(bits, key=lambda t: -bits[t])[:_MOST]
+    for _ in range(_ROUNDS):
+        if not best[2]:
+            break
+        wanted += max(_excess(best[0], board, limits) * 1.1, _LEAST)
+        chosen, saved = [], 0
+        for t in order:
+            if saved < wanted:
+                chosen.append(t)
+                saved += bits[t]
+        best = _spilled(single, frozenset(chosen), machine, limits)
+        if len(chosen) == len(order):
+            break
+    return best
+
+
+def _excess(design: Design, board: Board, limits: dict[str, float]) -> float:
+    used = total(design_usage(design, board).values())
+    return (used.bram18 - board.bram18 * limits["bram18"]) * _BLOCK
+
+
+def _spilled(
+    design: Design, chosen: frozenset[Tensor], machine: FpgaMachine, limits: dict[str, float]
+) -> tuple[Design, Simulation, list[str]]:
+    made = replace(design, processes=spill(design.processes, design.outputs, design.depths, chosen), ultra=frozenset())
+    simulation = simulate(made)
+    made, spent = place(replace(made, depths=simulation.depths), machine.board, limits)
+    return made, simulation, spent + too_much_traffic(made, simulation, machine)
+
+
+def bandwidth(design: Design, simulation: Simulation, machine: FpgaMachine) -> float:
+    """Gigabytes a second that the design moves to and from memory, its inputs and outputs aside."""
+    return sum(p.traffic for p in design.processes) * machine.mhz / simulation.interval / 1000
+
+
+def too_much_traffic(design: Design, simulation: Simulation, machine: FpgaMachine) -> list[str]:
+    needed, allowed = bandwidth(design, simulation, machine), machine.board.gbs * _BANDWIDTH
+    return [f"{needed:.2g} GB/s of memory of {allowed:.2g} allowed"] if needed > allowed else []
