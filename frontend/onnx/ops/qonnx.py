@@ -103,7 +103,7 @@ def quant(
 ) -> Outputs:  # fmt: skip
     low, high = _bounds(b, bits, signed, narrow)
     if rounding_mode.upper() in ("ROUND", "HALF_EVEN"):
-        width = 8 if -128 <= low and high <= (127 if signed else 255) else MOST_BITS
+        width = 8 if low >= -128 and high <= (127 if signed else 255) else MOST_BITS
         pair = _as_pair(b, x, scale, zero, low, high, f"{'i' if signed else 'u'}{width}")
         if pair is not None:
             return pair
