@@ -15,8 +15,11 @@ from ...ir.errors import InternalError
 from .body import Body
 from .design import Cost, Memory, Process, Rom, Timing, divisors, every
 from .fixed import Fixed, holding
+from .shift_add import Adders, adders_code, shift_add, sum_code
 
 MAX_UNROLL = 1024  # multipliers of one process
+ADDED_BITS = 10  # bits of weights up to which shifts and additions are tried
+LUTS_PER_PRODUCT = 40  # of adders for each product, up to which they are cheaper than multipliers
 
 
 def vector_roms(name: str, body: Body, lanes: int) -> tuple[Rom, ...]:
@@ -98,30 +101,69 @@ class Dot(Process):
         writes = every(self.positions * groups, packets, packets - 1)
         return Timing(total, (reads,), (writes,), 6 + len(self.body.tables) * 4)
 
+    @property
+    def adders(self) -> Adders | None:
+        """All products as shifts and additions, where every one has a multiplier of its own and this is cheaper."""
+        if self.sizes != (1, 1) or self.weight_type.bits > ADDED_BITS:
+            return None
+        found = shift_add(self.weights, self.inputs[0].type)
+        return found if found.bits <= LUTS_PER_PRODUCT * np.count_nonzero(self.weights) else None
+
     def roms(self) -> tuple[Rom, ...]:
         groups, packets = self.sizes
         w = self.weights.reshape(groups, self.pe, packets, self.simd).transpose(0, 2, 1, 3)
         weights = Rom(f"{self.name}_w", w.reshape(groups * packets, self.pe * self.simd), self.weight_type)
         bias = Rom(f"{self.name}_b", self.bias.reshape(groups, self.pe), holding(int(self.bias.min()), int(self.bias.max())))
-        return (weights, bias, *vector_roms(self.name, self.body, self.pe))
+        return (*(() if self.adders else (weights,)), bias, *vector_roms(self.name, self.body, self.pe))
 
     def cost(self) -> Cost:
         groups, packets = self.sizes
         lanes = self.pe * self.simd
+        if self.adders:
+            bits = self.adders.bits + self.pe * (self.body.inputs[0].bits + self.body.adder_bits)
+            return Cost(((self.pe * self.body.products, 18, 18),), bits, (*rom_memories(self.roms()), *self._tables))
         acc = self.body.inputs[0].bits
         buffered = (Memory(packets, self.simd * self.inputs[0].type.bits),) if groups > 1 else ()
         products = ((lanes, self.inputs[0].type.bits, self.weight_type.bits), (self.pe * self.body.products, 18, 18))
-        tables = tuple(Memory(len(t.start), t.start_type.bits + t.slope_type.bits, True)
-                       for t in self.body.tables for _ in range(self.pe))
         return Cost(products, self.pe * (acc * self.simd + self.body.adder_bits),
-                    (*rom_memories(self.roms()), *buffered, *tables))
+                    (*rom_memories(self.roms()), *buffered, *self._tables))
+
+    @property
+    def _tables(self) -> tuple[Memory, ...]:
+        return tuple(Memory(len(t.start), t.start_type.bits + t.slope_type.bits, True)
+                     for t in self.body.tables for _ in range(self.pe))
 
     def about(self) -> str:
         outputs, k = self.weights.shape
+        if self.adders:
+            return (f"{self.positions} x ({k} -> {outputs}), weights {self.weight_type}, all products in "
+                    f"{len(self.adders.adders)} adders")
         return (f"{self.positions} x ({k} -> {outputs}), weights {self.weight_type}, accumulator {self.body.inputs[0]}, "
                 f"{self.pe} x {self.simd} products a cycle")
 
+    def _adders_code(self, a: Adders) -> str:
+        n, acc = self.name, self.body.inputs[0].cpp
+        names = [f"x.v[{i}]" for i in range(self.simd)]
+        lines = adders_code(a, names, "a", "    ")
+        for o, t in enumerate(a.sums):
+            total = f"{acc}({n}_b[0][{o}] + {sum_code(t, names)})"
+            lines.append(f"    y.v[{o}] = {n}_body({total}{vector_arguments(n, self.body, '0', str(o))});")
+        text = "\n".join(lines)
+        return f"""{self.body.code(n + "_body")}
+{self.opening()}
+  for (int p = 0; p < {self.positions}; ++p) {{
+#pragma HLS PIPELINE II=1
+    const auto x = x0.read();
+    {self.packet(0, True)} y;
+{text}
+    y0.write(y);
+  }}
+}}
+"""
+
     def code(self) -> str:
+        if self.adders:
+            return self._adders_code(self.adders)
         groups, packets = self.sizes
         acc, n = self.body.inputs[0].cpp, self.name
         read = "const auto x = x0.read();"

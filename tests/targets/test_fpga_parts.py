@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from tilewright.codegen.hls.design import Design, Memory
 from tilewright.codegen.hls.dot import accumulator
 from tilewright.codegen.hls.emit import kernel_source
 from tilewright.codegen.hls.fixed import Fixed, covering, exact_constant, holding, round_shift
+from tilewright.codegen.hls.shift_add import digits, shift_add
 from tilewright.codegen.hls.simulate import simulate
 from tilewright.codegen.hls.table import make_table
 from tilewright.codegen.hls.tensor import Tensor
@@ -96,6 +98,25 @@ def test_registers_know_their_range() -> None:
     assert out.max() <= body.result.high
     exact = codes[0] / 16 * (codes[1] / 4) + 1.5
     assert np.abs(out / 16 - np.clip(exact, -32, 511 / 16)).max() <= 1 / 32
+
+
+@pytest.mark.parametrize(("shape", "reach", "density"), [((8, 9), 127, 1.0), ((16, 12), 7, 0.4), ((12, 9), 1, 0.6)])
+def test_constant_products_as_additions(shape: tuple[int, int], reach: int, density: float) -> None:
+    """The same integers, in the widths that the adders state, with fewer adders than digits."""
+    rng = np.random.default_rng(1)
+    m = rng.integers(-reach, reach + 1, shape) * (rng.random(shape) < density)
+    m[0] = 0
+    adders, x = shift_add(m, Fixed(8)), rng.integers(-128, 128, (300, shape[1]))
+    np.testing.assert_array_equal(adders.run(x), x @ m.T)
+    assert len(adders.adders) < sum(max(0, sum(len(digits(n)) for n in row) - 1) for row in m.tolist())
+    assert adders.sums[0] is None
+
+
+@pytest.mark.parametrize("n", [0, 1, -1, 7, -93, 127, 2**20 - 1])
+def test_signed_digits(n: int) -> None:
+    found = digits(n)
+    assert sum(sign << shift for shift, sign in found) == n
+    assert all(b[0] - a[0] > 1 for a, b in pairwise(found))
 
 
 def self_timed(design: Design, frames: int = 3) -> int:
