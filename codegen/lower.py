@@ -158,7 +158,7 @@ class Lowering:
     ) -> Place:
         """Memory with a packed operand: a constant packed now, or a temporary that a copy kernel fills at run time."""
         strides = dense_strides(pack.shape)
-        if array is not None and pack.transform is not None and self.prepared is not None:
+        if array is not None and self.prepared is not None and self.prepared.takes(pack):
             return Place(self.prepared.root(pack, param, array, self.constant_root(array)), 0, strides)
         if array is not None:
             return Place(self.constant_root(array, pack), 0, strides)
@@ -250,6 +250,7 @@ class Lowering:
         else:
             computes = compose(body, buffers, node.op.kind)
             group = Group(node.op.kind, computes, tuple(outer.values()), constants=frozenset(arrays))
+            group = self.strategies.with_sparsity(group, arrays, self.machine, self.accuracy)
         made = self.schedule(group)
         self._place_constants(made, places, arrays)
         self.emit(scope, made, places, node, cost_of(node), arrays)

@@ -12,6 +12,7 @@ from .storage import Reference, Root
 from .strategies.scheduled import Pack
 from .strategies.strassen import HalvedWeights
 from .strategies.strassen_weights import halved_weights_kernel
+from .strategies.winograd_transforms import TILE_SIDES
 from .strategies.winograd_weights import weights_kernel
 
 
@@ -23,6 +24,11 @@ class PreparedConstants:
         self.steps: list[Step] = []
         self.roots: list[Root] = []
         self._made: dict[tuple[int, Pack], Root] = {}
+
+    @staticmethod
+    def takes(pack: Pack) -> bool:
+        """Whether the constant is one that instances can make: transformed weights of convolutions and of large products."""
+        return isinstance(pack.transform, HalvedWeights) or pack.transform in TILE_SIDES
 
     def root(self, pack: Pack, param: Buffer, array: np.ndarray, raw: Root) -> Root:
         """The memory of a transformed constant; raw: where the constant itself lies."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol, Union
+
+import numpy as np
 
 from ...ir.kernel import Buffer
 from ...ir.ops.base import Op
@@ -20,6 +23,10 @@ class Strategies(Protocol):
     """A module with these functions."""
 
     def schedule_group(self, group: Group, machine: Any, accuracy: str = "default") -> Scheduled: ...
+
+    def with_sparsity(
+        self, group: Group, arrays: Mapping[str, np.ndarray], machine: Any, accuracy: str = "default"
+    ) -> Group: ...
 
     def schedule_irregular(self, op: Op, outs: tuple[Buffer, ...], ins: tuple[Buffer, ...], machine: Any) -> Scheduled: ...
 

@@ -71,7 +71,7 @@ def _sizes(tile: str | None) -> tuple[int | None, int | None]:
 
 def space_of(group: Group, machine: Machine, accuracy: str) -> Space | None:
     """The choices of a group, or None where there are none."""
-    if group.op is not None or group.kind == "border" or len(group.computes) != 1:
+    if group.op is not None or group.sparse is not None or group.kind == "border" or len(group.computes) != 1:
         return None
     c = without_empty_sum(group.computes[0])
     p = None if c.is_map else find_product(c)

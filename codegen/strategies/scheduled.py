@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,12 +13,15 @@ from ...ir.kernel import Buffer, Kernel
 from ...ir.ops.base import Op
 from .choices import BY_MODEL, Choice
 
+if TYPE_CHECKING:
+    from .sparse import SparsePlan
+
 
 @dataclass(frozen=True)
 class Group:
     """A fused group.  params: the buffers in memory that it may read or write.  For an operator with a strategy of its own
     (attention, recurrences): op and its operands instead of computations.  constants: names of the params that are
-    weights.  choice: measured numbers for the strategy."""
+    weights.  choice: measured numbers for the strategy.  sparse: how to multiply by a constant without its zeros."""
 
     kind: str
     computes: tuple[Compute, ...]
@@ -26,6 +30,7 @@ class Group:
     operands: tuple[Buffer, ...] = ()
     constants: frozenset[str] = frozenset()
     choice: Choice = BY_MODEL
+    sparse: SparsePlan | None = None
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Which strategy schedules a group: by the form of its computations, never by the operator's name.
 
+    a product or convolution with a constant of many zeros              sparse, where the cost model expects a gain
     a 3 x 3 convolution of stride 1 with constant weights               winograd, where the cost model expects a gain
     a large product with a constant right operand                       strassen, where the cost model expects a gain
     a sum of products of two operands that the output walks alone       contract
@@ -12,7 +13,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
+
+import numpy as np
 
 from ...ir.compute import lower_group
 from ...ir.kernel import Buffer, coefficient
@@ -37,6 +42,8 @@ from .recurrent import schedule_recurrent
 from .reduce import schedule_reduce
 from .rows import schedule_rows
 from .scheduled import Group, Scheduled
+from .sparse import schedule_sparse
+from .sparse_choice import plan_sparse
 from .strassen import halved_product, is_worth_halving, schedule_halved
 from .window import is_window, schedule_window
 from .winograd import is_transformable, schedule_winograd, winograd_tile
@@ -48,6 +55,8 @@ def schedule_group(group: Group, machine: Machine, accuracy: str = "default") ->
     """A scheduled kernel for a fused group."""
     if isinstance(group.op, Attention):
         return schedule_attention(group, machine)
+    if group.sparse is not None:
+        return schedule_sparse(group, group.sparse, machine)
     if group.kind == "border":
         strips = [lower_group("border", group.params, (simplify_axes(c),)) for c in group.computes]
         return Scheduled(join_kernels("border", [schedule_map(k, machine) for k in strips]), note="strips of the border")
@@ -76,6 +85,13 @@ def schedule_group(group: Group, machine: Machine, accuracy: str = "default") ->
         return schedule_window(group, c, machine)
     kernel = lower_group("reduce", group.params, (simplify_axes(c),))
     return Scheduled(schedule_reduce(kernel, machine), note="reduction")
+
+
+def with_sparsity(
+    group: Group, arrays: Mapping[str, np.ndarray], machine: Machine, accuracy: str = "default"
+) -> Group:
+    """The group with a plan for the zeros of its constant, where that is expected to pay.  arrays: its constants."""
+    return replace(group, sparse=plan_sparse(group, arrays, machine, accuracy))
 
 
 def _is_rows_by_vector(group: Group, p: Product) -> bool:

@@ -85,6 +85,12 @@ def winograd_tile(c: Compute, machine: Machine) -> int:
     return best[1] if best[0] < 0.9 * direct else 0
 
 
+def winograd_cycles(c: Compute, machine: Machine) -> float:
+    """Expected cycles of the best transformed convolution.  Requires `is_transformable`."""
+    n, y, x, o = (size_of(v) for v in c.axes)
+    return min(_cycles(_Plan(m, n, (y, x), size_of(c.reduce[2]), o), machine) for m in (4, 2))
+
+
 def is_transformable(c: Compute) -> bool:
     """Whether this is a 3 x 3 convolution of stride 1 with f32 sums."""
     pair = operands(c)

@@ -22,7 +22,7 @@ from ...codegen.kernels import drop_unused_params
 from ...codegen.llvm import emit_module, scratch_bytes
 from ...codegen.machine import Machine
 from ...codegen.program import Address, Call, Program
-from ...codegen.strategies.scheduled import Group, Scheduled
+from ...codegen.strategies.scheduled import Group, Pack, Scheduled
 from ...ir.kernel import Buffer
 from ...ir.types import DTYPES
 from .objects import compile_objects
@@ -44,7 +44,7 @@ class TimedKernel:
     ) -> None:
         kernel, packs = drop_unused_params(made.kernel), dict(made.packs)
         arrays = operands(group) if arrays is None else arrays
-        weights = [b for b in kernel.buffers if b.name in packs or b.name in group.constants]
+        weights = [b for b in kernel.buffers if _source(b, packs) in group.constants]
         others = [b for b in kernel.buffers if b not in weights]
         at = {**_offsets(weights), **_offsets(others)}
         self._stride = sum(_round(_place(b)[1]) for b in weights)
@@ -53,7 +53,8 @@ class TimedKernel:
         for b in kernel.buffers:
             array = packs[b.name].apply(arrays[packs[b.name].source]) if b.name in packs else arrays.get(b.name)
             if array is not None:  # else memory that the kernel writes before it reads it
-                _view(b, self._weights if b in weights else self._arena, at[b.name])[...] = array
+                memory = self._weights if b in weights else self._arena
+                _view(b, memory, at[b.name])[...] = array.reshape(b.static_shape)  # a packed one may be read flat
         for copy in range(1, copies):
             self._weights[copy * self._stride :][: self._stride] = self._weights[: self._stride]
         call = Call(kernel.name, tuple(
@@ -87,6 +88,11 @@ class TimedKernel:
     def results(self) -> dict[str, np.ndarray]:
         """What the kernel computed, in f64."""
         return {name: _view(b, self._arena, start).astype(np.float64) for name, (b, start) in self._outputs.items()}
+
+
+def _source(b: Buffer, packs: Mapping[str, Pack]) -> str:
+    """The parameter of the group that a buffer is, or is packed from."""
+    return packs[b.name].source if b.name in packs else b.name
 
 
 def operands(group: Group) -> dict[str, np.ndarray]:

@@ -1,0 +1,231 @@
+"""Products and convolutions with a sparse constant: only the blocks of weights that are not zero are multiplied.
+
+The roles of the dense kernel are exchanged.  Vectors run along the rows of the left operand (tokens, pixels), weights are
+broadcast; so a block needs to be only one output wide, and one step of the reduction deep:
+
+    copy the left operand as [steps of the reduction][rows]
+    for each chunk of outputs and panel of rows, shared by the threads:
+        for each tile of the reduction, group of R outputs, block of weights that is kept:
+            sums[R, panel] += values[block, R] * copy[index[block], panel]
+        turn the sums round, finish them (bias, activation, residual) along the outputs, store
+
+A tile is what the first-level cache holds of a panel where blocks are too narrow to hide the second level; the sums of a
+chunk stay there too.  A window of stride 1 reads rows of the padded image from one start to another (constant distances in
+the copy), so that the rows run over the border, where results are left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from ...ir.expr import Expr, Var, as_expr, binary, cast, load
+from ...ir.kernel import Alloc, Block, Buffer, For, If, Kernel, Prefetch, Stmt, Store, axis, substitute_block
+from ...ir.traverse import substitute
+from ..machine import Machine
+from ..math import legalize_math
+from ..schedule import cut, fma_contract, has_loop, parallel, split, transpose_tile, unroll, vectorize
+from .join import join_kernels
+from .nests import several_vectors, stores_of, vector_loops
+from .scheduled import Group, Pack, Scheduled
+from .sparse_forms import IMAGE, ROW, SparseProduct
+from .sparse_weights import SparseWeights
+
+AHEAD = 8  # blocks: what a block reads is asked for so much earlier where it comes from the second-level cache
+LINE = 16  # elements of f32 in a cache line
+
+
+@dataclass(frozen=True, eq=False)
+class SparsePlan:
+    """Compared by identity: the weights are part of it.  width: rows of one panel.  dense, sparse: expected cycles."""
+
+    product: SparseProduct
+    weights: SparseWeights
+    width: int
+    pattern: str
+    density: float
+    dense: float
+    sparse: float
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Tells plans apart: the content of the weights, and how they are cut."""
+        return hashlib.blake2b(self.weights.matrix.tobytes(), digest_size=16).hexdigest(), self.weights.layout, self.width
+
+    @property
+    def gain(self) -> float:
+        return self.dense / self.sparse
+
+
+def schedule_sparse(group: Group, plan: SparsePlan, machine: Machine) -> Scheduled:
+    """Whole panels, and one narrower panel for the rows that remain."""
+    p, width = plan.product, min(plan.width, plan.product.rows)
+    whole = p.rows // width
+    parts = [(0, whole, width)] + ([(whole * width, 1, p.rows % width)] if p.rows % width else [])
+    packs: dict[str, Pack] = {}
+    kernels = [_Part(group, plan, machine, n, *part, packs).kernel() for n, part in enumerate(parts)]
+    size = plan.weights.layout
+    tiles = f", tiles of {size.tile} steps" if plan.weights.tiles > 1 else ""
+    note = (f"sparse: {plan.pattern}, {100 * plan.density:.3g} % kept, expected {plan.gain:.2g} x dense; blocks of "
+            f"{size.block} x 1, panels of {width} rows, chunks of {size.chunk} outputs{tiles}")
+    return Scheduled(join_kernels("sparse", kernels), tuple(packs.items()), note)
+
+
+def _constant(weights: str, source: Buffer, make: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...]) -> Pack:
+    rank = len(shape)
+    origin, steps = (0,) * rank, tuple(tuple(int(i == j) for i in range(rank)) for j in range(rank))
+    return Pack(weights, shape, origin, steps, make)
+
+
+class _Part:
+    """The kernel for a range of rows: `count` panels of `width` rows from `start` on."""
+
+    def __init__(
+        self, group: Group, plan: SparsePlan, machine: Machine, number: int, start: int, count: int, width: int,
+        packs: dict[str, Pack],
+    ) -> None:
+        self.group, self.plan, self.machine, self.number = group, plan, machine, number
+        self.start, self.count, self.width, self.packs = start, count, width, packs
+        self.p, self.w = plan.product, plan.weights
+        self.lanes = machine.lanes("f32")
+        self.pitch = -(-width // self.lanes) * self.lanes
+        self.source = next(b for b in group.params if b.name == self.p.left)
+
+    def kernel(self) -> Kernel:
+        chunk, last = self.w.layout.chunk, self.w.columns % self.w.layout.chunk
+        whole = self.w.columns // chunk
+        kernels = [self._chunks(0, whole, chunk)] if whole else []
+        if last:
+            kernels.append(self._chunks(whole, 1, last))
+        return join_kernels("sparse", kernels)
+
+    # -- operands
+
+    def _buffer(self, name: str, array: np.ndarray, dtype: str) -> Buffer:
+        self.packs[name] = _constant(self.p.weights, self.source, lambda _: array, array.shape)
+        return Buffer(name, dtype, array.shape)
+
+    def _copy(self) -> tuple[Buffer, Callable[[np.ndarray], np.ndarray], Callable[[Expr, Expr], Expr]]:
+        """(the left operand's copy, where a step begins in it, (image, panel) -> where the panel's rows begin)"""
+        p = self.p
+        if p.panels is not None:
+            pack = p.panels(self.start, self.count, self.width)
+            name, size = f"rows{self.number}", p.depth * self.width
+            base = lambda image, panel: panel * size  # noqa: E731
+            offset = lambda k: k * self.width  # noqa: E731
+        else:
+            assert p.copy is not None and p.copy_offset is not None
+            pack, name, offset = p.copy, "rows", p.copy_offset
+            stride = prod(pack.shape) // p.images
+            base = lambda image, panel: image * stride + panel * self.width + self.start  # noqa: E731
+        self.packs[name] = pack
+        return Buffer(name, self.source.dtype, (prod(pack.shape),)), offset, base
+
+    # -- loops
+
+    def _chunks(self, first: int, count: int, outputs: int) -> Kernel:
+        """Chunks first .. first + count, each of so many outputs."""
+        p, w, panels = self.p, self.w, self.count
+        copy, offset, base = self._copy()
+        share = axis("p", count * p.images * panels)
+        chunk, image, panel = share // (p.images * panels) + first, share // panels % p.images, share % panels
+        sums = Buffer("sums", "f32", (w.layout.chunk, self.pitch), "stack")
+        turned = Buffer("turned", "f32", (self.pitch, w.layout.chunk), "stack")
+        body: list[Stmt] = [Alloc(sums)]
+        body += self._products(sums, copy, offset, chunk, base(image, panel))
+        body += [Alloc(turned), self._turn(sums, turned)]
+        body.append(self._finish(turned, chunk * w.layout.chunk, image, panel, outputs))
+        params = tuple(dict.fromkeys((*self.group.params, copy, *self._constants.values())))
+        k = Kernel("sparse", params, (For(share, tuple(body)),))
+        return self._schedule(k)
+
+    def _products(
+        self, sums: Buffer, copy: Buffer, offset: Callable[[np.ndarray], np.ndarray], chunk: Expr, base: Expr
+    ) -> Block:
+        w, size = self.w, self.w.layout
+        suffix = str(self.number) if self.p.panels is not None else ""
+        values = self._buffer("values", w.values(), "f32")
+        index = self._buffer(f"index{suffix}", np.pad(w.index(offset), (0, AHEAD)), "i32")
+        starts = self._buffer("starts", w.starts() // size.steps, "i32")
+        self._constants = {b.name: b for b in (values, index, starts)}
+        t, g = axis("t", w.tiles), axis("g", w.groups)
+        place: Expr = g
+        if w.is_reordered:
+            order = self._constants["order"] = self._buffer("order", w.order(), "i32")
+            place = cast(load(order, chunk, t, g), "i64")
+        r, ni, u = axis("r", size.block), axis("ni", self.width), axis("u", size.steps)
+        vectors = size.block * (self.pitch // self.lanes)
+        sets = next((s for s in (1, 2, 4) if size.steps % s == 0 and vectors * s >= 8), 1)
+        acc = Buffer("acc", "f32", (sets, size.block, self.pitch), "register")
+        first = cast(load(starts, chunk, t, g), "i64")
+        q = Var.of("q", cast(load(starts, chunk, t, g + 1), "i64") - first)
+        j = (first + q) * size.steps + u
+        cell = (u % sets if sets > 1 else as_expr(0), r, ni)
+        x = load(copy, base + cast(load(index, j), "i64") + ni)
+        step = Store(acc, cell, binary("add", load(acc, *cell), load(values, j, r) * x))
+        own = (place * size.block + r, ni)
+        zero = as_expr(0.0, load(acc, *cell).type)
+        clear: Expr = load(sums, *own) if w.tiles > 1 else zero
+        total: Expr = load(acc, 0, r, ni)
+        for s in range(1, sets):
+            total = total + load(acc, s, r, ni)
+
+        def tile(body: Block) -> Block:
+            return (For(r, (For(ni, body),), "unroll"),)
+
+        clears = tile((Store(acc, (as_expr(0), r, ni), clear),))
+        for s in range(1, sets):
+            clears += tile((Store(acc, (as_expr(s), r, ni), zero),))
+        soon: Block = ()
+        if w.tiles == 1:
+            ahead = base + cast(load(index, j + AHEAD), "i64")
+            soon = tuple(Prefetch(copy, (ahead + v,), 1) for v in range(0, self.width, LINE))
+        work = For(q, (For(u, (*tile((step,)), *soon), "unroll", ("reduce",)),), "serial", ("reduce",))
+        one = (Alloc(acc), *clears, work, *tile((Store(sums, own, total),)))
+        if w.tiles == 1:
+            return (For(g, substitute_block(one, {t: as_expr(0)})),)
+        n = axis("z", size.chunk)
+        zeros = For(n, (For(ni, (Store(sums, (n, ni), zero),)),))
+        return (zeros, For(t, (For(g, one),), "serial", ("reduce",)))
+
+    def _turn(self, sums: Buffer, turned: Buffer) -> Stmt:
+        """turned[i, n] = sums[n, i] in square tiles."""
+        size, chunk = self.lanes, self.w.layout.chunk
+        ib, nb, ti, tj = axis("ib", self.pitch // size), axis("nb", chunk // size), axis("ti", size), axis("tj", size)
+        moved = Store(turned, (ib * size + tj, nb * size + ti), load(sums, nb * size + ti, ib * size + tj))
+        return For(ib, (For(nb, (For(ti, (For(tj, (moved,)),)),)),))
+
+    def _finish(self, turned: Buffer, first: Expr, image: Expr, panel: Expr, outputs: int) -> Stmt:
+        """out = finish(sums) along the outputs, for the rows that are results."""
+        p, c = self.p, self.p.compute
+        i, n = axis("i", self.width), axis("fn", outputs)
+        row = panel * self.width + i + self.start
+        place: dict[Expr, Expr] = {ROW: row, IMAGE: image}
+        mapping: dict[Expr, Expr] = {v: substitute(e, place) for v, e in p.at.items()}
+        mapping[p.columns] = first + n
+        value = substitute(c.result(load(turned, i, n)), mapping)
+        store = Store(c.out, tuple(substitute(e, mapping) for e in c.out_index), value)
+        body: Block = (For(n, (store,)),)
+        if p.line > p.valid:
+            body = (If(binary("lt", row % p.line, p.valid), body),)
+        return For(i, body)
+
+    def _schedule(self, k: Kernel) -> Kernel:
+        """Vectors along the rows for the sums, along the outputs for what finishes them."""
+        machine, lanes = self.machine, self.lanes
+        k = legalize_math(parallel(k, "p"), machine)
+        k = fma_contract(k) if machine.fma else k
+        k = transpose_tile(k, "ti", "tj") if lanes > 1 else k
+        whole = self.width // lanes * lanes
+        if whole:
+            if whole < self.width:
+                k = cut(k, "ni", whole, "ni", "nt")
+            k = unroll(split(k, "ni", lanes, "nv", "nl"), "nv")
+        for v in ("nl", "nt") if whole else ("ni",):
+            k = vectorize(k, v) if has_loop(k, v) else k
+        finish = [s for s in stores_of(k.body) if s.buf == self.p.compute.out]
+        return vector_loops(k, "fn", lanes, several_vectors(finish))

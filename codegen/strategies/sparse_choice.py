@@ -1,0 +1,158 @@
+"""Dense or sparse: what a constant operand's zeros are worth, by a cost model of both kernels.
+
+Every block height R that the registers hold is tried: blocks of R x 1 cover all weights that are not zero, so that a finer
+block multiplies fewer zeros and a coarser one loads less for each multiplication.  The sparse kernel is taken only where it is
+expected to be clearly faster, so that no model becomes slower by its zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+
+import numpy as np
+
+from ...ir.compute import Compute
+from ...ir.expr import Load, Var
+from ..machine import Machine
+from .axes import without_empty_sum
+from .contract import size_of
+from .product import find_product, operands
+from .scheduled import Group
+from .sparse import SparsePlan
+from .sparse_forms import SparseProduct, matrix_product, weight_matrix, window_product
+from .sparse_weights import Layout, SparseWeights
+from .strassen import halved_product, is_worth_halving
+from .winograd import is_transformable, winograd_cycles
+
+WORTH = 1.1  # expected gain from which the sparse kernel is taken
+MOST_DENSITY = 0.8  # above it no pattern pays
+SMALLEST = 2048  # weights below which nothing is gained
+DENSE_SHARE = 0.97  # of the multiply-add peak that the dense kernel reaches
+HALVED = 0.9  # of that, for large products as seven of half the size
+BLOCK_OVERHEAD = 1.25  # cycles of a block over those of its multiplications or loads
+GROUP_CYCLES = 25.0  # per group and tile: clearing or loading and storing its sums, and a loop whose end is not foreseen
+TURN_CYCLES = 4.5  # per vector of results turned round, and of the left operand where its rows are one run
+COPY_CYCLES = 20.0  # per vector of a left operand whose rows are no run
+CHUNK = 64  # outputs of one chunk: their sums stay in the first-level cache
+SHAPES = {32: ((8, 3), (4, 4), (2, 8), (1, 8)), 16: ((4, 3), (2, 4), (1, 8)), 8: ((2, 2), (1, 4))}
+"""Registers of the machine -> (R, vectors of rows in a panel), the coarsest blocks first."""
+COARSE = 4  # blocks from this height on load little enough to read the copy from the second-level cache
+
+
+Found = tuple[SparseProduct, tuple[Compute, Load, Var]]
+"""A product, and what its weights are read by: the computation, the load, the axis of outputs."""
+
+
+def plan_sparse(group: Group, arrays: Mapping[str, np.ndarray], machine: Machine, accuracy: str) -> SparsePlan | None:
+    """How to multiply by the constant of a group without its zeros; None where the dense kernel is as good."""
+    if not any(b.name in arrays and _is_sparse(arrays[b.name]) for b in group.params):
+        return None
+    found = find_sparse_product(group)
+    if found is None or found[0].weights not in arrays:
+        return None
+    product, (work, right, columns) = found
+    matrix = weight_matrix(work, right, columns, arrays[product.weights])
+    if product.rows < machine.lanes("f32") or machine.lanes("f32") < 4 or matrix.shape[1] < 4:
+        return None
+    dense = _dense_cycles(group, product, matrix, machine, accuracy)
+    best = min((_candidate(product, matrix, r, v, machine) for r, v in _shapes(machine)), key=lambda t: t[0])
+    if best[0] * WORTH > dense:
+        return None
+    cycles, layout, width = best
+    density = np.count_nonzero(matrix) / matrix.size
+    return SparsePlan(product, SparseWeights(matrix, layout), width, pattern_of(matrix), density, dense, cycles)
+
+
+def find_sparse_product(group: Group) -> Found | None:
+    """The product with constant weights that a group is, if it has a sparse form."""
+    if group.op is not None or len(group.computes) != 1:
+        return None
+    c = without_empty_sum(group.computes[0])
+    pair = None if c.is_map else operands(c)
+    if pair is None or c.acc != "f32" or any(x.type.dtype != "f32" for x in pair):
+        return None
+    found = _window(c) or _matrix(c)
+    constant = found is not None and found[0].weights in group.constants and found[0].left not in group.constants
+    return found if constant else None
+
+
+def _is_sparse(array: np.ndarray) -> bool:
+    return array.size >= SMALLEST and int(np.count_nonzero(array)) <= MOST_DENSITY * array.size
+
+
+def _window(c: Compute) -> Found | None:
+    pair = operands(c)
+    if pair is None:
+        return None
+    for left, right in (pair, pair[::-1]):
+        product = window_product(c, left, right)
+        if product is not None and prod(size_of(v) for v in c.reduce[:2]) > 1:
+            return product, (c, right, product.columns)
+    return None
+
+
+def _matrix(c: Compute) -> Found | None:
+    p = find_product(c)
+    if p is None or any(not isinstance(v.extent, int) for v in (*p.compute.axes, *p.compute.reduce)):
+        return None
+    product = matrix_product(p.compute, p)
+    return None if product is None else (product, (p.compute, p.right, p.columns))
+
+
+def _shapes(machine: Machine) -> tuple[tuple[int, int], ...]:
+    return SHAPES[max(n for n in SHAPES if n <= machine.vector_registers)]
+
+
+def _candidate(
+    product: SparseProduct, matrix: np.ndarray, block: int, vectors: int, machine: Machine
+) -> tuple[float, Layout, int]:
+    """(expected cycles, layout, rows of a panel) with blocks of this height."""
+    lanes = machine.lanes("f32")
+    depth, columns = matrix.shape
+    width = min(vectors * lanes, product.rows)
+    tile = depth if block >= COARSE else min(depth, max(16, int(machine.l1 * 2 / 3) // (4 * vectors * lanes)))
+    chunk = min(CHUNK, -(-columns // max(lanes, block)) * max(lanes, block))
+    padded = np.zeros((-(-columns // block) * block, depth), bool)
+    padded[:columns] = matrix.T != 0
+    blocks = int(padded.reshape(-1, block, depth).any(axis=1).sum())
+    groups = padded.shape[0] // block * -(-depth // tile)
+    total = 0.0
+    for count, rows in ((product.rows // width, width), (1, product.rows % width)):
+        v = -(-rows // lanes)
+        each = max(block * v / 2, (block + v + 1) / 2, 4.0 if block * v < 8 else 0.0) * BLOCK_OVERHEAD
+        total += count * (blocks * each + groups * (GROUP_CYCLES + block * v)) if rows else 0.0
+    total += TURN_CYCLES * product.rows * columns / lanes
+    copied = product.rows * depth if product.copy is None else prod(product.copy.shape) / product.images
+    total += (TURN_CYCLES if product.copy is None or product.line else COPY_CYCLES) * copied / lanes
+    return product.images * total, Layout(block, chunk, tile), width
+
+
+def _dense_cycles(group: Group, product: SparseProduct, matrix: np.ndarray, machine: Machine, accuracy: str) -> float:
+    """Of the dense kernel that would be chosen."""
+    c = without_empty_sum(group.computes[0])
+    rows = product.rows if not product.line else product.rows // product.line * product.valid + product.valid
+    direct = product.images * rows * matrix.size / (2 * machine.lanes("f32")) / DENSE_SHARE
+    if accuracy != "strict" and is_transformable(c):
+        return min(direct, winograd_cycles(c, machine))
+    halved = halved_product(group, c, machine) if accuracy != "strict" else None
+    return direct * HALVED if halved is not None and is_worth_halving(halved, machine) else direct
+
+
+def pattern_of(matrix: np.ndarray) -> str:
+    """The pattern of the zeros in W[depth, outputs], in words: blocks along the outputs, N:M along the depth."""
+    depth, columns = matrix.shape
+    kept = matrix != 0
+    count = max(1, int(kept.sum()))
+    alive = kept[kept.any(axis=1)][:, kept.any(axis=0)]
+    words = [f"{n} zero {name}" for n, name in (
+        (depth - alive.shape[0], "inputs"), (columns - alive.shape[1], "outputs")) if n]
+    if alive.all():
+        return ", ".join(words) or "dense"
+    for block in (16, 8, 4, 2):
+        if columns % block == 0 and int(kept.T.reshape(-1, block, depth).any(axis=1).sum()) * block <= count * 1.02:
+            return ", ".join((f"{block}x1 blocks", *words))
+    for n, m in ((1, 4), (2, 4), (4, 8)):
+        if depth % m == 0 and int(kept.reshape(-1, m, columns).sum(axis=1).max()) <= n:
+            return ", ".join((f"{n}:{m}", *words))
+    return ", ".join(("unstructured", *words))

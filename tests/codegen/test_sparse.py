@@ -1,0 +1,168 @@
+"""Products and convolutions without the zeros of their weights: encoding, kernels in the interpreter and as machine code,
+and when they are chosen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from codegen.native import run_native
+from codegen.scheduled_ops import Operand
+from tilewright.codegen.machine import Machine, parse_machine
+from tilewright.codegen.strategies.scheduled import Group
+from tilewright.codegen.strategies.select import schedule_group, with_sparsity
+from tilewright.codegen.strategies.sparse import SparsePlan, schedule_sparse
+from tilewright.codegen.strategies.sparse_choice import find_sparse_product, pattern_of
+from tilewright.codegen.strategies.sparse_forms import weight_matrix
+from tilewright.codegen.strategies.sparse_weights import Layout, SparseWeights
+from tilewright.ir.compute import acc_var
+from tilewright.ir.expr import binary, load
+from tilewright.ir.kernel import Buffer
+from tilewright.ir.kernel_interpreter import run_kernel
+from tilewright.ir.kernel_verify import verify_kernel
+from tilewright.ir.ops.base import Op
+from tilewright.ir.ops.contract import Conv, MatMul
+from tilewright.ir.types import TensorType
+from tilewright.targets.cpu.host import host_machine
+
+WIDE = parse_machine("cpu:x86-64-v4")
+
+
+def weights(depth: int, outputs: int, density: float, block: int = 1, seed: int = 0) -> np.ndarray:
+    """Multiples of 1/8 of few bits; blocks of neighbouring outputs are kept together."""
+    rng = np.random.default_rng([seed, depth, outputs])
+    kept = np.repeat(rng.random((depth, -(-outputs // block))) < density, block, axis=1)[:, :outputs]
+    return (rng.integers(1, 17, (depth, outputs)) * rng.choice((-1, 1), (depth, outputs)) / 8 * kept).astype(np.float32)
+
+
+def values(*shape: int) -> np.ndarray:
+    return (np.random.default_rng(shape).integers(-16, 17, shape) / 8).astype(np.float32)
+
+
+def group_of(op: Op, x: Operand, w: np.ndarray, residual: bool = False) -> Group:
+    (out,) = op.infer(TensorType("f32", x.array.shape), TensorType("f32", w.shape))
+    y, bx, bw = Buffer("y0", "f32", out.shape), x.buffer("x0"), Buffer("x1", "f32", w.shape)
+    params = [y, bx, bw]
+    c = op.compute(y, bx, bw)
+    if residual:
+        params.append(Buffer("e0", "f32", out.shape))
+        sums = acc_var("f32") + load(params[-1], *c.out_index)
+        c = replace(c, finish=binary("max", sums, 0.0))
+    return Group("contract", (c,), tuple(params), constants=frozenset(["x1"]))
+
+
+def forced(group: Group, w: np.ndarray, machine: Machine, layout: Layout, width: int) -> SparsePlan:
+    """A plan whatever it costs."""
+    found = find_sparse_product(group)
+    assert found is not None
+    product, (work, right, columns) = found
+    matrix = weight_matrix(work, right, columns, w)
+    cut = replace(layout, tile=min(layout.tile, len(matrix)), chunk=max(layout.chunk, machine.lanes("f32")))
+    return SparsePlan(product, SparseWeights(matrix, cut), width, pattern_of(matrix), 0.5, 1.0, 1.0)
+
+
+def compare(group: Group, plan: SparsePlan, op: Op, x: Operand, w: np.ndarray, machine: Machine, native: bool) -> None:
+    made = schedule_sparse(group, plan, machine)
+    verify_kernel(made.kernel, scheduled=True)
+    (expected,) = op.evaluate(x.array, w)
+    extra = {b.name: values(*b.static_shape) for b in group.params[3:]}
+    for e in extra.values():
+        expected = np.maximum(expected + e, 0)
+    packed = {name: pack.apply({"x0": x.array, "x1": w}[pack.source]).reshape(-1) for name, pack in made.packs}
+    packed = {b.name: packed[b.name].reshape(b.static_shape).copy() for b in made.kernel.buffers if b.name in packed}
+    for threads in (1, 3):
+        got = np.full(expected.shape, 99, np.float32)
+        given = {b.name: {"y0": got, "x0": x.memory, "x1": w, **extra, **packed}[b.name] for b in made.kernel.buffers}
+        if native:
+            run_native(made.kernel, given, threads=threads)
+        else:
+            run_kernel(made.kernel, given, threads=threads)
+        np.testing.assert_array_equal(given["y0"], expected, f"{made.note}\n{made.kernel}")
+
+
+@pytest.mark.parametrize("layout", [Layout(8, 16, 999), Layout(4, 16, 999, 2), Layout(2, 16, 8, 2), Layout(1, 16, 8, 4),
+                                    Layout(1, 32, 16), Layout(3, 48, 999)], ids=str)
+@pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
+def test_encoding_holds_every_weight_once(layout: Layout, density: float) -> None:
+    w = weights(21, 37, density, layout.block)
+    encoded = SparseWeights(w, replace(layout, tile=min(layout.tile, 21)))
+    dense = np.zeros((21, encoded.chunks * layout.chunk), np.float32)
+    starts, order, index = encoded.starts(), encoded.order(), encoded.index(lambda k: k)
+    for chunk, tile, place in np.ndindex(*order.shape):
+        first = chunk * layout.chunk + order[chunk, tile, place] * layout.block
+        for n in range(starts[chunk, tile, place], starts[chunk, tile, place + 1]):
+            assert tile * encoded.layout.tile <= index[n] < (tile + 1) * encoded.layout.tile
+            dense[index[n], first : first + layout.block] += encoded.values()[n]
+    np.testing.assert_array_equal(dense[:, :37], w)
+    assert not dense[:, 37:].any() and encoded.blocks == starts.max(initial=0)
+    assert ((starts[:, :, 1:] - starts[:, :, :-1]) % layout.steps == 0).all()
+
+
+MATRICES = [((37, 24), 40), ((16, 64), 33), ((2, 9, 40), 52), ((70, 33), 64)]
+
+
+@pytest.mark.parametrize("machine", ["x86-64-v4", "x86-64-v3", "x86-64-v2", "aarch64"])
+@pytest.mark.parametrize("layout", [Layout(8, 16, 999), Layout(2, 16, 16, 2), Layout(1, 32, 16)], ids=str)
+def test_kernels_of_products(machine: str, layout: Layout) -> None:
+    """Tails of panels, of chunks and of tiles; a residual that is added; an operand that lies with gaps."""
+    where = parse_machine(f"cpu:{machine}")
+    for n, (shape, outputs) in enumerate(MATRICES[:2]):
+        x, w = Operand(values(*shape), gap=3 * n), weights(shape[-1], outputs, 0.3, layout.block)
+        group = group_of(MatMul(), x, w, residual=n == 0)
+        compare(group, forced(group, w, where, layout, 2 * where.lanes("f32")), MatMul(), x, w, where, native=False)
+
+
+@pytest.mark.parametrize("shape, outputs", MATRICES, ids=str)
+@pytest.mark.parametrize("layout", [Layout(4, 16, 999), Layout(1, 16, 16, 2)], ids=str)
+def test_products_as_machine_code(shape: tuple[int, ...], outputs: int, layout: Layout) -> None:
+    host = host_machine()
+    x, w = Operand(values(*shape), gap=1), weights(shape[-1], outputs, 0.4, 2)
+    group = group_of(MatMul(), x, w, residual=True)
+    compare(group, forced(group, w, host, layout, 48), MatMul(), x, w, host, native=True)
+
+
+WINDOWS = [  # image, kernel, stride, dilation
+    ((2, 9, 8, 6), 3, 1, 1), ((1, 11, 13, 5), 3, 1, 2), ((1, 8, 9, 16), 1, 1, 1), ((2, 9, 9, 16), 1, 2, 1),
+    ((1, 7, 20, 4), 5, 1, 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("size, kernel, stride, dilation", WINDOWS, ids=str)
+def test_convolutions(size: tuple[int, ...], kernel: int, stride: int, dilation: int) -> None:
+    """Windows run over the border, where nothing is stored; pixels at a distance are copied."""
+    op = Conv((stride,) * 2, (0,) * 4, (dilation,) * 2, 1)
+    w = weights(kernel * kernel * size[-1], 40, 0.3, 4).reshape(kernel, kernel, size[-1], 40)
+    x = Operand(values(*size))
+    group = group_of(op, x, w, residual=True)
+    for machine, native in ((WIDE, False), (host_machine(), True)):
+        compare(group, forced(group, w, machine, Layout(4, 16, 999), 16), op, x, w, machine, native)
+
+
+def test_dense_weights_and_few_rows_stay_dense() -> None:
+    for rows, density in ((128, 1.0), (128, 0.7), (4, 0.1)):
+        x, w = Operand(values(rows, 96)), weights(96, 96, density)
+        group = with_sparsity(group_of(MatMul(), x, w), {"x1": w}, WIDE)
+        assert group.sparse is None
+        assert "sparse" not in schedule_group(group, WIDE).note
+
+
+@pytest.mark.parametrize("block, density, height", [(8, 0.2, 8), (4, 0.1, 4), (1, 0.1, 1)])
+def test_the_block_follows_the_pattern(block: int, density: float, height: int) -> None:
+    x, w = Operand(values(128, 256)), weights(256, 256, density, block)
+    plan = with_sparsity(group_of(MatMul(), x, w), {"x1": w}, WIDE).sparse
+    assert plan is not None and plan.weights.layout.block == height and plan.gain > 1.1
+    assert abs(plan.density - density) < 0.05
+
+
+def test_patterns_have_names() -> None:
+    dense = np.ones((16, 16), np.float32)
+    two_of_four = dense * (np.arange(16) % 4 < 2)[:, None]
+    random = weights(64, 64, 0.3)
+    rolled = np.stack([np.roll(two_of_four[:, n], n % 2) for n in range(16)], axis=1)
+    rows = dense.copy()
+    rows[3] = 0
+    assert pattern_of(rows) == "1 zero inputs"
+    assert pattern_of(weights(64, 64, 0.3, 8)).startswith("8x1 blocks")
+    assert pattern_of(rolled).startswith("2:4")
+    assert pattern_of(random) == "unstructured"
