@@ -106,6 +106,9 @@ def make_parser() -> argparse.ArgumentParser:
     command("targets", _TARGETS, "list the machines")
     cache = command("cache", _CACHE, "show or clear the cache of compiled artifacts")
     cache.add_argument("action", choices=("stats", "clear"))
+    from .prune import command as prune
+
+    prune.add_arguments(command("prune", prune.HELP, "put zeros into a trained model"), _completed)
     completion = command("completion", _COMPLETION, "print a completion script for a shell")
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
     return parser

@@ -210,7 +210,14 @@ def quantize_command(a: Arguments) -> int:
     return run(a)
 
 
+def prune_command(a: Arguments) -> int:
+    from .prune.command import prune_command as run
+
+    return run(a)
+
+
 COMMANDS: dict[str, Callable[[Any], int]] = {
+    "prune": prune_command,
     "compile": compile_command, "check": check_command, "run": run_module_command, "inspect": inspect_command,
     "quantize": quantize_command,
     "targets": targets_command, "cache": cache_command, "completion": completion_command,

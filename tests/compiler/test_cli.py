@@ -19,7 +19,7 @@ from tilewright.compiler.commands import parse_bindings, parse_dim, parse_shape
 from tilewright.compiler.running import write_arrays
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
-COMMANDS = ("compile", "run", "check", "quantize", "inspect", "targets", "cache", "completion")
+COMMANDS = ("compile", "run", "check", "quantize", "inspect", "targets", "cache", "prune", "completion")
 Tilewright = Callable[..., tuple[int, str, str]]
 
 

@@ -1,0 +1,104 @@
+"""Choosing and re-fitting the weights of one layer so that its outputs stay those of the original model.
+
+    magnitude  |w|                                                       needs no data
+    wanda      |w| * norm of its input, compared within an output        (Sun et al. 2023)
+    obd        w^2 * E[z^2] / 2                                          (diagonal second order, LeCun et al. 1990)
+    obs        the same in rounds, after each of which the weights       (the "surgeon": full second order for what stays,
+               that stay are solved anew for what has gone                Hassibi and Stork 1993)
+
+H = E[z z^T] over the inputs of the layer in the model that is being pruned.  Afterwards, whatever chose the mask, the weights
+that stay are the solution of least squares to the original outputs (`refit`): min ||z W - x W0||^2 under the mask.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from .patterns import Pattern
+
+IMPORTANCES = ("magnitude", "wanda", "obd", "obs")
+DAMPING = 0.01  # of the mean diagonal of H, added to it: few samples leave directions open
+ROUNDS = 8
+ITERATIONS, ROUND_ITERATIONS = 40, 10  # of conjugate gradients: at the end, after each round
+
+
+def damped(own: np.ndarray) -> np.ndarray:
+    """H with its diagonal raised; inputs that are always zero count as independent of the others."""
+    diagonal = np.diag(own)
+    return own + np.eye(len(own)) * max(DAMPING * float(diagonal.mean()), 1e-12)
+
+
+def scores(weights: np.ndarray, own: np.ndarray, importance: str) -> np.ndarray:
+    """How much each of W[depth, outputs] matters, for a mask that is chosen at once: all but "obs"."""
+    power = np.maximum(np.diag(own), 0)[:, None]
+    if importance == "magnitude":
+        return np.abs(weights)
+    if importance == "wanda":
+        return np.abs(weights) * np.sqrt(power)
+    return 0.5 * weights**2 * power
+
+
+def choose(
+    weights: np.ndarray, own: np.ndarray, cross: np.ndarray, pattern: Pattern, density: float, importance: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """(the mask of what stays, the weights under it: those of "obs" have moved)."""
+    if importance == "obs":
+        return _in_rounds(weights, own, cross, pattern, density)
+    mask = pattern.select(scores(weights, own, importance), density, per_output=importance == "wanda")
+    return mask, np.where(mask, weights, 0)
+
+
+def _in_rounds(
+    weights: np.ndarray, own: np.ndarray, cross: np.ndarray, pattern: Pattern, density: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """In each round those that matter least go, and the others are solved anew to make up for them; rounds become smaller."""
+    if pattern.of:
+        rounds = [(replace(pattern, keep=n), 0.0) for n in range(pattern.of - 1, pattern.keep - 1, -1)]
+    else:
+        rounds = [(pattern, 1 - (1 - density) * (1 - (1 - n / ROUNDS) ** 2)) for n in range(1, ROUNDS + 1)]
+    power = np.maximum(np.diag(own), 0)[:, None]
+    made, mask = weights, np.ones(weights.shape, bool)
+    for step, share in rounds:
+        mask = step.select(np.where(mask, made**2 * power, -1), share)
+        made = refit(weights, mask, own, cross, ROUND_ITERATIONS)
+    return mask, made
+
+
+def refit(
+    original: np.ndarray, mask: np.ndarray, own: np.ndarray, cross: np.ndarray, iterations: int = ITERATIONS
+) -> np.ndarray:
+    """The W with zeros outside of the mask that minimises E||z W - x W0||^2 + d ||W - W0||^2, d the damping.
+
+    Conjugate gradients on every output at once, preconditioned by the diagonal of H.
+    """
+    h = damped(own)
+    ridge = h[0, 0] - own[0, 0]
+    target = np.where(mask, cross @ original + ridge * original, 0)
+    w = np.where(mask, original, 0)
+    precondition = np.where(mask, 1 / np.diag(h)[:, None], 0)
+    residual = np.where(mask, target - h @ w, 0)
+    z = precondition * residual
+    direction, rho = z.copy(), (residual * z).sum(axis=0)
+    start = np.maximum(rho, 1e-300)
+    for _ in range(iterations):
+        moved = np.where(mask, h @ direction, 0)
+        curvature = (direction * moved).sum(axis=0)
+        step = np.where(curvature > 0, rho / np.maximum(curvature, 1e-300), 0)
+        w += step * direction
+        residual -= step * moved
+        z = precondition * residual
+        after = (residual * z).sum(axis=0)
+        if (after <= 1e-10 * start).all():
+            break
+        direction = z + np.where(rho > 0, after / np.maximum(rho, 1e-300), 0) * direction
+        rho = after
+    return w
+
+
+def relative_error(w: np.ndarray, original: np.ndarray, own: np.ndarray, cross: np.ndarray, teacher: np.ndarray) -> float:
+    """E||z W - x W0||^2 / E||x W0||^2; teacher: E x x^T (or an estimate of it)."""
+    made = float((w * (own @ w)).sum()) - 2 * float((w * (cross @ original)).sum())
+    power = float((original * (teacher @ original)).sum())
+    return max(0.0, made + power) / max(power, 1e-30)
