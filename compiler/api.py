@@ -28,7 +28,7 @@ def compile(
     target: str = "cpu",
     *,
     shapes: Shapes | None = None,
-    dims: Mapping[str, int] | None = None,
+    dims: Mapping[str, int | Sequence[int]] | None = None,
     name: str | None = None,
     accuracy: str = "default",
     precision: str = "f32",
@@ -60,7 +60,8 @@ def compile(
     model: the path of a file, its bytes, or an onnx.ModelProto.
     target: "cpu" (this machine), or "cpu:NAME+FEATURE+..." as `tilewright targets` lists them.
     shapes: dimensions of inputs, {"input": (1, 3, 224, 224)}; a string gives a dimension a name.
-    dims: sizes of symbolic dimensions, {"batch": 4}.  The CPU target needs every dimension bound.
+    dims: sizes of symbolic dimensions, {"batch": 4}.  The CPU target needs every dimension bound.  The targets tpu, xla
+    and tvm take several sizes too, {"batch": (1, 8, 32)}, and the module chooses among them.
     name: prefix of the C symbols, a C identifier; default: from the file's name.
     accuracy: "default", or "strict" (no transformed convolutions and products, no reassociation beyond a register tile).
     precision: "f32"; "bf16" or "f16" store intermediate values and weights of products in 16 bits and sum in f32.

@@ -118,7 +118,10 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     _completed(parser.add_argument("model", metavar="MODEL", help="an .onnx file"), "FILE")
     bind = parser.add_argument_group("shapes")
     bind.add_argument("--shape", action="append", default=[], metavar="NAME=1x3x224x224", help="dimensions of an input")
-    bind.add_argument("--dim", action="append", default=[], metavar="NAME=4", help="size of a symbolic dimension")
+    bind.add_argument(
+        "--dim", action="append", default=[], metavar="NAME=4",
+        help="size of a symbolic dimension; for tpu, xla and tvm also several, batch=1,8,32",
+    )
 
 
 def _add_compile(parser: argparse.ArgumentParser) -> None:

@@ -84,17 +84,19 @@ def parse_shape(name: str, text: str) -> tuple[int | str, ...]:
     return tuple(int(w) if w.isdecimal() else w for w in words)
 
 
-def parse_dim(name: str, text: str) -> int:
-    if not text.isdecimal():
+def parse_dim(name: str, text: str) -> int | tuple[int, ...]:
+    """4, or 1,8,32 for several sizes in one artifact."""
+    words = text.split(",")
+    if not all(w.isdecimal() for w in words):
         raise OptionError(f"--dim {name}={text}: expected a size, a number that is 0 or more")
-    return int(text)
+    return int(text) if len(words) == 1 else tuple(map(int, words))
 
 
 def _shapes(arguments: Arguments) -> dict[str, tuple[int | str, ...]]:
     return {n: parse_shape(n, t) for n, t in parse_bindings("shape", arguments.shape).items()}
 
 
-def _dims(arguments: Arguments) -> dict[str, int]:
+def _dims(arguments: Arguments) -> dict[str, int | tuple[int, ...]]:
     return {n: parse_dim(n, t) for n, t in parse_bindings("dim", arguments.dim).items()}
 
 
@@ -149,7 +151,8 @@ def _words(text: str) -> list[str]:
 def check_command(a: Arguments) -> int:
     from .checking import check
 
-    return check(a.model, _shapes(a), _dims(a), a.json)
+    dims = {n: size if isinstance(size, int) else size[-1] for n, size in _dims(a).items()}
+    return check(a.model, _shapes(a), dims, a.json)
 
 
 def run_module_command(a: Arguments) -> int:

@@ -21,6 +21,7 @@ from ..frontend.onnx.support import operators_used
 from ..ir.errors import OptionError
 from ..ir.graph import Graph
 from ..targets.artifact import Artifact
+from .bucketing import compile_buckets
 from .cache import Cache
 from .faults import guarded
 from .options import Options
@@ -68,6 +69,10 @@ def compile_model(
     target = find_target(options.target)
     if options.profile and target.name != "cpu":
         raise OptionError(f"profile: target {target.name} records no times; use it with the target cpu")
+    if options.buckets and not target.buckets:
+        name, sizes = options.buckets[0]
+        raise OptionError(f"dim {name}={','.join(map(str, sizes))}: target {target.name} takes one size of a dimension; "
+                          "several are for the targets tpu, xla and tvm")
     job = _Job(options, target, target.machine_for(options), stages, show)
     with stages.stage("read"):
         source = read_model(model, base_dir)
@@ -116,6 +121,8 @@ class _Job:
     def run(self, source: ModelFile, digest: str, graphs: tuple[Graph, Graph] | None = None) -> Compilation:
         """graphs: those of the model, if they are there already."""
         options, stages = self.options, self.stages
+        if options.buckets:
+            return self.run_buckets(source, digest)
         imported, fused = graphs or self.graphs(source)
         if self.target.takes == "graph":
             with guarded("build", fused):
@@ -139,6 +146,23 @@ class _Job:
         return Compilation(
             artifact, summary, options, self.machine, stages.seconds, imported=imported, fused=fused, program=program,
             notes=tuple(stages.notes),
+        )
+
+
+    def run_buckets(self, source: ModelFile, digest: str) -> Compilation:
+        """Every size of the dimensions that have several."""
+        options, stages = self.options, self.stages
+
+        def compile_one(one: Options) -> tuple[Graph, Artifact]:
+            _, fused = replace(self, options=one).graphs(source)
+            with guarded("build", fused):
+                return fused, self.target.build(fused, self.machine, one, digest, stages)
+
+        fused, artifact = compile_buckets(options, source, compile_one)
+        notes = dict.fromkeys((*stages.notes, *artifact.notes))
+        return Compilation(
+            artifact, summarize_graph(operators_used(source), fused, artifact), options, self.machine, stages.seconds,
+            fused=fused, notes=tuple(notes),
         )
 
 

@@ -30,6 +30,7 @@ _WORKING_FIELDS = frozenset({"tune", "tuning_file", "verify", "print_after", "ch
 class Options:
     """target: "cpu" (this machine) or "cpu:NAME+feature".
     shapes: input name -> dimensions, sizes or names of symbolic ones; dims: symbolic dimension -> size; sorted by name.
+    buckets: symbolic dimension -> the sizes that are compiled into one artifact, for targets that need known sizes.
     name: the C symbol prefix; empty: from the model's file name.
     accuracy: "default", or "strict": no transformed convolution or product and no reassociation beyond a register tile.
     transform_weights: of WEIGHT_TIMES, when the weights of Winograd convolutions and halved products are transformed: at
@@ -51,6 +52,7 @@ class Options:
     target: str = "cpu"
     shapes: tuple[tuple[str, tuple[int | str, ...]], ...] = ()
     dims: tuple[tuple[str, int], ...] = ()
+    buckets: tuple[tuple[str, tuple[int, ...]], ...] = ()
     name: str = ""
     accuracy: str = "default"
     precision: str = "f32"
@@ -78,7 +80,8 @@ class Options:
         shapes = {name: list(shape) for name, shape in self.shapes}
         default = Options()
         words = {n: getattr(self, n) for n in ("precision", "transform_weights") if getattr(self, n) != getattr(default, n)}
-        values = {"shapes": shapes, "dims": dict(self.dims), "accuracy": self.accuracy,
+        dims = {**dict(self.dims), **{n: list(sizes) for n, sizes in self.buckets}}
+        values = {"shapes": shapes, "dims": dims, "accuracy": self.accuracy,
                   "shard": self.shard, **words, "emit": list(self.emit),
                   "fpga": self.fpga.recorded(), "embed_limit": self.embed_limit, "profile": self.profile or None,
                   "tuned": self.tuned}
@@ -89,7 +92,7 @@ def make_options(
     target: str = "cpu",
     *,
     shapes: Shapes | None = None,
-    dims: Mapping[str, int] | None = None,
+    dims: Mapping[str, int | Sequence[int]] | None = None,
     name: str | None = None,
     accuracy: str = "default",
     precision: str = "f32",
@@ -124,8 +127,11 @@ def make_options(
         raise OptionError(f"jobs: expected a positive number of processes, got {jobs!r}")
     if tune is not None and (isinstance(tune, bool) or not isinstance(tune, (int, float)) or not 0 < tune < 1e9):
         raise OptionError(f"tune: expected a number of seconds above 0, got {tune!r}")
+    one = {n: size for n, size in (dims or {}).items() if not isinstance(size, Sequence) or isinstance(size, str)}
+    several = {n: size for n, size in (dims or {}).items() if n not in one}
     return Options(
-        target=target, shapes=_checked_shapes(shapes or {}), dims=_checked_dims(dims or {}), name=name or "",
+        target=target, shapes=_checked_shapes(shapes or {}), dims=_checked_dims(one),  # type: ignore[arg-type]
+        buckets=_checked_buckets(several), name=name or "",  # type: ignore[arg-type]
         accuracy=accuracy, precision=precision, transform_weights=transform_weights, profile=profile, tune=float(tune or 0.0),
         tuning_file="" if tuning_file is None else os.fspath(tuning_file), emit=emits, cc=cc or "", embed_limit=embed_limit,
         shard=shard, fpga=make_fpga_options(fpga or {}), verify=verify, print_after=prints,
@@ -162,6 +168,15 @@ def _checked_dims(dims: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
     for name, size in dims.items():
         _check_dim(f"dims[{name!r}]", size)
     return tuple(sorted(dims.items()))
+
+
+def _checked_buckets(buckets: Mapping[str, Sequence[int]]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    for name, sizes in buckets.items():
+        if not sizes:
+            raise OptionError(f"dims[{name!r}]: expected a size or several")
+        for size in sizes:
+            _check_dim(f"dims[{name!r}]", size)
+    return tuple(sorted((name, tuple(sorted(set(sizes)))) for name, sizes in buckets.items()))
 
 
 def _checked_shapes(shapes: Shapes) -> tuple[tuple[str, tuple[int | str, ...]], ...]:

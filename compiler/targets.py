@@ -30,7 +30,8 @@ class Target:
     and `is_native(machine, op, operand types) -> bool`.
     machines: (name, what it is) of everything that may follow the colon; features: what may follow a `+`.
     takes: "program" for a target that builds kernels, "graph" for one whose own compiler takes the optimized graph: its
-    `build` is given that instead.  passes: what runs on the graph."""
+    `build` is given that instead.  passes: what runs on the graph.  buckets: whether its artifacts may hold several sizes
+    of a dimension."""
 
     name: str
     home: str
@@ -39,6 +40,7 @@ class Target:
     features: tuple[str, ...] = ()
     takes: str = "program"
     passes: Passes = GRAPH_PASSES
+    buckets: bool = False
 
     def _function(self, module: str, name: str) -> Callable[..., Any]:
         return getattr(import_module(f"{self.home}.{module}", __package__), name)
@@ -112,15 +114,15 @@ TARGETS: dict[str, Target] = {
     ),
     "xla": Target(
         "xla", "..targets.xla", "StableHLO that XLA compiles where it is loaded", {"cpu": "the processor, for testing"},
-        takes="graph", passes=WHOLE_GRAPH_PASSES,
+        takes="graph", passes=WHOLE_GRAPH_PASSES, buckets=True,
     ),
     "tpu": Target(
         "tpu", "..targets.tpu", "StableHLO and an executable by XLA's TPU compiler; tpu alone is tpu:v5e-1", tpu_machines(),
-        takes="graph", passes=WHOLE_GRAPH_PASSES,
+        takes="graph", passes=WHOLE_GRAPH_PASSES, buckets=True,
     ),
     "tvm": Target(
         "tvm", "..targets.tvm", "a library that TVM's runtime loads; what follows the colon is a target of TVM", TVM_MACHINES,
-        takes="graph", passes=WHOLE_GRAPH_PASSES,
+        takes="graph", passes=WHOLE_GRAPH_PASSES, buckets=True,
     ),
     "fpga": Target(
         "fpga", "..targets.fpga", "an HLS C++ project of streaming processes; fpga:BOARD@MHZ, or a board's .toml file",

@@ -30,7 +30,9 @@ FORMAT, FORMAT_VERSION, ABI_VERSION = "tilewright", 1, 1
 _BUSY, _NO_MEMORY = 12, 10
 Arrays = Union[Sequence[Any], Mapping[str, Any]]  # in the model's order, or by name
 # The loaders of artifacts that run in another way than by a processor's library.
-_RUNTIMES = {"cuda": ".cuda.loader", "fpga": ".fpga.loader", "tvm": ".tvm.loader", "xla": ".xla.loader"}
+RUNTIMES = {
+    "buckets": ".bucket_module", "cuda": ".cuda.loader", "fpga": ".fpga.loader", "tvm": ".tvm.loader", "xla": ".xla.loader",
+}
 _ARCHES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
@@ -60,11 +62,11 @@ def load(directory: str | os.PathLike[str], threads: int | None = None) -> Modul
     runtime = read_manifest(place).get("runtime")
     if runtime is None:
         return Module(place, threads)
-    if runtime not in _RUNTIMES:
-        known = ", ".join(_RUNTIMES)
+    if runtime not in RUNTIMES:
+        known = ", ".join(RUNTIMES)
         raise OptionError(f"load {place}: it needs the runtime {runtime!r}, this Tilewright has {known}; load it with the "
                           "Tilewright that made it")
-    return import_module(_RUNTIMES[runtime], __package__).open_module(place, threads)
+    return import_module(RUNTIMES[runtime], __package__).open_module(place, threads)
 
 
 class Module:

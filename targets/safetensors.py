@@ -41,6 +41,13 @@ def safetensors(tensors: Sequence[tuple[str, str, np.ndarray]]) -> ConstantFile:
     return ConstantFile(tuple(parts), offset)
 
 
+def arrays_of(file: ConstantFile) -> dict[str, np.ndarray]:
+    """The arrays by name of a file that `safetensors` made."""
+    (_, start), *parts = file.parts
+    header = json.loads(start[8:].tobytes())
+    return {name: array for name, (_, array) in zip(header, parts, strict=True)}
+
+
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     """The arrays by name.  Raises OptionError for a file that is damaged."""
     try:

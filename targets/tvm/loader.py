@@ -22,12 +22,17 @@ def open_module(directory: Path, threads: int | None) -> Module:
     return TvmModule(directory)
 
 
+def open_size(directory: Path, weights: dict[str, Any]) -> TvmModule:
+    """One of several sizes.  weights: those on the device by name, which is added to."""
+    return TvmModule(directory, weights)
+
+
 class TvmModule(HostModule):
     """A module that TVM's virtual machine runs, its weights on the device."""
 
     _main: Any = None
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, shared: dict[str, Any] | None = None) -> None:
         super().__init__(directory)
         tvm = require_tvm()
         from tvm import relax
@@ -40,7 +45,9 @@ class TvmModule(HostModule):
         machine = relax.VirtualMachine(tvm.runtime.load_module(str(directory / manifest["library"])), self._device)
         arrays = read_safetensors(directory / manifest["weights_file"])
         self._tensor = tvm.runtime.tensor
-        self._weights = [self._put(arrays[name]) for name in manifest["weights"]]
+        placed = {} if shared is None else shared
+        placed.update((name, self._put(arrays[name])) for name in manifest["weights"] if name not in placed)
+        self._weights = [placed[name] for name in manifest["weights"]]
         self._main = machine["main"]
 
     def _put(self, array: np.ndarray) -> Any:

@@ -106,9 +106,9 @@ def _device(platform: str) -> Any:
 class Executable:
     """A module compiled for a device of this machine, its weights on that device."""
 
-    def __init__(self, module: Any, weights: Sequence[np.ndarray], platform: str = "cpu") -> None:
-        """module: text or what `from_portable` gives.  Raises TargetError when XLA has no such device or refuses the
-        module."""
+    def __init__(self, module: Any, weights: Sequence[Any], platform: str = "cpu") -> None:
+        """module: text or what `from_portable` gives.  weights: arrays, those that are on the device already included.
+        Raises TargetError when XLA has no such device or refuses the module."""
         require_jax()
         from jaxlib import xla_client
 
@@ -118,14 +118,14 @@ class Executable:
             self._loaded = self._device.client.compile_and_load(module, devices, xla_client.CompileOptions())
         except (RuntimeError, ValueError) as error:
             raise TargetError(f"XLA cannot compile the module for {platform}: {error}") from error
-        self._weights = [self.put(a) for a in weights]
+        self.weights = [self.put(a) for a in weights]
 
-    def put(self, array: np.ndarray) -> Any:
-        """The array on the device, in its own element type."""
+    def put(self, array: Any) -> Any:
+        """The array on the device, in its own element type; the same if it is there."""
         jax = require_jax()
         with jax.enable_x64(True):
             return jax.device_put(array, self._device)
 
     def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        results = self._loaded.execute_sharded([*map(self.put, arrays), *self._weights])
+        results = self._loaded.execute_sharded([*map(self.put, arrays), *self.weights])
         return [np.asarray(parts[0]) for parts in results.disassemble_into_single_device_arrays()]

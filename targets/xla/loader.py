@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,22 +19,29 @@ def open_module(directory: Path, threads: int | None) -> Module:
     return XlaModule(directory)
 
 
+def open_size(directory: Path, weights: dict[str, Any]) -> XlaModule:
+    """One of several sizes.  weights: those on the device by name, which is added to."""
+    return XlaModule(directory, weights)
+
+
 class XlaModule(HostModule):
     """A module that XLA compiled when it was loaded, its weights on the device.  XLA chooses its own threads."""
 
     _executable: Executable | None = None
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, shared: dict[str, Any] | None = None) -> None:
         super().__init__(directory)
         manifest = self.manifest
         if not manifest["library"].endswith(".stablehlo"):
             raise TargetError(f"load {directory}: it was compiled without jaxlib and has no portable module; compile again")
         if manifest["machine"].get("chips", 1) != 1:
             raise TargetError(f"load {directory}: compiled for {manifest['machine']['chips']} chips; use its run.py there")
-        arrays = read_safetensors(directory / manifest["weights_file"])
-        weights = [arrays[entry["name"]] for entry in manifest["weights"]]
+        arrays = {**read_safetensors(directory / manifest["weights_file"]), **(shared or {})}
+        names = [entry["name"] for entry in manifest["weights"]]
         module = from_portable((directory / manifest["library"]).read_bytes())
-        self._executable = Executable(module, weights, manifest["machine"]["platform"])
+        self._executable = Executable(module, [arrays[n] for n in names], manifest["machine"]["platform"])
+        if shared is not None:
+            shared.update(zip(names, self._executable.weights, strict=True))
 
     @property
     def is_open(self) -> bool:

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from targets.networks import resnet50_onnx
 from tilewright.codegen.stablehlo.emit import INLINE_BYTES, emit_module
 from tilewright.codegen.stablehlo.text import dense_text, identifier, quoted, scalar_text
+from tilewright.compiler.options import make_options
+from tilewright.compiler.pipeline import run_passes
+from tilewright.compiler.progress import Stages, silent
+from tilewright.compiler.targets import TARGETS
+from tilewright.frontend.onnx import import_model
 from tilewright.ir.errors import TargetError
 from tilewright.ir.graph import Builder, Graph
 from tilewright.ir.kernel import axis
@@ -97,6 +103,17 @@ def test_donated_and_split_arguments_are_marked() -> None:
         module.text
     )
     assert "mhlo.num_partitions = 4 : i32" in module.text
+
+
+def test_resnet50_takes_at_most_three_operations_for_one_of_the_model() -> None:
+    model = resnet50_onnx()
+    target, options = TARGETS["tpu"], make_options("tpu:v5e-1", precision="bf16")
+    native = target.native(target.machine("tpu:v5e-1"))
+    graph = run_passes(import_model(model), options, Stages(silent), lambda *_: None, target.passes_for(options), native)
+    module = emit_module(graph)
+    assert module.operations <= 3 * len(model.graph.node)
+    for op, count in (("convolution", 53), ("dot_general", 1)):  # none was decomposed
+        assert sum(f"stablehlo.{op}" in line for line in module.text.splitlines()) == count
 
 
 def test_unknown_sizes_are_refused_by_name() -> None:

@@ -18,10 +18,7 @@ pytest.importorskip("jaxlib", reason="XLA runs through jaxlib: pip install 'tile
 
 CHUNKS = 8
 DYNAMIC = "the size of the result depends on data"
-SKIPPED = {
-    r"test_range_(float|int32|float16|bfloat16)_type_\w+_delta_expanded": DYNAMIC,
-    r"test_(compress|nonmaxsuppression|unique|nonzero)_.*": DYNAMIC,
-}
+SKIPPED = {r"test_(nonmaxsuppression|unique|nonzero)_.*": DYNAMIC}  # 18 of 1830, those that the CPU target refuses
 
 
 def problem(case: TestCase) -> str:

@@ -31,21 +31,46 @@ TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16
 
 
 class Model:
-    """The compiled model on the devices of this machine.  manifest: names, types and shapes of everything."""
+    """The compiled model on the devices of this machine, in all sizes that it was compiled for.  manifest: names, types and
+    shapes of everything."""
 
     def __init__(self, folder: Path = HERE, platform: str | None = None) -> None:
-        jax.config.update("jax_enable_x64", True)
         self.manifest = json.loads((folder / "manifest.json").read_text())
         self.inputs = [entry["name"] for entry in self.manifest["inputs"]]
         self.outputs = [entry["name"] for entry in self.manifest["outputs"]]
+        weights: dict[str, jax.Array] = {}
+        folders = [bucket["folder"] for bucket in self.manifest.get("buckets", {"sizes": [{"folder": "."}]})["sizes"]]
+        self.sizes = [Size(folder / name, platform, weights) for name in folders]
+        self.devices = self.sizes[0].devices
+
+    def put(self, entry: dict, array: object) -> jax.Array:
+        return self.sizes[0].put(entry, array)
+
+    def __call__(self, *arrays: Any, **named: Any) -> list[Any]:
+        given = list(arrays) or [named[name] for name in self.inputs]
+        if "buckets" not in self.manifest:
+            return self.sizes[0].run(given)
+        from buckets import run_in_buckets  # it lies beside this file
+
+        return run_in_buckets(self.manifest["buckets"], given, lambda number, part: self.sizes[number].run(part))
+
+
+class Size:
+    """The model compiled for known sizes.  weights: those on the devices by name, which is added to."""
+
+    def __init__(self, folder: Path, platform: str | None, weights: dict[str, jax.Array]) -> None:
+        jax.config.update("jax_enable_x64", True)
+        self.manifest = json.loads((folder / "manifest.json").read_text())
         machine = self.manifest["machine"]
         self.devices = jax.devices(platform or machine["platform"])[: machine.get("chips", 1)]
         if len(self.devices) < machine.get("chips", 1):
             raise SystemExit(f"this model is for {machine['chips']} chips, this machine has {len(self.devices)}")
         self.mesh = jax.sharding.Mesh(np.array(self.devices), (machine.get("axis", "data"),))
         self.executable = self._executable(folder)
-        tensors = read_safetensors(folder / self.manifest["weights_file"])
-        self.weights = [self.put(entry, tensors[entry["name"]]) for entry in self.manifest["weights"]]
+        missing = [entry for entry in self.manifest["weights"] if entry["name"] not in weights]
+        tensors = read_safetensors(folder / self.manifest["weights_file"]) if missing else {}
+        weights.update((entry["name"], self.put(entry, tensors[entry["name"]])) for entry in missing)
+        self.weights = [weights[entry["name"]] for entry in self.manifest["weights"]]
 
     def _executable(self, folder: Path) -> object:
         """The executable that was made ahead of time if this libtpu takes it, else compiled now."""
@@ -74,8 +99,7 @@ class Model:
         split = jax.sharding.PartitionSpec(*entry.get("sharding", ()))
         return jax.device_put(array, jax.sharding.NamedSharding(self.mesh, split))
 
-    def __call__(self, *arrays: object, **named: object) -> list[jax.Array]:
-        given = list(arrays) or [named[name] for name in self.inputs]
+    def run(self, given: list[Any]) -> list[jax.Array]:
         placed = [self.put(entry, a) for entry, a in zip(self.manifest["inputs"], given, strict=True)]
         results = self.executable.execute_sharded([*placed, *self.weights])  # type: ignore[attr-defined]
         parts = results.disassemble_into_single_device_arrays()
