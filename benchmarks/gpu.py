@@ -11,7 +11,9 @@ leaves it open.
 
 --kernels also prints the launches of each model: time by events, and the share of what the machine could do at most (its
 arithmetic or its memory, whichever is slower).  --products times single products against PyTorch's (cuBLAS).  --sanitize
-runs each model once under compute-sanitizer, for accesses out of bounds and races.
+runs each model once under compute-sanitizer, for accesses out of bounds and races.  --tune FILE compiles each model with the
+tiles that the cost model puts first to fourth, times every kernel, and writes the tiles that win by more than 3 % to the file:
+text, a line each, for `--tuning-file FILE` of `tilewright compile`.
 """
 
 from __future__ import annotations
@@ -22,16 +24,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import onnx
 import tilewright
-from tilewright.codegen.machine_gpu import ARCHITECTURES
+from tilewright.codegen.machine_gpu import ARCHITECTURES, parse_gpu_machine
+from tilewright.codegen.strategies.choices import Choice
+from tilewright.compiler.tuning_file import Found, add_entry
 from tilewright.ir.errors import TilewrightError
 
 WARM_UP = 5
+VARIANTS = 4  # tiles that are timed for each product
 
 
 @dataclass(frozen=True)
@@ -183,11 +190,14 @@ def time_torch(path: str, arrays: Sequence[np.ndarray], runs: int, compiled: boo
 
 
 def measure(
-    path: str, batch: int, precision: str, arch: str, given: Mapping[str, Sequence[int]], runs: int, kernels: bool
+    path: str, batch: int, precision: str, arch: str, given: Mapping[str, Sequence[int]], runs: int, kernels: bool,
+    tuning: Path | None = None,
 ) -> Row:
     shapes = input_shapes(path, batch, given)
     start = time.perf_counter()
-    artifact = tilewright.compile(path, target=f"cuda:{arch}", shapes=shapes, precision=precision, cache=False)
+    tuned = tuning if tuning is not None and tuning.is_file() else None
+    artifact = tilewright.compile(path, target=f"cuda:{arch}", shapes=shapes, precision=precision, cache=False,
+                                  tuning_file=tuned)
     build = time.perf_counter() - start
     with artifact.load() as module, tilewright.compile(path, shapes=shapes).load() as reference:
         arrays = random_inputs(module)
@@ -241,6 +251,44 @@ def measure_product(size: str, precision: str, arch: str, runs: int) -> str:
             f"{flop / theirs:.1f} TFLOP/s, {theirs / ours:.1%} of it, error {error:.1e}")
 
 
+def tune(path: str, batch: int, precision: str, arch: str, given: Mapping[str, Sequence[int]], file: Path) -> str:
+    """Adds the tiles that win to a tuning file; what was found in words."""
+    options: dict[str, Any] = {"target": f"cuda:{arch}", "shapes": input_shapes(path, batch, given), "precision": precision}
+    machine = replace(parse_gpu_machine(f"cuda:{arch}"), precision=precision)
+    found: dict[str, list[tuple[float, dict[str, int]]]] = {}
+    with TemporaryDirectory() as folder:
+        for rank in range(VARIANTS):
+            trial = Path(folder) / f"{rank}.jsonl"
+            for key in found:
+                add_entry(trial, machine, key, Found(Choice(rank=rank), 0.0, "trial"))
+            artifact = tilewright.compile(path, cache=False, tuning_file=trial if found else None, **options)
+            with artifact.load() as module:
+                times = times_by_key(module)
+            for k in artifact.manifest["kernels"]:
+                if k["choice"] and (rank == 0 or k["key"] in found) and len(found.get(k["key"], ())) == rank:
+                    found.setdefault(k["key"], []).append((times[k["key"]], k["choice"]))
+    kept = 0
+    for key, tried in found.items():
+        time, choice = min(tried, key=lambda item: item[0])
+        gain = 1 - time / tried[0][0]
+        if gain > 0.03:
+            add_entry(file, machine, key, Found(Choice.from_json(choice), gain, f"{path.rsplit('/', 1)[-1]}, batch {batch}"))
+            kept += 1
+    return f"{path}, batch {batch}, {precision}: {kept} of {len(found)} products have better tiles, written to {file}"
+
+
+def times_by_key(module: Any) -> dict[str, float]:
+    """Milliseconds of the kernels of each group, the median of ten runs."""
+    inputs, outputs, stream = device_arrays(module, random_inputs(module))
+    handle = 0 if stream is None else stream.cuda_stream
+    samples = [module.time_launches(inputs, outputs, handle) for _ in range(12)][2:]
+    keys = [k["key"] for k in module.manifest["kernels"] for _ in k["launches"]]
+    found: dict[str, float] = {}
+    for key, launches in zip(keys, zip(*samples, strict=True), strict=True):
+        found[key] = found.get(key, 0.0) + statistics.median(x.milliseconds for x in launches)
+    return found
+
+
 def sanitize(path: str, arch: str) -> bool:
     """One run under compute-sanitizer's memcheck and racecheck; whether both found nothing."""
     code = (f"import tilewright, numpy as np; m = tilewright.compile({path!r}, target='cuda:{arch}').load(); "
@@ -274,6 +322,7 @@ def main() -> int:
     parser.add_argument("--kernels", action="store_true", help="print the launches of each model")
     parser.add_argument("--products", nargs="*", default=[], metavar="MxNxK", help="time single products against cuBLAS")
     parser.add_argument("--sanitize", action="store_true", help="also run each model under compute-sanitizer")
+    parser.add_argument("--tune", type=Path, metavar="FILE", help="time other tiles, keep what wins in this file")
     parser.add_argument("--arch", default="", help="architecture to compile for (default: that of the GPU)")
     parser.add_argument("--shape", action="append", default=[], metavar="NAME=1x3x224x224")
     parser.add_argument("--runs", type=int, default=50)
@@ -289,7 +338,9 @@ def main() -> int:
             failed += not sanitize(path, arch)
         for batch, precision in ((b, p) for b in arguments.batch for p in arguments.precision):
             try:
-                rows.append(measure(path, batch, precision, arch, given, arguments.runs, arguments.kernels))
+                if arguments.tune:
+                    print(tune(path, batch, precision, arch, given, arguments.tune))
+                rows.append(measure(path, batch, precision, arch, given, arguments.runs, arguments.kernels, arguments.tune))
             except TilewrightError as error:
                 failed += 1
                 print(f"{path}, batch {batch}, {precision}: {error}")

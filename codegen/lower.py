@@ -143,7 +143,8 @@ class Lowering:
         args = [self.use(places[p.name]) for p in made.kernel.buffers]
         name = self.kernels.add(made.kernel)
         ops = tuple(n.op.name for n in node.op.body.nodes) if isinstance(node.op, Fused) else (node.op.name,)
-        scope.steps.append(Call(name, tuple(args), node.where, ops, replace(cost, schedule=made.note)))
+        cost = replace(cost, schedule=made.note, key=made.key, choice=made.choice)
+        scope.steps.append(Call(name, tuple(args), node.where, ops, cost))
         self.clock += 1
 
     def use(self, place: Place) -> Address:
@@ -183,11 +184,12 @@ class Lowering:
         return self.kernels.scheduled(group, lambda: self._make(group))
 
     def _make(self, group: Group) -> Scheduled:
-        choice = self.choices.get(group_hash(group, self.accuracy)) if self.choices else None
+        key = group_hash(group, self.accuracy) if self.choices or isinstance(self.machine, GpuMachine) else ""
+        choice = self.choices.get(key)
         if choice is None:
-            return self.strategies.schedule_group(group, self.machine, self.accuracy)
+            return replace(self.strategies.schedule_group(group, self.machine, self.accuracy), key=key)
         made = self.strategies.schedule_group(replace(group, choice=choice), self.machine, self.accuracy)
-        return replace(made, note=f"measured: {made.note}")
+        return replace(made, note=f"measured: {made.note}", key=key)
 
     # -- nodes
 

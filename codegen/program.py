@@ -15,6 +15,7 @@ import numpy as np
 
 from ..ir.kernel import Do, Kernel
 from ..ir.types import Dim, TensorType
+from .strategies.choices import BY_MODEL, Choice
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,15 @@ class Address:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one call does, for reports: multiply-accumulates, bytes read and written, and the schedule in words."""
+    """What one call does, for reports: multiply-accumulates, bytes read and written, the schedule in words; for tuning, the
+    key of measured numbers and those that the schedule has."""
 
     macs: int = 0
     bytes_read: int = 0
     bytes_written: int = 0
     schedule: str = ""
+    key: str = ""
+    choice: Choice = BY_MODEL
 
 
 @dataclass(frozen=True)

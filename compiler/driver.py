@@ -171,7 +171,9 @@ def _tuned(job: _Job, source: ModelFile) -> tuple[_Job, tuple[Graph, Graph] | No
     options, machine = job.options, job.machine
     if not options.tune and not options.tuning_file:
         return job, None, ()
-    if job.target.name != "cpu":
+    if job.target.name == "cuda" and options.tune:
+        raise OptionError("tune: kernels for GPUs are measured by benchmarks/gpu.py --tune FILE; give that as tuning_file")
+    if job.target.name not in ("cpu", "cuda"):
         raise OptionError(f"tune: target {job.target.name} has no kernels to measure; use it with the target cpu")
     path = Path(options.tuning_file) if options.tuning_file else default_file()
     if not options.tune and not path.is_file():

@@ -20,6 +20,7 @@ from typing import Any
 from filelock import FileLock
 
 from ..codegen.machine import Machine
+from ..codegen.machine_gpu import GpuMachine
 from ..codegen.strategies.choices import Choice
 from ..ir.errors import OptionError
 from .cache import open_cache
@@ -41,12 +42,14 @@ def default_file() -> Path:
     return open_cache().directory.parent / FILE_NAME
 
 
-def machine_text(machine: Machine) -> tuple[str, list[int]]:
+def machine_text(machine: Machine | GpuMachine) -> tuple[str, list[int]]:
     """What an entry says about the machine: entries are used on machines for which this is equal."""
+    if isinstance(machine, GpuMachine):
+        return f"cuda:{machine.name}, {machine.precision}", [machine.shared_bytes, machine.l2]
     return machine.name, [machine.l1, machine.l2, machine.l3]
 
 
-def read_tuning(path: Path, machine: Machine) -> dict[str, Found]:
+def read_tuning(path: Path, machine: Machine | GpuMachine) -> dict[str, Found]:
     """The entries of a machine, by the key of their group; none if there is no file.
 
     Raises OptionError, with the line, for what is not an entry."""
@@ -76,7 +79,7 @@ def read_tuning(path: Path, machine: Machine) -> dict[str, Found]:
     return found
 
 
-def add_entry(path: Path, machine: Machine, key: str, found: Found) -> None:
+def add_entry(path: Path, machine: Machine | GpuMachine, key: str, found: Found) -> None:
     """Append one entry, whole even if other processes append too.  Raises OptionError if the file cannot be written."""
     name, caches = machine_text(machine)
     entry: dict[str, Any] = {

@@ -24,6 +24,8 @@ class Choice:
     threads; 1: threads share the panels.  unroll: steps of the reduction in one iteration.  winograd: side of a tile of
     the transformed convolution; 0: direct.  block: tiles of one block of it at most.  halved: 1 for seven products of half
     the size, 0 for one.
+    For graphics processors: tile_rows, tile_columns: the tile of a block, both or neither; stages: of its pipeline; splits:
+    parts of k.  rank: the tile that the cost model puts at that place, the best being 0 (for the search).
     """
 
     rows: int | None = None
@@ -33,6 +35,11 @@ class Choice:
     winograd: int | None = None
     block: int | None = None
     halved: int | None = None
+    tile_rows: int | None = None
+    tile_columns: int | None = None
+    stages: int | None = None
+    splits: int | None = None
+    rank: int | None = None
 
     def tile(self, machine: Machine) -> Tile | None:
         """The register tile.  Raises OptionError for one that the registers do not hold."""
@@ -56,8 +63,9 @@ class Choice:
             low, high = RANGES[name]
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise OptionError(f"tuning: {name}: expected a whole number from {low} to {high}, got {value!r}")
-        if ("rows" in values) != ("vectors" in values):
-            raise OptionError("tuning: expected rows and vectors together")
+        for pair in (("rows", "vectors"), ("tile_rows", "tile_columns")):
+            if len(set(pair) & set(values)) == 1:
+                raise OptionError(f"tuning: expected {' and '.join(pair)} together")
         if values.get("winograd", 0) not in (0, 2, 4):
             raise OptionError(f"tuning: winograd: expected 0, 2 or 4, got {values['winograd']}")
         return Choice(**values)  # type: ignore[arg-type]
@@ -65,7 +73,8 @@ class Choice:
 
 RANGES: dict[str, tuple[int, int]] = {
     "rows": (1, MOST_ROWS), "vectors": (1, MOST_VECTORS), "chunks": (1, 4096), "unroll": (1, 64), "winograd": (0, 4),
-    "block": (1, 65536), "halved": (0, 1),
+    "block": (1, 65536), "halved": (0, 1), "tile_rows": (16, 256), "tile_columns": (16, 256), "stages": (2, 8),
+    "splits": (1, 64), "rank": (0, 63),
 }
 BY_MODEL = Choice()
 

@@ -68,9 +68,12 @@ class Pack:
 class Scheduled:
     """kernel: its parameters are the group's buffers by name, and the packed ones.  packs: packed parameter -> where it
     comes from.  note: the schedule in words, for people.  temporaries: (parameter, bytes) of memory that the kernel needs
-    only while it runs, shared by the threads."""
+    only while it runs, shared by the threads.  key: what measured numbers for it are found by, if it takes any;
+    choice: the numbers that it has."""
 
     kernel: Kernel
     packs: tuple[tuple[str, Pack], ...] = ()
     note: str = ""
     temporaries: tuple[tuple[str, int], ...] = ()
+    key: str = ""
+    choice: Choice = BY_MODEL

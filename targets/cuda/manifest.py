@@ -62,6 +62,7 @@ def _call(call: Call, source: CudaSource, resources: Mapping[str, Any]) -> dict[
     cost = call.cost
     return {
         "kernel": call.kernel, "where": _plain(call.where), "ops": list(call.ops), "schedule": cost.schedule,
+        "key": cost.key, "choice": cost.choice.to_json(),
         "macs": cost.macs, "bytes_read": cost.bytes_read, "bytes_written": cost.bytes_written,
         "launches": [_launch(launch, resources) for launch in source.launches[call.kernel]],
     }

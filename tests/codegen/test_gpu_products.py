@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
+import tilewright
 from codegen.gpu_groups import MACHINE, run, schedule
+from suites.test_cuda import fused, lower_graph
 from targets.cuda.test_toolchain import needs_cuda
 from tilewright.codegen.c_like import print_kernel
 from tilewright.codegen.cuda import CUDA
-from tilewright.codegen.cuda_program import module_text
+from tilewright.codegen.cuda_program import module_text, print_program
+from tilewright.codegen.lower import lower
 from tilewright.codegen.machine_gpu import parse_gpu_machine
+from tilewright.codegen.program import all_calls
+from tilewright.codegen.strategies.choices import Choice
 from tilewright.codegen.strategies.gpu import contract
 from tilewright.codegen.strategies.gpu.staging import StagedTile
 from tilewright.codegen.strategies.gpu.tiles import GpuTile, choose_tile, tile_candidates
 from tilewright.codegen.strategies.gpu.warpgroup import WarpgroupCore
+from tilewright.compiler.tuning_file import Found, add_entry, read_tuning
 from tilewright.ir.compute import Compute, acc_var
+from tilewright.ir.errors import OptionError
 from tilewright.ir.expr import as_expr, binary, load
+from tilewright.ir.graph import Builder
 from tilewright.ir.kernel import Buffer, Do
 from tilewright.ir.kernel_interpreter import run_kernel
 from tilewright.ir.kernel_launch import split_launches
 from tilewright.ir.ops.contract import Conv, MatMul
-from tilewright.targets.cuda.emulator.run import EmulationError
+from tilewright.ir.types import TensorType
+from tilewright.targets.cuda.emulator.run import EmulatedProgram, EmulationError
 from tilewright.targets.cuda.images import compile_images
 from tilewright.targets.cuda.toolchain import find_cuda_toolchain
 
+DIGITS = Path(__file__).parents[2] / "examples" / "digits" / "digits.onnx"
 HOPPER = parse_gpu_machine("cuda:sm_90a")
 TF32 = replace(MACHINE, precision="tf32")
 TOLERANCE = {"f32": 1e-5, "tf32": 5e-3, "f16": 2e-3, "bf16": 1e-2, "i32": 0.0}
@@ -105,7 +116,7 @@ def test_products_in_the_interpreter(name: str, monkeypatch: pytest.MonkeyPatch)
 
 def force(monkeypatch: pytest.MonkeyPatch, **numbers: int) -> None:
     """The tile that the model chooses, with other numbers."""
-    def chosen(sizes: Any, dtype: str, acc: str, matrix: bool, machine: Any, warpgroup: bool) -> tuple[GpuTile, str]:
+    def chosen(sizes: Any, dtype: str, acc: str, matrix: bool, machine: Any, *rest: Any) -> tuple[GpuTile, str]:
         return replace(tile_candidates(dtype, acc, matrix, machine)[-1], **numbers), ""  # type: ignore[arg-type]
 
     monkeypatch.setattr(contract, "choose_tile", chosen)
@@ -181,6 +192,33 @@ def test_the_choice_of_tiles() -> None:
     assert narrow.columns <= 64
     for tile in tile_candidates("f16", "f32", True, parse_gpu_machine("cuda:sm_86")):
         assert tile.shared_bytes(2, 4) <= 99 * 1024
+
+
+def test_measured_tiles_are_used(tmp_path: Path) -> None:
+    b = Builder("product")
+    graph = b.graph([b.add(MatMul(), b.input("a", TensorType("f32", (64, 48))), b.constant(floats(48, 40)))])
+    (plain,) = all_calls(lower_graph(graph, MACHINE).steps)
+    path, file_machine = tmp_path / "t.jsonl", replace(MACHINE, precision="f32")
+    add_entry(path, file_machine, plain.cost.key, Found(Choice(tile_rows=64, tile_columns=32, stages=3, splits=2), 0.1, "s"))
+    choices = {key: f.choice for key, f in read_tuning(path, file_machine).items()}
+    assert read_tuning(path, TF32) == {}
+    program = lower(fused(graph, MACHINE), MACHINE, choices=choices)
+    (tuned,) = all_calls(program.steps)
+    assert tuned.cost.choice == choices[plain.cost.key] != plain.cost.choice
+    assert tuned.cost.schedule.startswith("measured: product of 64 x 40 x 48 by f32 arithmetic: tiles of 64 x 32")
+    array = floats(64, 48)
+    (got,) = EmulatedProgram(program, print_program(program, MACHINE)).run([array])
+    check(got, array @ floats(48, 40), "f32")
+
+
+def test_tiles_that_the_machine_does_not_have() -> None:
+    b = Builder("product")
+    graph = b.graph([b.add(MatMul(), b.input("a", TensorType("f32", (64, 48))), b.constant(floats(48, 40)))])
+    (plain,) = all_calls(lower_graph(graph, MACHINE).steps)
+    with pytest.raises(OptionError, match="no tile of 48 x 48"):
+        lower(fused(graph, MACHINE), MACHINE, choices={plain.cost.key: Choice(tile_rows=48, tile_columns=48)})
+    with pytest.raises(OptionError, match=r"tune: kernels for GPUs are measured by benchmarks/gpu\.py"):
+        tilewright.compile(DIGITS, target="cuda:sm_80", tune=1, cache=False)
 
 
 @needs_cuda

@@ -30,11 +30,16 @@ SAMPLE = NAMES[::7]
 REST = [name for name in NAMES if name not in set(SAMPLE)]
 
 
-def lower_graph(graph: Graph, machine: GpuMachine = MACHINE) -> Program:
-    """The program of a graph without any optimisation of the graph: composites expanded, nodes fused."""
+def fused(graph: Graph, machine: GpuMachine = MACHINE) -> Graph:
+    """A graph without any optimisation: composites expanded, nodes fused."""
     passes = tuple(step for step in GRAPH_PASSES if step[0] in ("expand_composites", "fuse"))
     native = functools.partial(is_native, machine)
-    return lower(run_passes(graph, Options(), Stages(), lambda *_: None, passes, native), machine)
+    return run_passes(graph, Options(), Stages(), lambda *_: None, passes, native)
+
+
+def lower_graph(graph: Graph, machine: GpuMachine = MACHINE) -> Program:
+    """The program of such a graph."""
+    return lower(fused(graph, machine), machine)
 
 
 @functools.cache

@@ -20,18 +20,20 @@ from typing import Union
 
 from ....ir.compute import acc_var
 from ....ir.dims import split_index
+from ....ir.errors import OptionError
 from ....ir.expr import Call, Expr, Load, Var, all_of, as_expr, binary, cast, load
 from ....ir.kernel import Alloc, Barrier, Block, Buffer, Do, For, If, Kernel, Store, axis, coefficient, nest
 from ....ir.traverse import substitute, walk
 from ....ir.types import DTYPES
 from ...machine_gpu import GpuMachine
 from ...schedule.vectors import vector_store
+from ..choices import Choice
 from ..scheduled import Group, Pack, Scheduled
 from .cores import INSTRUCTIONS, MatrixCore, PlainCore
 from .legalize import legalize
 from .operand import ACCESS, MatrixProduct, Operand, access_width
 from .staging import fill, in_parts, stage_operand
-from .tiles import PADDING, GpuTile, choose_tile
+from .tiles import PADDING, GpuTile, choose_tile, tile_candidates
 from .warpgroup import WarpgroupCore
 
 Core = Union[MatrixCore, PlainCore, WarpgroupCore]
@@ -49,7 +51,8 @@ def schedule_matrix_product(group: Group, p: MatrixProduct, machine: GpuMachine)
     widest = max(tile_types, key=lambda t: DTYPES[t].size)
     left, right, packs = _operands(p, tile_types, matrix)
     warpgroup = _takes_warpgroup(left, right, tile_types, machine)
-    tile, reason = choose_tile(p.sizes, widest, acc, matrix, machine, warpgroup)
+    tile, reason = _chosen(group.choice, widest, acc, matrix, machine, warpgroup) or choose_tile(
+        p.sizes, widest, acc, matrix, machine, warpgroup, group.choice.rank or 0)
     plan = _Plan(group, replace(p, left=left, right=right), tile, matrix, tile_types, machine)
     kernel, temporaries = plan.kernel(tuple(packs))
     instruction = f"wgmma_m64n{tile.columns}k16_{widest}" if warpgroup else INSTRUCTIONS.get(tile_types)
@@ -57,7 +60,8 @@ def schedule_matrix_product(group: Group, p: MatrixProduct, machine: GpuMachine)
     b, m, n, k = p.sizes
     shape = f"{f'{b} x ' if b > 1 else ''}{m} x {n} x {k}"
     note = f"product of {shape} by {unit}: {tile}; {reason}"
-    return Scheduled(kernel, tuple((buf.name, pack) for buf, pack in packs.items()), note, temporaries)
+    numbers = Choice(tile_rows=tile.rows, tile_columns=tile.columns, stages=tile.stages, splits=tile.splits)
+    return Scheduled(kernel, tuple((buf.name, pack) for buf, pack in packs.items()), note, temporaries, choice=numbers)
 
 
 def _types(p: MatrixProduct, machine: GpuMachine) -> tuple[str, str] | None:
@@ -83,6 +87,19 @@ def _operands(
         right, pack = p.right_pack("w", ACCESS // DTYPES[p.right.dtype].size, matrix)
         packs[right.buffer] = pack
     return p.left, right, packs
+
+
+def _chosen(
+    choice: Choice, dtype: str, acc: str, matrix: bool, machine: GpuMachine, warpgroup: bool
+) -> tuple[GpuTile, str] | None:
+    """The tile of a measured choice, if there is one.  Raises OptionError for one that the machine does not have."""
+    if choice.tile_rows is None:
+        return None
+    for tile in tile_candidates(dtype, acc, matrix, machine, warpgroup):
+        if (tile.rows, tile.columns) == (choice.tile_rows, choice.tile_columns) and choice.stages in (None, tile.stages):
+            return replace(tile, splits=choice.splits or 1), "from the tuning file"
+    raise OptionError(f"tuning: no tile of {choice.tile_rows} x {choice.tile_columns} in {choice.stages} stages for {dtype} on "
+                      f"{machine.name}; remove the entry, or tune again for this machine")
 
 
 def _takes_warpgroup(left: Operand, right: Operand, types: tuple[str, str], machine: GpuMachine) -> bool:

@@ -100,21 +100,27 @@ def _fits_registers(tile: GpuTile, acc_size: int) -> bool:
     return rows * columns // 32 * (acc_size // 4) <= 128
 
 
-def choose_tile(
+def rank_tiles(
     sizes: tuple[int, int, int, int], dtype: str, acc: str, matrix: bool, machine: GpuMachine, warpgroup: bool = False
-) -> tuple[GpuTile, str]:
-    """The tile that the model expects to be fastest, and why.  sizes: batches, rows, columns, k."""
-    best: tuple[float, GpuTile] | None = None
+) -> list[tuple[float, GpuTile]]:
+    """Every tile with the seconds that the model expects, the fastest first.  sizes: batches, rows, columns, k."""
+    ranked = []
     for tile in tile_candidates(dtype, acc, matrix, machine, warpgroup):
         for splits in SPLITS:
             if splits > 1 and sizes[3] < splits * tile.depth * 4:
                 break
             tried = replace(tile, splits=splits)
-            time = estimate(tried, sizes, dtype, acc, machine)
-            if best is None or time < best[0] * 0.999:
-                best = time, tried
-    assert best is not None
-    time, tile = best
+            ranked.append((estimate(tried, sizes, dtype, acc, machine), tried))
+    return sorted(ranked, key=lambda item: round(item[0], 9))  # stable: of equal ones the larger
+
+
+def choose_tile(
+    sizes: tuple[int, int, int, int], dtype: str, acc: str, matrix: bool, machine: GpuMachine, warpgroup: bool = False,
+    rank: int = 0,
+) -> tuple[GpuTile, str]:
+    """The tile that the model expects to be fastest (or that many places behind it), and why."""
+    ranked = rank_tiles(sizes, dtype, acc, matrix, machine, warpgroup)
+    time, tile = ranked[min(rank, len(ranked) - 1)]
     return tile, _reason(tile, sizes, dtype, time, machine)
 
 
