@@ -26,6 +26,8 @@ operators are imported into the same core operators. A target that lacks one of 
   one for each item, called `name.0`, `name.1`, ...
 - Strings: interpreter and cpu. They run in support code that is in the library of a model with strings. A string is UTF-8
   without a zero byte; case is that of Unicode, whatever the locale; regular expressions are those of RE2, in linear time.
+- Random numbers are a function of the attribute `seed` and the position of the element: the same on every run, target and
+  number of threads. Without a seed, the name of the node's result is one. The generator is in `ops/random.py`.
 - Floats of 8 and 4 bits and integers of 4 and 2 bits can be cast, quantized and moved. As inputs and outputs of an artifact
   they are bytes, one for each element: the value of an integer, the bits of a float.
 """
@@ -44,7 +46,7 @@ NOTES: dict[tuple[str, str], str] = {
     ("", "STFT"): "known lengths",
     ("", "StringSplit"): "up to 64 pieces where maxsplit does not say less; more are an error of the run",
     ("", "StringNormalizer"): "stop words are whole elements, as in ONNX Runtime",
-    ("", "Dropout"): "inference only",
+    ("", "Dropout"): "whether it trains must be known while compiling",
     ("", "CumProd"): "a known axis size",
     ("ai.onnx.ml", "ZipMap"): "gives the matrix of numbers, columns in the order of the labels",
     ("ai.onnx.ml", "OneHotEncoder"): "unknown categories give zeros",

@@ -16,7 +16,6 @@ from .table import find_op, oldest_version
 
 _DEEPEST = 32  # nested function calls
 _SHOWN = 3  # node names per operator
-_RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 
 
 @dataclass(frozen=True)
@@ -101,8 +100,6 @@ def reason_for(node: NodeProto, opsets: Mapping[str, int]) -> str:
         if find_op(domain, node.op_type, 0) is not None:  # some exporters do not name the version of an extension
             return ""
         return "the model imports no version of this domain"
-    if not domain and node.op_type in _RANDOM:
-        return "its results are random"
     if find_op(domain, node.op_type, opset) is not None or depends_on_operands(node, opset):
         return ""
     body = standard_body(node, opset, None)

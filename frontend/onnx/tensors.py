@@ -37,6 +37,7 @@ NARROW: dict[int, tuple[str, str]] = {
     TensorProto.FLOAT8E5M2: ("u8", "float8_e5m2"), TensorProto.FLOAT8E5M2FNUZ: ("u8", "float8_e5m2fnuz"),
     TensorProto.FLOAT4E2M1: ("u8", "float4_e2m1fn"), TensorProto.INT4: ("i8", "int4"), TensorProto.UINT4: ("u8", "uint4"),
     TensorProto.INT2: ("i8", "int2"), TensorProto.UINT2: ("u8", "uint2"),
+    TensorProto.FLOAT8E8M0: ("u8", "float8_e8m0fnu"),
 }
 """Types without arithmetic: the type that holds one element as an input, an output or between (the value of an integer, the
 bits of a float), and the name in ml_dtypes."""

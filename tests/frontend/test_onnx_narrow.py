@@ -12,7 +12,8 @@ from tilewright.compiler.onnx_backend import InterpreterBackend
 from tilewright.frontend.onnx.tensors import NARROW
 from tilewright.ir.errors import ModelError
 
-FLOATS = [code for code, (_, name) in NARROW.items() if name.startswith("float8")]
+POWERS = TensorProto.FLOAT8E8M0  # of two: no sign, no zero
+FLOATS = [code for code, (_, name) in NARROW.items() if name.startswith("float8") and code != POWERS]
 INTS = [code for code, (_, name) in NARROW.items() if "int" in name]
 HALVES = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
 
@@ -21,7 +22,7 @@ def dtype_of(code: int) -> np.dtype:
     return np.dtype(getattr(ml_dtypes, NARROW[code][1]))
 
 
-def to_narrow(x: np.ndarray, code: int, **attributes: int) -> np.ndarray:
+def to_narrow(x: np.ndarray, code: int, **attributes: int | str) -> np.ndarray:
     """The stored bytes, and their meaning."""
     n = node("Cast", ["x"], ["y"], to=code, **attributes)
     m = model([n], [value("x", *x.shape, dtype=onnx.helper.np_dtype_to_tensor_dtype(x.dtype))], [unknown("y", code)], opset=25)
@@ -48,11 +49,22 @@ def test_saturation_and_ties_between_halves(code: int) -> None:
     np.testing.assert_array_equal(got, np.float32([largest, -largest, largest, np.nan, 1, -largest]))
 
 
-@pytest.mark.parametrize("code", [*FLOATS, TensorProto.FLOAT4E2M1])
+@pytest.mark.parametrize("code", [*FLOATS, POWERS, TensorProto.FLOAT4E2M1])
 def test_every_code_is_read(code: int) -> None:
     codes = np.arange(16 if code == TensorProto.FLOAT4E2M1 else 256, dtype=np.uint8)
     m = model([node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)], [value("x", len(codes), dtype=code)], ["y"], opset=25)
     np.testing.assert_array_equal(run(m, codes)[0], codes.view(dtype_of(code)).astype(np.float32))
+
+
+@pytest.mark.parametrize("mode", ["up", "down", "nearest"])
+@pytest.mark.parametrize("saturate", [0, 1])
+def test_powers_of_two_are_rounded_as_in_the_standard(mode: str, saturate: int) -> None:
+    edges = np.float32([0, 1e-45, 2**-126, 1.5, 1.4999999, 3, 6, 2**127, 3.4e38, 2.0**127 * 1.5, np.inf, -2.5, np.nan])
+    for x in (HALVES, edges):
+        with np.errstate(invalid="ignore"):
+            expected = onnx.numpy_helper.to_float8e8m0(x, bool(saturate), mode)
+        got = to_narrow(x, POWERS, saturate=saturate, round_mode=mode)
+        np.testing.assert_array_equal(got.view(np.uint8), expected.view(np.uint8))
 
 
 @pytest.mark.parametrize("code", INTS)

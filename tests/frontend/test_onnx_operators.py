@@ -89,13 +89,6 @@ def test_statistics_of_the_batch() -> None:
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_random_training_is_refused() -> None:
-    n = node("Dropout", ["x", "ratio", "on"], ["y"])
-    constants = {"ratio": np.float32(0.5), "on": np.array(True)}
-    with pytest.raises(ModelError, match="training mode is not supported"):
-        import_model(one(n, 2, 3, 4, opset=13, constants=constants))
-
-
 def test_mixed_types_of_pow() -> None:
     x = np.array([4, 9, 2], np.int32)
     m = model([node("Pow", ["x", "e"], ["y"])], [value("x", 3, dtype=onnx.TensorProto.INT32)], [value("y", 3)],

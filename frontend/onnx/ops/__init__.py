@@ -22,6 +22,7 @@ from . import (
     pool,
     qonnx,
     quantize,
+    random,
     recurrent,
     reduce,
     regions,
@@ -36,5 +37,5 @@ from . import (
 __all__ = [
     "attention", "attention_microsoft", "contract", "control", "conv", "elementwise", "fused", "gather", "image",
     "legacy", "linear", "microsoft", "ml", "ml_categories", "ml_trees", "narrow_quantize", "norm", "pad", "pool", "qonnx",
-    "quantize", "recurrent", "reduce", "regions", "sequence", "shape", "signal", "strings", "text", "training",
+    "quantize", "random", "recurrent", "reduce", "regions", "sequence", "shape", "signal", "strings", "text", "training",
 ]  # fmt: skip

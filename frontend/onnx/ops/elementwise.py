@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from functools import reduce
 
-import numpy as np
-
 from ....ir.errors import ModelError
 from ....ir.graph import Value
 from ....ir.types import DTYPES, is_float, is_integer
@@ -14,6 +12,7 @@ from ..builder import NarrowTensor, OnnxBuilder
 from ..table import Imported, OpFunction, Outputs, onnx_op, takes_narrow
 from ..tensors import NARROW, ONNX_OF_DTYPE, dtype_name
 from .narrow import narrowed, widened
+from .random import dropped
 
 # ONNX operator -> (first opset, function of `Unary`)
 UNARY = {
@@ -77,7 +76,9 @@ def cast(
 ) -> Outputs:
     """saturate matters for 8-bit floats only, round_mode for powers of two only."""
     number = widened(b, x) if isinstance(x, NarrowTensor) else x
-    return narrowed(b, number, to, bool(saturate)) if to in NARROW else b.cast(number, dtype_name(to, "attribute 'to'"))
+    if to in NARROW:
+        return narrowed(b, number, to, bool(saturate), round_mode)
+    return b.cast(number, dtype_name(to, "attribute 'to'"))
 
 
 @onnx_op("CastLike", since=15)
@@ -86,7 +87,7 @@ def cast_like(
     b: OnnxBuilder, x: Value | NarrowTensor, like: Value | NarrowTensor, *, saturate: int = 1, round_mode: str = "up"
 ) -> Outputs:
     to = like.code if isinstance(like, NarrowTensor) else ONNX_OF_DTYPE[like.type.dtype]
-    return cast(b, x, to=to, saturate=saturate)
+    return cast(b, x, to=to, saturate=saturate, round_mode=round_mode)
 
 
 @onnx_op("Pow", since=7)
@@ -258,9 +259,9 @@ def dropout_10(b: OnnxBuilder, x: Value, *, ratio: float = 0.5) -> Outputs:
 
 @onnx_op("Dropout", since=12)
 def dropout_12(
-    b: OnnxBuilder, x: Value, ratio: Value | None = None, training: Value | None = None, *, seed: int = 0
+    b: OnnxBuilder, x: Value, ratio: Value | None = None, training: Value | None = None, *, seed: int | None = None
 ) -> Outputs:
-    trains = training is not None and b.array(training, "training_mode").any()
-    if trains and (ratio is None or np.any(b.array(ratio, "ratio") != 0)):
-        raise ModelError("training mode is not supported; export the model for inference")
-    return dropout_10(b, x)
+    """Whether it trains must be known while compiling."""
+    if training is None or not b.array(training, "training_mode").any():
+        return dropout_10(b, x)
+    return dropped(b, x, b.scalar(0.5, "f32") if ratio is None else ratio, seed)

@@ -9,6 +9,7 @@ from ..table import OpFunction, Outputs, onnx_op
 from .contract import gemm
 from .elementwise import dropout, parametric_relu
 from .norm import batch_normalization
+from .random import dropped
 
 BINARY = {"Add": "add", "And": "and", "Div": "div", "Mul": "mul", "Or": "or", "Pow": "pow", "Sub": "sub", "Xor": "xor"}
 
@@ -58,6 +59,7 @@ def batch_normalization_6(
 
 @onnx_op("Dropout", since=6)
 def dropout_6(b: OnnxBuilder, x: Value, *, is_test: int = 0, ratio: float = 0.5) -> Outputs:
-    if not is_test:
-        raise ModelError("training mode is not supported; export the model for inference")
-    return dropout(b, x)
+    if is_test:
+        return dropout(b, x)
+    y, kept = dropped(b, x, b.scalar(ratio, "f32"), None)
+    return y, b.cast(kept, x.type.dtype)

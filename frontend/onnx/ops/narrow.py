@@ -60,15 +60,36 @@ def widened(b: OnnxBuilder, x: NarrowTensor) -> Value:
     return b.gather(b.constant(codes.view(dtype).astype(np.float32)), x.value, 0)
 
 
-def narrowed(b: OnnxBuilder, x: Value, code: int, saturate: bool) -> NarrowTensor:
-    """Numbers in a narrow type.  Raises ModelError for f64, which would be rounded twice."""
+def narrowed(b: OnnxBuilder, x: Value, code: int, saturate: bool, round_mode: str = "up") -> NarrowTensor:
+    """Numbers in a narrow type; round_mode is for powers of two.  Raises ModelError for f64, which would be rounded twice."""
     if code in BITS:
         return NarrowTensor(_low_bits(b, x, code), code)
-    if code not in FORMATS:
+    if code not in FORMATS and code != TensorProto.FLOAT8E8M0:
         raise ModelError(f"a cast to {TensorProto.DataType.Name(code)} is not supported")
     if x.type.dtype == "f64":
         raise ModelError(f"a cast from f64 to {TensorProto.DataType.Name(code)} is not supported; cast to f32 first")
+    if code == TensorProto.FLOAT8E8M0:
+        return NarrowTensor(_power(b, b.cast(x, "f32"), saturate, round_mode), code)
     return NarrowTensor(_encoded(b, b.cast(x, "f32"), FORMATS[code], saturate), code)
+
+
+def _power(b: OnnxBuilder, x: Value, saturate: bool, round_mode: str) -> Value:
+    """The exponent of |x| with its bias of 127, rounded as asked; 255 for NaN, infinity, and without saturation for what is
+    too large.  Numbers below 2**-126 are below 1 in it, of which there is 0 alone."""
+    bits = b.binary("bitand", b.add(Bitcast("u32"), x), 0x7FFFFFFF)
+    exponent, fraction = b.binary("shr", bits, 23), b.binary("bitand", bits, 0x7FFFFF)
+    half = b.scalar(2**22, "u32")
+    if round_mode == "up":
+        more = b.binary("gt", fraction, 0)
+    elif round_mode == "nearest":  # half of the way up, from 0 more than that
+        even = b.binary("and", b.binary("eq", exponent, 0), b.binary("eq", fraction, half))
+        more = b.binary("and", b.binary("ge", fraction, half), b.unary("not", even))
+    elif round_mode == "down":
+        more = b.scalar(False, "bool")
+    else:
+        raise ModelError(f"attribute 'round_mode' is {round_mode!r}, expected up, down or nearest")
+    code = b.binary("min", b.binary("add", exponent, b.cast(more, "u32")), 254 if saturate else 255)
+    return b.cast(b.select(b.binary("eq", exponent, 255), b.scalar(255, "u32"), code), "u8")
 
 
 def _low_bits(b: OnnxBuilder, x: Value, code: int) -> Value:
