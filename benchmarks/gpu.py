@@ -33,6 +33,8 @@ import numpy as np
 import onnx
 import tilewright
 from tilewright.codegen.machine_gpu import ARCHITECTURES, parse_gpu_machine
+from tilewright.codegen.program import Cost
+from tilewright.codegen.roofline import limit_of
 from tilewright.codegen.strategies.choices import Choice
 from tilewright.compiler.tuning_file import Found, add_entry
 from tilewright.ir.errors import TilewrightError
@@ -66,6 +68,8 @@ def device_architecture() -> str:
     capability, name = shown.split(",", 1)
     arch = "sm_" + capability.strip().replace(".", "")
     print(f"GPU: {name.strip()}, {arch}")
+    if arch + "a" in ARCHITECTURES:  # with the instructions of this generation alone
+        return arch + "a"
     return arch if arch in ARCHITECTURES else max((a for a in ARCHITECTURES if a <= arch), default="sm_80")
 
 
@@ -141,7 +145,7 @@ def launch_table(module: Any, arrays: Sequence[np.ndarray], arch: str, runs: int
     inputs, outputs, stream = device_arrays(module, arrays)
     handle = 0 if stream is None else stream.cuda_stream
     samples = [module.time_launches(inputs, outputs, handle) for _ in range(runs + 2)][2:]
-    machine = ARCHITECTURES[arch]
+    machine = parse_gpu_machine(f"cuda:{arch}")
     groups: dict[str, list[Any]] = {}
     limits: dict[str, float] = {}
     seen: set[tuple[str, str]] = set()
@@ -151,8 +155,8 @@ def launch_table(module: Any, arrays: Sequence[np.ndarray], arch: str, runs: int
         groups.setdefault(name, []).append((statistics.median(x.milliseconds for x in launches), first))
         if (name, first.where) not in seen:  # macs and bytes are those of the whole call
             seen.add((name, first.where))
-            rate = machine.tensor_macs if "tensor cores" in first.schedule or "mma" in first.schedule else machine.simt_macs
-            limits[name] = limits.get(name, 0.0) + max(first.macs / rate, first.bytes / machine.bandwidth) * 1e3
+            cost = Cost(first.macs, first.bytes, 0, first.schedule)
+            limits[name] = limits.get(name, 0.0) + limit_of(cost, machine).seconds * 1e3
     total = sum(time for rows in groups.values() for time, _ in rows)
     lines = [f"{'kernel':<24}{'launches':>9}{'ms':>10}{'share':>8}{'of limit':>10}  schedule"]
     for name, rows in sorted(groups.items(), key=lambda item: -sum(time for time, _ in item[1])):
@@ -215,19 +219,19 @@ def measure(
     return Row(path.rsplit("/", 1)[-1], batch, precision, error, ours, host, eager, compiled, build)
 
 
-def product_model(m: int, n: int, k: int, precision: str) -> bytes:
-    """y = a @ b, both computed, in 16 bits where that is the precision."""
+def product_model(m: int, n: int, k: int, precision: str, transposed: bool) -> bytes:
+    """y = a @ b, both computed, in 16 bits where that is the precision; transposed: y = a @ b.T, as of linear layers."""
     kinds = {"f16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}
     kind = kinds.get(precision, onnx.TensorProto.FLOAT)
     info = onnx.helper.make_tensor_value_info
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("MatMul", ["a", "b"], ["y"])], "product", [info("a", kind, [m, k]), info("b", kind, [k, n])],
-        [info("y", kind, [m, n])],
-    )
+    turn = [onnx.helper.make_node("Transpose", ["b"], ["c"], perm=[1, 0])] if transposed else []
+    product = onnx.helper.make_node("MatMul", ["a", "c" if transposed else "b"], ["y"])
+    b = info("b", kind, [n, k] if transposed else [k, n])
+    graph = onnx.helper.make_graph([*turn, product], "product", [info("a", kind, [m, k]), b], [info("y", kind, [m, n])])
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
 
 
-def measure_product(size: str, precision: str, arch: str, runs: int) -> str:
+def measure_product(size: str, precision: str, arch: str, runs: int, transposed: bool) -> str:
     """One product against PyTorch's on the same arrays: one line."""
     m, n, k = (int(d) for d in size.split("x"))
     torch = torch_with_cuda()
@@ -235,20 +239,23 @@ def measure_product(size: str, precision: str, arch: str, runs: int) -> str:
         return f"product {size} {precision}: PyTorch with CUDA is not installed"
     dtype = getattr(torch, TORCH_TYPES[precision])
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    artifact = tilewright.compile(product_model(m, n, k, precision), target=f"cuda:{arch}", precision=precision, cache=False)
+    model = product_model(m, n, k, precision, transposed)
+    artifact = tilewright.compile(model, target=f"cuda:{arch}", precision=precision, cache=False)
     with artifact.load() as loaded:
         module: Any = loaded
         stream = torch.cuda.Stream()
         with torch.cuda.stream(stream):
-            a, b = torch.randn(m, k, device="cuda").to(dtype), torch.randn(k, n, device="cuda").to(dtype)
+            shape = (n, k) if transposed else (k, n)
+            a, b = (torch.randn(*s, device="cuda").to(dtype) for s in ((m, k), shape))
+            right = b.T if transposed else b
             y = torch.empty(m, n, device="cuda", dtype=dtype)
             step = module.bind_device([a, b], [y], stream.cuda_stream)
             ours = milliseconds(step, stream.synchronize, runs)
-            theirs = milliseconds(lambda: torch.matmul(a, b), stream.synchronize, runs)
-            error = float((y.float() - (a.double() @ b.double()).float()).abs().max() / y.float().abs().max())
+            theirs = milliseconds(lambda: torch.matmul(a, right), stream.synchronize, runs)
+            error = float((y.float() - (a.double() @ right.double()).float()).abs().max() / y.float().abs().max())
     flop = 2e-9 * m * n * k
-    return (f"product {size} {precision}: {ours:.4f} ms = {flop / ours:.1f} TFLOP/s, PyTorch {theirs:.4f} ms = "
-            f"{flop / theirs:.1f} TFLOP/s, {theirs / ours:.1%} of it, error {error:.1e}")
+    return (f"product {size}{' b.T' if transposed else ''} {precision}: {ours:.4f} ms = {flop / ours:.1f} TFLOP/s, "
+            f"PyTorch {theirs:.4f} ms = {flop / theirs:.1f} TFLOP/s, {theirs / ours:.1%} of it, error {error:.1e}")
 
 
 def tune(path: str, batch: int, precision: str, arch: str, given: Mapping[str, Sequence[int]], file: Path) -> str:
@@ -332,7 +339,8 @@ def main() -> int:
     rows, failed = [], 0
     for size in arguments.products:
         for precision in arguments.precision:
-            print(measure_product(size, precision, arch, arguments.runs))
+            for transposed in (False, True):
+                print(measure_product(size, precision, arch, arguments.runs, transposed))
     for path in arguments.models:
         if arguments.sanitize:
             failed += not sanitize(path, arch)

@@ -7,6 +7,7 @@ are nominal, those of a fast machine: a limit must not be beaten.  Shares betwee
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from .machine import Machine
@@ -17,6 +18,8 @@ NOMINAL_HZ = 4.0e9
 VECTOR_UNITS = 2  # multiply-add pipes per core, on every supported level with 128 bits or more
 CACHE_BYTES_PER_CYCLE = 32
 MEMORY_BYTES_PER_SECOND = 40e9
+TENSOR_CORES = re.compile(r"\b(?:wg)?mma_m\d+n\d+k\d+_(\w+)")  # the instruction, which schedules that use it name
+TENSOR_RATES = {"tf32": 0.5, "s8": 2.0, "u8s8": 2.0}  # of that of 16 bits
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,13 @@ class Limit:
 
 
 def limit_of(cost: Cost, machine: Machine | GpuMachine) -> Limit:
-    """The machine's limit for one call, in f32 arithmetic; of a GPU, the whole of it."""
+    """The machine's limit for one call, in f32 arithmetic; of a GPU, the whole of it, with tensor cores where the call
+    uses them."""
     traffic = cost.bytes_read + cost.bytes_written
     if isinstance(machine, GpuMachine):
-        compute, memory = cost.macs / machine.simt_macs, traffic / machine.bandwidth
+        found = TENSOR_CORES.search(cost.schedule)
+        rate = machine.simt_macs if found is None else machine.tensor_macs * TENSOR_RATES.get(found[1], 1.0)
+        compute, memory = cost.macs / rate, traffic / machine.bandwidth
         return Limit(compute, "compute") if compute >= memory else Limit(memory, "memory")
     compute = cost.macs / (machine.lanes("f32") * VECTOR_UNITS * NOMINAL_HZ)
     near = traffic <= machine.l2
@@ -45,7 +51,7 @@ def assumptions(machine: Machine | GpuMachine) -> str:
     """The figures behind the limits, for the reader of a report."""
     if isinstance(machine, GpuMachine):
         return (f"{machine.name}: {machine.newest.board}, {2 * machine.simt_macs / 1e12:g} TFLOP/s of f32 outside of tensor "
-                f"cores, {machine.bandwidth / 1e9:g} GB/s from memory")
+                f"cores, {2 * machine.tensor_macs / 1e12:g} of 16 bits in them, {machine.bandwidth / 1e9:g} GB/s from memory")
     flops = 2 * machine.lanes("f32") * VECTOR_UNITS * NOMINAL_HZ / 1e9
     return (
         f"{machine.name}: {machine.vector_bits}-bit vectors, {VECTOR_UNITS} multiply-add units, nominal "

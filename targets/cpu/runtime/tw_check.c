@@ -33,6 +33,14 @@ static const char *shape_text(const int64_t *shape, int32_t rank, char *text, si
     return text;
 }
 
+int32_t tw_tell(const tw_options *options, const char *message, int32_t status)
+{
+    if (options->message && options->message_bytes) {
+        (void)snprintf(options->message, (size_t)options->message_bytes, "%s", message);
+    }
+    return status;
+}
+
 int32_t tw_check_options(const tw_options *given, tw_options *out, char *message, size_t room)
 {
     const tw_options defaults = TW_OPTIONS_INIT;

@@ -199,14 +199,6 @@ static void release(tw_model *model)
     free(model);
 }
 
-static int32_t tell(const tw_options *options, const char *message, int32_t status)
-{
-    if (options->message && options->message_bytes) {
-        (void)snprintf(options->message, (size_t)options->message_bytes, "%s", message);
-    }
-    return status;
-}
-
 int32_t tw_model_create(const tw_descriptor *descriptor, const tw_options *options, tw_model **out)
 {
     tw_options checked;
@@ -218,21 +210,21 @@ int32_t tw_model_create(const tw_descriptor *descriptor, const tw_options *optio
     int32_t status = tw_check_options(options, &checked, message, sizeof message);
     if (status) {
         /* The place of the message is only known to be valid for our own interface version. */
-        return status == TW_WRONG_VERSION ? status : tell(&checked, message, status);
+        return status == TW_WRONG_VERSION ? status : tw_tell(&checked, message, status);
     }
     tw_model *model = aligned_alloc(_Alignof(tw_model), sizeof(tw_model));
     if (!model) {
-        return tell(&checked, "no memory for the instance", TW_NO_MEMORY);
+        return tw_tell(&checked, "no memory for the instance", TW_NO_MEMORY);
     }
     memset(model, 0, sizeof *model);
     status = set_up(model, descriptor, &checked);
     if (status) {
-        (void)tell(&checked, model->message, status);
+        (void)tw_tell(&checked, model->message, status);
         release(model);
         return status;
     }
     *out = model;
-    return tell(&checked, "", TW_OK);
+    return tw_tell(&checked, "", TW_OK);
 }
 
 /* Runs the model on what its pointers point to. */

@@ -83,6 +83,8 @@ int32_t tw_model_reset_profile(tw_model *model);
 
 /* Each writes a message of at most `room` bytes and returns a status. */
 int32_t tw_check_options(const tw_options *given, tw_options *out, char *message, size_t room);
+/* Writes a message where the caller of create asked for it, and gives the status. */
+int32_t tw_tell(const tw_options *options, const char *message, int32_t status);
 int32_t tw_check_pointers(const tw_descriptor *descriptor, const void *const *inputs, void *const *outputs,
                           char *message, size_t room);
 int32_t tw_check_tensors(const tw_descriptor *descriptor, const tw_tensor *inputs, size_t input_count,

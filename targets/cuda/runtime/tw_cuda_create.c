@@ -208,14 +208,6 @@ static void release(tw_cuda_model *model)
     free(model);
 }
 
-static int32_t tell(const tw_options *options, const char *message, int32_t status)
-{
-    if (options->message && options->message_bytes) {
-        (void)snprintf(options->message, (size_t)options->message_bytes, "%s", message);
-    }
-    return status;
-}
-
 int32_t tw_cuda_create(const tw_cuda_descriptor *descriptor, const tw_options *options, const tw_cuda_options *cuda,
                        tw_cuda_model **out)
 {
@@ -229,14 +221,14 @@ int32_t tw_cuda_create(const tw_cuda_descriptor *descriptor, const tw_options *o
     cuda = cuda ? cuda : &defaults;
     int32_t status = tw_check_options(options, &checked, message, sizeof message);
     if (status) {
-        return status == TW_WRONG_VERSION ? status : tell(&checked, message, status);
+        return status == TW_WRONG_VERSION ? status : tw_tell(&checked, message, status);
     }
     if (cuda->size != sizeof *cuda || cuda->flags & ~TW_CUDA_NO_GRAPH) {
-        return tell(&checked, "CUDA options: the size or a flag is unknown to this library", TW_BAD_OPTION);
+        return tw_tell(&checked, "CUDA options: the size or a flag is unknown to this library", TW_BAD_OPTION);
     }
     tw_cuda_model *model = calloc(1, sizeof *model);
     if (!model) {
-        return tell(&checked, "no memory for the instance", TW_NO_MEMORY);
+        return tw_tell(&checked, "no memory for the instance", TW_NO_MEMORY);
     }
     model->descriptor = descriptor;
     model->owner = (int32_t)getpid();
@@ -252,12 +244,12 @@ int32_t tw_cuda_create(const tw_cuda_descriptor *descriptor, const tw_options *o
         }
     }
     if (status) {
-        (void)tell(&checked, model->message, status);
+        (void)tw_tell(&checked, model->message, status);
         release(model);
         return status;
     }
     *out = model;
-    return tell(&checked, "", TW_OK);
+    return tw_tell(&checked, "", TW_OK);
 }
 
 int32_t tw_cuda_destroy(tw_cuda_model *model)
