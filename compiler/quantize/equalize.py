@@ -29,7 +29,7 @@ from .weights import channel_scales, nearest
 
 ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 WORTH = 0.85  # of the error that may be left, to change the model
-UNEVEN = 2.0  # how far the largest channel must stand out from the median one, for a search to be worth its time
+UNEVEN = 2.0  # how far the largest channel must stand out from the median one, in x or the weights, to be worth a search
 _COLUMNS, _ROWS = 256, 256  # of the products on which a is tried
 _HOMOGENEOUS = ("Relu", "LeakyRelu", "Identity", "MaxPool")  # f(x / s) = f(x) / s for s > 0
 
@@ -72,8 +72,8 @@ def _best(edit: OnnxEdit, unit: Unit, found: Statistics) -> tuple[np.ndarray, Eq
     peak_w = np.max([layer.input_peak(edit.constants[layer.weight]) for layer in unit.layers], axis=0)
     peak_x = statistics.peak
     alive = (peak_x > 0) & (peak_w > 0)
-    even = not alive.any() or peak_x[alive].max() < UNEVEN * np.median(peak_x[alive])
-    if even or any(_users_of(edit, name) > 1 for name in shared):
+    uneven = alive.any() and any(p[alive].max() >= UNEVEN * np.median(p[alive]) for p in (peak_x, peak_w))
+    if not uneven or any(_users_of(edit, name) > 1 for name in shared):
         return None
     originals = {
         layer.name: layer_products(layer, edit.constants[layer.weight], found.rows_of(layer)).some(_ROWS, _COLUMNS)

@@ -173,11 +173,17 @@ def _layer(edit: OnnxEdit, node: NodeProto, name: str) -> Layer | str:
     if bias and not made.bias:
         return "the bias is no constant"
     rank = w.ndim - 2
-    if a.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"", b"VALID"):
-        return "its padding depends on the size of the input"
+    strides, dilations = tuple(a.get("strides", (1,) * rank)), tuple(a.get("dilations", (1,) * rank))
+    pads = tuple(a.get("pads", (0,) * 2 * rank))
+    automatic = a.get("auto_pad", b"NOTSET")
+    if automatic in (b"SAME_UPPER", b"SAME_LOWER"):
+        if set(strides) != {1}:
+            return "its padding depends on the size of the input"
+        whole = [(k - 1) * d for k, d in zip(w.shape[2:], dilations, strict=True)]
+        less, more = [n // 2 for n in whole], [n - n // 2 for n in whole]
+        pads = (*less, *more) if automatic == b"SAME_UPPER" else (*more, *less)
     return replace(
-        made, groups=a.get("group", 1), strides=tuple(a.get("strides", (1,) * rank)), kernel=w.shape[2:],
-        pads=tuple(a.get("pads", (0,) * 2 * rank)), dilations=tuple(a.get("dilations", (1,) * rank)),
+        made, groups=a.get("group", 1), strides=strides, kernel=w.shape[2:], pads=pads, dilations=dilations
     )
 
 

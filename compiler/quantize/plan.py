@@ -60,7 +60,7 @@ def plan_unit(edit: OnnxEdit, unit: Unit, found: Statistics, *, rounding: str = 
     whole = [layer_products(layer, edit.constants[layer.weight], found.rows_of(layer)) for layer in unit.layers]
     some = [p.some(_CHOICE_ROWS, _CHOICE_COLUMNS) for p in whole]
     r, errors = choose(h, lambda r: output_error(r, some))
-    plain = next(iter(errors.values()))
+    plain = errors["min-max"]
     care: list[_Care] = []
     layers = tuple(
         _plan_layer(edit, layer, p, r, plain / len(unit.layers), rounding, correct, care)

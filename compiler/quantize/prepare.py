@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from onnx import NodeProto, version_converter
@@ -18,13 +17,14 @@ from onnx import NodeProto, version_converter
 from ...ir.errors import OptionError
 from ..onnx_edit import Model, OnnxEdit, attributes, like
 
-OPSET = 13
+OPSET, IR_VERSION = 13, 8  # before version 4, initializers had to be inputs as well
 
 
 def prepared(model: Model, base_dir: Path | None = None) -> OnnxEdit:
     """What the model computes stays the same up to rounding.  Raises ModelError for what is no model, OptionError for an old
     one that cannot be converted."""
     edit = OnnxEdit(model, base_dir)
+    edit.proto.ir_version = max(edit.proto.ir_version, IR_VERSION)
     if edit.opsets.get("", OPSET) < OPSET:
         try:
             edit = OnnxEdit(version_converter.convert_version(edit.finish(), OPSET))
@@ -54,9 +54,10 @@ def _name_nodes(edit: OnnxEdit) -> None:
         seen.add(name)
 
 
-_FOLDED: dict[str, Callable[[NodeProto, dict[str, Any], np.ndarray], np.ndarray]] = {
-    "Transpose": lambda n, a, x: np.transpose(x, a.get("perm")),
-    "Identity": lambda n, a, x: x,
+_FOLDED: dict[str, Callable[..., np.ndarray]] = {
+    "Transpose": lambda a, x: np.transpose(x, a.get("perm")),
+    "Identity": lambda a, x: x,
+    "Reshape": lambda a, x, shape: x.reshape([x.shape[i] if d == 0 else d for i, d in enumerate(shape.tolist())]),
 }
 
 
@@ -65,8 +66,9 @@ def _fold_constants(edit: OnnxEdit) -> None:
     outputs = set(edit.outputs)
     for n in edit.nodes:
         fold = _FOLDED.get(n.op_type) if not n.domain else None
-        if fold is not None and n.input[0] in edit.constants and n.output[0] not in outputs:
-            edit.constants[n.output[0]] = np.ascontiguousarray(fold(n, attributes(n), edit.constants[n.input[0]]))
+        known = [edit.constants[i] for i in n.input if i in edit.constants]
+        if fold is not None and len(known) == len(n.input) and n.output[0] not in outputs:
+            edit.constants[n.output[0]] = np.ascontiguousarray(fold(attributes(n), *known))
         else:
             kept.append(n)
     edit.replace_nodes(kept)

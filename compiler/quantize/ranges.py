@@ -52,8 +52,11 @@ def make_range(low: float, high: float, levels: int = 255, method: str = "") -> 
 
 def candidates(h: Histogram, levels: int = 255) -> list[Range]:
     """What the methods propose, without those that are equal."""
-    made = [make_range(*method(h, levels), levels, name) for name, method in METHODS.items()]
-    return list({(r.scale, r.zero): r for r in reversed(made)}.values())[::-1]
+    found: dict[tuple[float, int], Range] = {}
+    for name, method in METHODS.items():
+        r = make_range(*method(h, levels), levels, name)
+        found.setdefault((r.scale, r.zero), r)
+    return list(found.values())
 
 
 def _min_max(h: Histogram, levels: int) -> tuple[float, float]:

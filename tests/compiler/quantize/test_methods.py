@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from compiler.quantize.models import cnn, mlp
 from tilewright.compiler.quantize.equalize import equalize
@@ -61,6 +62,18 @@ def test_rows_times_matrix_are_the_outputs_of_the_layer(node: str) -> None:
     expected = np.moveaxis(y, 1, -1).reshape(found.shape)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(layer.unmatrix(m, edit.constants[layer.weight].shape), edit.constants[layer.weight])
+
+
+def test_padding_that_does_not_depend_on_the_size_is_known() -> None:
+    model = cnn()
+    for node in model.graph.node:
+        if node.name in ("dw", "stem"):
+            for a in [a for a in node.attribute if a.name == "pads"]:
+                node.attribute.remove(a)
+            node.attribute.append(onnx.helper.make_attribute("auto_pad", "SAME_UPPER"))
+    layers, refused = find_layers(prepared(model))
+    assert {n.name: n.pads for n in layers}["dw"] == (1, 1, 1, 1)
+    assert refused == {"stem": "its padding depends on the size of the input"}
 
 
 # ---- ranges ----

@@ -71,22 +71,32 @@ def test_a_contract_that_needs_floats_gets_them() -> None:
     assert not unsearched.met and len(unsearched.quantized) == 3
 
 
-@pytest.mark.parametrize("poisoned", ("fc1", "fc2", "fc3"))
-def test_a_poisoned_layer_is_blamed_first(poisoned: str) -> None:
-    """One huge weight in every column: all the others round to nothing."""
+def poisoned_model(layer: str) -> onnx.ModelProto:
+    """The same function, but one input of the layer is 300 times smaller and its weights 300 times larger: the others of each
+    column round to nothing."""
     model = mlp(seed=3)
+    arrays = {t.name: onnx.numpy_helper.to_array(t).copy() for t in model.graph.initializer}
+    before = {"fc1": [], "fc2": ["w1", "b1"], "fc3": ["w2", "b2"]}[layer]
+    for name in before:
+        arrays[name][..., 0] /= 300
+    w = arrays[{"fc1": "w1", "fc2": "w2", "fc3": "w3"}[layer]]
+    (w.T if layer == "fc3" else w)[0] *= 300
     for t in model.graph.initializer:
-        if t.name == {"fc1": "w1", "fc2": "w2", "fc3": "w3"}[poisoned]:
-            w = onnx.numpy_helper.to_array(t).copy()
-            (w.T if poisoned != "fc3" else w)[:, 0] *= 200.0
-            t.CopyFrom(onnx.numpy_helper.from_array(w, t.name))
+        t.CopyFrom(onnx.numpy_helper.from_array(arrays[t.name], t.name))
+    return model
+
+
+@pytest.mark.parametrize("layer", ("fc1", "fc2", "fc3"))
+def test_a_poisoned_layer_is_blamed_first_and_mended(layer: str) -> None:
     r = np.random.default_rng(4)
-    data = [r.normal(size=(16, 24)).astype(np.float32) * np.r_[1e-3, np.ones(23)].astype(np.float32) for _ in range(8)]
-    found = quantize(model, data, equalize=False, rounding="nearest", search=False, timing=False)
-    if poisoned == "fc1":
-        assert blame(found)[0].layer == "fc1"
-    worst = {b.layer: b.now for b in blame(found)}
-    assert min(worst, key=lambda name: worst[name]) == poisoned or blame(found)[0].layer == poisoned
+    small = np.r_[1 / 300 if layer == "fc1" else 1.0, np.ones(23)].astype(np.float32)
+    data = [r.normal(size=(16, 24)).astype(np.float32) * small for _ in range(8)]
+    plain = {"equalize": False, "rounding": "nearest", "bias_correction": False}
+    found = quantize(poisoned_model(layer), data, search=False, timing=False, **plain)  # type: ignore[arg-type]
+    worst = blame(found)[0]
+    assert (worst.layer, worst.cause) == (layer, "weights with outliers") and worst.share > 0.8
+    mended = quantize(poisoned_model(layer), data, search=False, **QUICK)  # type: ignore[arg-type]
+    assert mended.verdict.snr > found.verdict.snr + 10
 
 
 def test_the_report(done: Quantized, tmp_path: Path) -> None:
