@@ -1,6 +1,7 @@
 # make demo   set up an environment here, compile the example model, run it on real digits
 # make test   install what the tests need and pass them (CI=true: the slow ones too)
 # make nightly  every test, in an hour or two
+# make fuzz   10,000 random models on every target and 100,000 damaged files, from FUZZ_SEED on; hours
 # make clean  remove what these made
 
 PYTHON ?= python3
@@ -12,7 +13,10 @@ CC_FOUND := $(shell command -v cc || command -v gcc || command -v clang)
 EXTRAS := $(if $(CC_FOUND),,cross)
 PYTEST_ARGS ?= -n 2 -m "$(if $(filter true,$(CI)),not nightly,not slow and not nightly)"
 
-.PHONY: demo test nightly clean
+FUZZ_SEED ?= 0
+FUZZ = PYTHONPATH=tests $(BIN)/python
+
+.PHONY: demo test nightly fuzz clean
 
 demo: $(VENV)/installed
 	$(BIN)/tilewright compile examples/digits/digits.onnx -o $(DEMO)/digits --report $(DEMO)/digits.html
@@ -31,6 +35,11 @@ test: $(VENV)/tests-installed
 nightly: $(VENV)/tests-installed
 	$(BIN)/pytest -n 2
 
+fuzz: $(VENV)/tests-installed
+	$(FUZZ) tests/fuzz/damaged.py --seed $(FUZZ_SEED) --count 100000 --out fuzz-out
+	$(FUZZ) tests/fuzz/graphs.py --seed $(FUZZ_SEED) --count 10000 --targets interpreter,cpu,reference --out fuzz-out
+	$(FUZZ) tests/fuzz/graphs.py --seed $(FUZZ_SEED) --count 10000 --targets library,cuda,xla,tvm,fpga --out fuzz-out
+
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo "Tilewright needs Python 3.10 or newer; name one: make PYTHON=python3.12"; exit 1; }
@@ -47,6 +56,6 @@ $(VENV)/tests-installed: $(VENV)/installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(DEMO) fuzz-out
 
 comma := ,

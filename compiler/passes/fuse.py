@@ -260,7 +260,9 @@ class _Fuser:
         return all(isinstance(self.nodes[m].op, kinds) for m in members)
 
     def _reads_once(self, user: int, v: Value) -> bool:
-        return self.nodes[user].outputs[0].type.size <= v.type.size or isinstance(self.nodes[user].op, Reduce)
+        made = self.nodes[user].outputs[0].type
+        smaller = made.size <= v.type.size if made.is_static and v.type.is_static else made.shape == v.type.shape
+        return smaller or isinstance(self.nodes[user].op, Reduce)
 
     def _convex(self, members: set[int]) -> bool:
         mask = sum(1 << m for m in members)

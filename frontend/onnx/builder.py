@@ -7,6 +7,7 @@ it is missing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -265,6 +266,9 @@ def check_size(t: TensorType, name: str) -> None:
         raise ModelError(f"value {name!r} would have {t.rank} dimensions; the limit is {MOST_DIMENSIONS}")
     if any(isinstance(d, int) and d < 0 for d in t.shape):
         raise ModelError(f"value {name!r} would have the shape {t}, with a negative dimension")
+    strides = [d for d in t.shape if isinstance(d, int) and d]  # also of a tensor without elements
+    if t.is_static and math.prod(strides) * DTYPES[t.dtype].size >= 2**62:
+        raise ModelError(f"value {name!r} would have the shape {t}, whose strides are beyond any memory")
     if t.is_static and t.nbytes > TENSOR_LIMIT:
         raise ModelError(f"value {name!r} would be {t}: {t.nbytes} bytes; the limit is {TENSOR_LIMIT} bytes")
 

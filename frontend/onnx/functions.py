@@ -97,7 +97,7 @@ def standard_body(node: NodeProto, opset: int, operands: Sequence[Imported] | No
     data = node.SerializeToString()
     try:
         return _parsed(schema.get_context_dependent_function_with_opset_version(version, data, types), schema)
-    except RuntimeError as e:
+    except (RuntimeError, ValueError) as e:
         raise ModelError(f"{describe(node)}: the standard does not define it for these operands: {e}") from None
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from onnx import FunctionProto, GraphProto, NodeProto, TensorProto
@@ -20,12 +21,12 @@ from .attributes import (
     read_attributes,
     read_extension_attributes,
 )
-from .builder import NarrowTensor, NotConstantError, OnnxBuilder, Subgraph, TensorSequence
+from .builder import NarrowTensor, NotConstantError, OnnxBuilder, Subgraph, TensorSequence, check_size
 from .functions import Body, FunctionKey, call_body, function_table, standard_body
 from .inputs import Shapes, bind_inputs
 from .reader import ModelFile, normal_domain
 from .structure import outer_names, sorted_nodes
-from .support import require_supported
+from .support import require_few, require_supported
 from .table import Imported, OpFunction, Outputs, Standard, accepts_narrow, find_op
 from .tensors import NARROW, TensorReader, read_sparse
 
@@ -39,6 +40,7 @@ class Context:
 
     tensors: TensorReader
     functions: Mapping[FunctionKey, FunctionProto]
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))  # of nodes as they are imported
 
 
 def import_graph(model: ModelFile, shapes: Shapes | None = None, dims: Mapping[str, int] | None = None) -> Graph:
@@ -53,6 +55,7 @@ def import_graph(model: ModelFile, shapes: Shapes | None = None, dims: Mapping[s
     inputs = [v for v in proto.input if v.name not in initialized]
     types = {v.name: v.type.tensor_type.elem_type for v in inputs}
     for name, t in bind_inputs(inputs, shapes, dims).items():
+        check_size(t, name)
         code = types[name]
         value = scope.b.input(name, t)
         scope.define(name, NarrowTensor(value, code) if code in NARROW else value)
@@ -155,6 +158,7 @@ class Scope:
     def _import_node(self, node: NodeProto) -> None:
         operands = [self.lookup(name) if name else None for name in node.input]
         b = self.b
+        require_few(next(self.context.numbers), describe(node))
         saved = b.node, b.where, b.hint, b.wanted, b.subgraph, b.inline
         b.node = describe(node)
         b.where = f"{saved[1]}/{node.name}" if saved[1] and node.name else node.name or saved[1] or node.op_type
@@ -255,11 +259,14 @@ class Scope:
 
 
 def _check_kinds(schema: OpSchema, operands: Sequence[Imported]) -> None:
-    """Raises ModelError for a sequence where a tensor is expected, and for an absent value where one is required."""
+    """Raises ModelError for a sequence where a tensor is expected, a tensor where a sequence is, and for an absent value where
+    one is required."""
     for n, value in enumerate(operands):
         formal = schema.inputs[min(n, len(schema.inputs) - 1)]
         if isinstance(value, TensorSequence) and not any("seq(" in t for t in formal.types):
             raise ModelError(f"input {n} ({formal.name}) must be a tensor, got a sequence")
+        if isinstance(value, (Value, NarrowTensor)) and all(t.startswith("seq(") for t in formal.types):
+            raise ModelError(f"input {n} ({formal.name}) must be a sequence, got a tensor")
         optional = any("optional(" in t for t in formal.types)
         if value is None and formal.option != OpSchema.FormalParameterOption.Optional and not optional:
             raise ModelError(f"input {n} ({formal.name}) is absent")

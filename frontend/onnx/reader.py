@@ -117,6 +117,8 @@ def opset_versions(imports: object, where: str) -> dict[str, int]:
     versions: dict[str, int] = {}
     for entry in imports:  # type: ignore[attr-defined]
         domain = normal_domain(entry.domain)
+        if not 0 <= entry.version < 2**31:
+            raise ModelError(f"{where}: {entry.version} is no version of an operator set")
         versions[domain] = max(versions.get(domain, 0), entry.version)
     if versions.get("", 1) > newest:
         raise ModelError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnx import FunctionProto, NodeProto
@@ -15,6 +16,7 @@ from .structure import subgraphs
 from .table import find_op, oldest_version
 
 _DEEPEST = 32  # nested function calls
+_MOST_NODES = 2**17
 _SHOWN = 3  # node names per operator
 
 
@@ -53,15 +55,16 @@ def operators_used(model: ModelFile) -> tuple[OperatorUse, ...]:
     """Every operator type of the graph, its subgraphs and the functions that it calls."""
     functions = function_table(model.proto)
     uses: dict[tuple[str, str, int], OperatorUse] = {}
-    _count(model.proto.graph.node, model.opsets, functions, uses, ())
+    _count(model.proto.graph.node, model.opsets, functions, uses, (), itertools.count(1))
     return tuple(sorted(uses.values(), key=lambda u: (-u.count, u.full_name)))
 
 
 def _count(
     nodes: Iterable[NodeProto], opsets: Mapping[str, int], functions: Mapping[FunctionKey, FunctionProto],
-    uses: dict[tuple[str, str, int], OperatorUse], calls: tuple[FunctionKey, ...],
+    uses: dict[tuple[str, str, int], OperatorUse], calls: tuple[FunctionKey, ...], numbers: Iterator[int],
 ) -> None:  # fmt: skip
     for node in nodes:
+        require_few(next(numbers), describe(node))
         domain = normal_domain(node.domain)
         called = (domain, node.op_type, node.overload)
         if called in functions:
@@ -69,11 +72,18 @@ def _count(
                 raise ModelError(f"{describe(node)}: the function calls itself, or calls are nested too deep")
             f = functions[called]
             versions = {**opsets, **opset_versions(f.opset_import, describe(node))}
-            _count(f.node, versions, functions, uses, (*calls, called))
+            _count(f.node, versions, functions, uses, (*calls, called), numbers)
         else:
             _add(node, domain, opsets, uses)
         for graph in subgraphs(node):
-            _count(graph.node, opsets, functions, uses, calls)
+            _count(graph.node, opsets, functions, uses, calls, numbers)
+
+
+def require_few(number: int, where: str) -> None:
+    """Raises ModelError when this is one node too many: functions that call functions, and loops in loops, make any number
+    of nodes from a small file."""
+    if number > _MOST_NODES:
+        raise ModelError(f"{where}: more than {_MOST_NODES} nodes, with those of called functions and unrolled loops")
 
 
 def _add(

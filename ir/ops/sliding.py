@@ -5,6 +5,7 @@ Window o reads, at kernel position k, the input position o * stride + k * dilati
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from ..expr import Expr, as_expr, binary, bounds
 from ..types import Dim
 from .base import Op
 from .operands import require
+
+_MOST_PLACES = 2**40  # of a window
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Window:
         ):
             ok = len(values) == count and all(isinstance(v, int) and v >= least for v in values)
             require(ok, op, "{} must be {} integers of at least {}, got {}", what, count, least, values)
+        require(math.prod(self.kernel) <= _MOST_PLACES, op, "a window of {} is beyond any memory", self.kernel)
         for d, (n, out) in enumerate(zip(spatial, self.output(spatial), strict=True)):
             require(n != 0, op, "spatial dimension {} has no elements", d)
             holds = not isinstance(out, int) or out >= 1

@@ -30,6 +30,7 @@ from ..cpu.naming import c_prefix
 from ..cpu.packaging import timed
 from ..loader import ABI_VERSION, FORMAT, FORMAT_VERSION
 from .boards import BOARDS, USABLE, Board
+from .c_names import kernel_name
 from .csim import Csim, run_csim
 from .elementwise import MARGIN, RANDOM_MARGIN
 from .estimate import URAM_WORD, design_usage
@@ -88,7 +89,7 @@ def build(
     lowered = replace(lowered, notes=(*notes, *lowered.notes))
     say("folding")
     with timed(seconds, "folding"):
-        made = _make_design(lowered, machine, settings, c_prefix(name))
+        made = _make_design(lowered, machine, settings, kernel_name(c_prefix(name)))
     say("sources")
     frames = [_encoded(made.design, s) for s in samples[: _GOLDEN if len(samples) > 2 else 1]]
     with timed(seconds, "sources"):

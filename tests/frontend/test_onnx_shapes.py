@@ -182,3 +182,13 @@ def test_dimensions_that_may_differ_ask_to_be_bound() -> None:
     with pytest.raises(ModelError, match=r"n meets k. If symbolic dimensions make them fit, bind these \(--shape, --dim\)"):
         import_model(m)
     assert run(m, np.ones(3, np.float32), np.ones(3, np.float32), dims={"n": 3, "k": 3})[0].tolist() == [2, 2, 2]
+
+
+def test_slice_backwards_from_before_the_start() -> None:
+    """The standard moves a start before the first element to it; NumPy gives nothing then."""
+    constants = {"s": np.array([-2]), "e": np.array([-2]), "a": np.array([0]), "t": np.array([-2])}
+    for extent, count in ((1, 1), (2, 0), (0, 0)):
+        m = model([node("Slice", ["x", "s", "e", "a", "t"], ["y"])], [value("x", extent, 3)], ["y"], constants)
+        x = draw(extent, 3)
+        (y,) = run(m, x)
+        np.testing.assert_array_equal(y, x[:count])

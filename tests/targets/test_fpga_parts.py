@@ -21,6 +21,7 @@ from tilewright.codegen.hls.wire import connect, pack_deep, wire
 from tilewright.ir.errors import InternalError, OptionError
 from tilewright.targets.fpga.boards import BOARDS, USABLE, find_board
 from tilewright.targets.fpga.build import build
+from tilewright.targets.fpga.c_names import kernel_name
 from tilewright.targets.fpga.estimate import memory_usage, product_usage
 from tilewright.targets.fpga.host import resolve_machine
 from tilewright.targets.fpga.lint import lint
@@ -288,3 +289,9 @@ def test_every_seeded_fault_is_found(fault: str) -> None:
 
 def test_budgets_are_parts() -> None:
     assert all(0 < part <= 1 for part in USABLE.values())
+
+
+@pytest.mark.parametrize("name", ["random", "main", "int", "weights", "window_0", "in_x", "size_t", "write"])
+def test_names_that_the_sources_have_already(name: str) -> None:
+    assert kernel_name(name) == f"{name}_kernel"
+    assert kernel_name(f"my_{name.replace('_', '')}") == f"my_{name.replace('_', '')}"

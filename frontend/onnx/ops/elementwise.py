@@ -109,6 +109,8 @@ def mod(b: OnnxBuilder, x: Value, y: Value, *, fmod: int = 0) -> Outputs:
 def bit_shift(b: OnnxBuilder, x: Value, y: Value, *, direction: str) -> Outputs:
     if direction not in ("LEFT", "RIGHT"):
         raise ModelError(f"attribute 'direction' must be LEFT or RIGHT, got {direction!r}")
+    if not all(DTYPES[v.type.dtype].kind in "iu" for v in (x, y)):
+        raise ModelError(f"expected integers, got {x.type} and {y.type}")
     if DTYPES[x.type.dtype].kind == "u":
         return b.binary("shl" if direction == "LEFT" else "shr", x, y)
     return _signed_shift(b, x, y, direction)

@@ -19,6 +19,7 @@ from ..table import Outputs, onnx_op
 from .layout import spatial_rank, to_channels_first, to_channels_last
 
 _LARGEST_SCALE = 2**31
+_LONGEST = 2**24  # elements of a resized axis: where each one comes from is a constant
 
 
 @onnx_op("Upsample", since=7)
@@ -121,6 +122,8 @@ def _resize(b: OnnxBuilder, x: Value, axes: Sequence[int], new: Sequence[_NewSiz
     todo = [row for row in todo if isinstance(x.type.shape[row[0]], int)]
     if not todo:
         return x
+    if any(isinstance(row[1], int) and row[1] > _LONGEST for row in todo):
+        raise ModelError(f"{x.type} is resized to {[row[1] for row in todo]}; an axis may have {_LONGEST} elements")
     moved = x.type.rank >= 3 and all(row[0] >= 2 for row in todo)
     chosen = tuple(row[0] - 1 if moved else row[0] for row in todo)
     roi = (*(row[3] for row in todo), *(row[4] for row in todo)) if crop else ()

@@ -228,6 +228,8 @@ def tree_ensemble(
     size, leaves = len(nodes_featureids), len(leaf_targetids)
     columns = (nodes_modes, nodes_splits, nodes_truenodeids, nodes_falsenodeids, nodes_trueleafs, nodes_falseleafs)
     _check(n_targets > 0 and leaves * n_targets <= _MOST_WEIGHTS, f"{leaves} leaves with {n_targets} targets are not possible")
+    tensors = (nodes_modes, nodes_splits, leaf_weights, *(() if membership_values is None else (membership_values,)))
+    _check(all(t.ndim == 1 for t in tensors), "the attributes that are tensors must have one dimension")
     _check(size > 0 and all(len(c) == size for c in columns), "the attributes 'nodes_...' differ in length")
     _check(len(leaf_weights) == leaves and all(0 <= t < n_targets for t in leaf_targetids), "leaves do not fit n_targets")
     _check(all(0 <= m < len(_MODES) for m in nodes_modes), "attribute 'nodes_modes' has an unknown number")

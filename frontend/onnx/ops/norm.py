@@ -72,6 +72,8 @@ def instance_normalization(b: OnnxBuilder, x: Value, scale: Value, bias: Value, 
 def _group_norm(
     b: OnnxBuilder, x: Value, scale: Value, bias: Value, groups: int, epsilon: float, per_channel: bool
 ) -> Value:
+    if x.type.rank < 2:
+        raise ModelError(f"expected x[N, C, ...], got {x.type}")
     n, c, *spatial = x.type.shape
     per_group = quotient([c], [groups])
     if per_group is None:

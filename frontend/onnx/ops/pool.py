@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-
-import numpy as np
 
 from ....ir.errors import ModelError
 from ....ir.graph import Value
@@ -98,14 +97,14 @@ def lp_pool(
 ) -> Outputs:  # fmt: skip
     """(sum of |x|^p)^(1/p): the sum is the average with padding, times the window's size."""
     rank = spatial_rank(x)
-    powers = b.binary("pow", b.unary("abs", x), p)
+    powers = _powers(b, x, p)
     kernel, steps = each(kernel_shape, rank, 1, "kernel_shape"), each(strides, rank, 1, "strides")
     spread = each(dilations, rank, 1, "dilations")
     around = window_pads(auto_pad, pads, x.type.shape[2:], kernel, steps, spread)
     if ceil_mode and auto_pad == "NOTSET":
         around = _with_last_windows(x.type.shape[2:], around, kernel, steps, spread)
     mean = b.add(Pool("avg", kernel, steps, around, spread, True), to_channels_last(b, powers))
-    total = b.binary("mul", mean, int(np.prod(kernel)))
+    total = b.binary("mul", mean, math.prod(kernel))
     return to_channels_first(b, b.binary("pow", total, 1 / p))
 
 
@@ -124,8 +123,14 @@ def global_max_pool(b: OnnxBuilder, x: Value) -> Outputs:
 
 @onnx_op("GlobalLpPool", since=2)
 def global_lp_pool(b: OnnxBuilder, x: Value, *, p: int = 2) -> Outputs:
-    powers = b.binary("pow", b.unary("abs", x), p)
-    return b.binary("pow", b.add(Reduce("sum", _spatial_axes(x), True), powers), 1 / p)
+    return b.binary("pow", b.add(Reduce("sum", _spatial_axes(x), True), _powers(b, x, p)), 1 / p)
+
+
+def _powers(b: OnnxBuilder, x: Value, p: int) -> Value:
+    """|x|^p"""
+    if p < 1:
+        raise ModelError(f"attribute 'p' must be 1 or more, got {p}")
+    return b.binary("pow", b.unary("abs", x), p)
 
 
 def _spatial_axes(x: Value) -> tuple[int, ...]:

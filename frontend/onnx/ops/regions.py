@@ -19,6 +19,7 @@ from ..symbolic import product
 from ..table import Outputs, onnx_op
 from .layout import each, spatial_rank
 
+_MOST_SAMPLES = 2**20  # along one axis of a region
 
 @onnx_op("MaxUnpool", since=9)
 def max_unpool(
@@ -112,6 +113,8 @@ def _roi_align(
         )
     if x.type.rank != 4 or rois.type.rank != 2 or mode not in ("avg", "max"):
         raise ModelError(f"expected x[N, C, H, W], rois[R, 4] and a mode of avg or max, got {x.type}, {rois.type}, {mode!r}")
+    if not all(0 < n * ratio <= _MOST_SAMPLES for n in sizes):
+        raise ModelError(f"an output of {sizes} with {ratio} samples a bin: each axis may have {_MOST_SAMPLES} samples")
     regions, channels = rois.type.shape[0], x.type.shape[1]
     height, width = x.type.shape[2:]
     y, inside_y = _samples(b, rois, 1, sizes[0], ratio, scale, half, height)

@@ -226,7 +226,8 @@ def _slice(b: OnnxBuilder, x: Value, starts: Any, ends: Any, axes: Any, steps: A
             raise ModelError(f"the step of axis {axis} is 0")
         extent = x.type.shape[axis]
         low, high = (0, extent) if step > 0 else (-1, as_dim(extent - 1))
-        first = _clamped(start, extent, 0 if step > 0 else -1, high)
+        # A start before the first element is the first element, as the standard says; for NumPy such a slice is empty.
+        first = _clamped(start, extent, -1 if step < 0 and extent == 0 else 0, high)
         last = _clamped(end, extent, low, high)
         span = as_dim(last - first) if step > 0 else as_dim(first - last)
         count = maximum(as_dim((span + abs(step) - 1) // abs(step)), 0)
