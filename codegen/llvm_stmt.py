@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..ir.expr import Const, Expr, Var
+from ..ir.expr import Expr, Var
 from ..ir.kernel import Alloc, Barrier, Block, Buffer, Do, For, If, Prefetch, Stmt, Store
 from .llvm_memory import address, cell_of, print_store, stack_extent
 from .llvm_text import Cell, Held, Printer, Scope, llvm_type, unsupported, zero
@@ -58,12 +58,10 @@ def _print_barrier(p: Printer, s: Barrier) -> None:
 
 def _print_do(p: Printer, s: Do) -> None:
     """A call of the support code: void fn(ptr runtime, ptr buffer..., i64 argument...)."""
-    if not all(isinstance(a, Const) for a in s.args):
-        raise unsupported(f"{s.fn} with arguments that are no constants")
     types = ", ".join(["ptr", *["ptr"] * len(s.bufs), *["i64"] * len(s.args)])
     p.declares[f"declare hidden void @{s.fn}({types})"] = None
     buffers = [f"ptr {p.pointers[b]}" for b in s.bufs]
-    numbers = [f"i64 {int(a.value)}" for a in s.args if isinstance(a, Const)]
+    numbers = [f"i64 {p.value(a)}" for a in s.args]
     p.line(f"call void @{s.fn}({', '.join(['ptr %runtime', *buffers, *numbers])})")
     p.loads.clear()
 

@@ -101,11 +101,22 @@ class SizedOutput:
 
 
 @dataclass(frozen=True)
+class Site:
+    """An access to memory: kernel and buffer by name, "load" or "store"; `what` describes the buffer."""
+
+    kernel: str
+    buffer: str
+    access: str
+    what: str
+
+
+@dataclass(frozen=True)
 class Program:
     """constants: (offset, array) pairs in increasing order; arrays are C-contiguous, offsets are multiples of 64.
     inputs and outputs: names and types in the model's order.  scratch_bytes: memory each thread needs for the `stack`
     buffers of the kernels.  profile: threads record the times of every call (`tw_profile.c`).  prepare: calls that every
-    instance makes once, when it is created, on arena memory that no step reuses.  sized: see SizedOutput."""
+    instance makes once, when it is created, on arena memory that no step reuses.  sized: see SizedOutput.  sites: what the
+    checks of checked kernels name by number (`bounds.py`); empty: the kernels check nothing."""
 
     name: str
     kernels: Mapping[str, Kernel]
@@ -120,7 +131,7 @@ class Program:
     profile: bool = False
     prepare: tuple[Step, ...] = ()
     sized: tuple[SizedOutput, ...] = ()
-
+    sites: tuple[Site, ...] = ()
 
     @property
     def has_text(self) -> bool:

@@ -34,6 +34,7 @@ def compile(
     precision: str = "f32",
     transform_weights: str = "compile",
     profile: bool = False,
+    debug_bounds: bool = False,
     tune: float | None = None,
     tuning_file: str | os.PathLike[str] | None = None,
     emit: str | Sequence[str] = (),
@@ -69,6 +70,8 @@ def compile(
     tune: seconds to spend on running variants of the kernels on this machine and keeping the fastest; what is found is
     kept in a file and used again.  tuning_file: that file; without `tune` it is only read.  Default: one in the cache.
     profile: record the time of every step while the artifact runs: `Module.profile()`, `tilewright run --profile`.
+    debug_bounds: for finding errors of the compiler: every index is compared with the size of its buffer while the artifact
+    runs, and a run that would leave one fails with the names of kernel and buffer; many times slower.
     transform_weights: "compile" or "create": when transformed weights (Winograd, halved products) are made; they are 1.75 to
         4 times as large.
     emit: what the artifact holds beside the library: "object", "llvm-ir", "asm".
@@ -95,7 +98,7 @@ def compile(
     done = compile_with(
         model, target, shapes=shapes, dims=dims, name=name, accuracy=accuracy, precision=precision,
         transform_weights=transform_weights,
-        profile=profile, tune=tune, tuning_file=tuning_file, emit=emit, cc=cc,
+        profile=profile, debug_bounds=debug_bounds, tune=tune, tuning_file=tuning_file, emit=emit, cc=cc,
         embed_limit=embed_limit, shard=shard, fpga=fpga, cache=cache, report=report, verify=verify, print_after=print_after,
         check_passes=check_passes, jobs=jobs, base_dir=base_dir, progress=progress,
     )

@@ -113,7 +113,8 @@ def compile_command(a: Arguments) -> int:
         done = compile_with(
             a.model, a.target, shapes=_shapes(a), dims=_dims(a), name=a.name, accuracy=a.accuracy, precision=a.precision,
             transform_weights=a.transform_weights,
-            profile=a.profile, tune=a.tune, tuning_file=a.tuning_file, emit=_words(a.emit), cc=a.cc,
+            profile=a.profile, debug_bounds=a.debug_bounds,
+            tune=a.tune, tuning_file=a.tuning_file, emit=_words(a.emit), cc=a.cc,
             embed_limit=a.embed_limit, shard=a.shard, fpga=_fpga(a), cache=not a.no_cache, verify=not a.no_verify,
             print_after=_words(a.print_after), check_passes=a.check_passes, jobs=a.jobs, report=a.report,
             progress=progress,

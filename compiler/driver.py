@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..codegen.bounds import check_bounds
 from ..codegen.lower import lower
 from ..codegen.machine import Machine
 from ..codegen.program import Program
@@ -73,6 +74,8 @@ def compile_model(
         name, sizes = options.buckets[0]
         raise OptionError(f"dim {name}={','.join(map(str, sizes))}: target {target.name} takes one size of a dimension; "
                           "several are for the targets tpu, xla and tvm")
+    if options.debug_bounds and target.name != "cpu":
+        raise OptionError(f"debug_bounds: target {target.name} has no checks; use it with the target cpu")
     job = _Job(options, target, target.machine_for(options), stages, show)
     with stages.stage("read"):
         source = read_model(model, base_dir)
@@ -138,6 +141,8 @@ class _Job:
                 prepare_weights=options.transform_weights == "create",
             )
             program = replace(program, profile=options.profile)
+            if options.debug_bounds:
+                program = check_bounds(program)
         if wanted(options, "lower"):
             self.show("lower", "\n\n".join(map(str, program.kernels.values())))
         with guarded("build", fused):

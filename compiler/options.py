@@ -40,6 +40,7 @@ class Options:
     tune: seconds to search for faster numbers of kernels by measurement, 0: none.  tuning_file: the database of what
     was found, empty: the user's own.  tuned: hash of the measured numbers in use, which the driver finds out.
     profile: the artifact records the time of every step.
+    debug_bounds: generated code compares every index with the size of its buffer before it reads or writes memory.
     emit: what the artifact holds beside the library, of EMITS.
     cc: the C compiler to link with, as a command; empty: found.  embed_limit: bytes of weights above which they go to a
     file beside the library, None: the target's own limit.
@@ -58,6 +59,7 @@ class Options:
     precision: str = "f32"
     transform_weights: str = "compile"
     profile: bool = False
+    debug_bounds: bool = False
     tune: float = 0.0
     tuning_file: str = ""
     tuned: str = ""
@@ -84,6 +86,7 @@ class Options:
         values = {"shapes": shapes, "dims": dims, "accuracy": self.accuracy,
                   "shard": self.shard, **words, "emit": list(self.emit),
                   "fpga": self.fpga.recorded(), "embed_limit": self.embed_limit, "profile": self.profile or None,
+                  "debug_bounds": self.debug_bounds or None,
                   "tuned": self.tuned}
         return {name: value for name, value in values.items() if value not in ({}, [], None, "", "default")}
 
@@ -98,6 +101,7 @@ def make_options(
     precision: str = "f32",
     transform_weights: str = "compile",
     profile: bool = False,
+    debug_bounds: bool = False,
     tune: float | None = None,
     tuning_file: str | os.PathLike[str] | None = None,
     emit: str | Sequence[str] = (),
@@ -132,7 +136,8 @@ def make_options(
     return Options(
         target=target, shapes=_checked_shapes(shapes or {}), dims=_checked_dims(one),  # type: ignore[arg-type]
         buckets=_checked_buckets(several), name=name or "",  # type: ignore[arg-type]
-        accuracy=accuracy, precision=precision, transform_weights=transform_weights, profile=profile, tune=float(tune or 0.0),
+        accuracy=accuracy, precision=precision, transform_weights=transform_weights, profile=profile, debug_bounds=debug_bounds,
+        tune=float(tune or 0.0),
         tuning_file="" if tuning_file is None else os.fspath(tuning_file), emit=emits, cc=cc or "", embed_limit=embed_limit,
         shard=shard, fpga=make_fpga_options(fpga or {}), verify=verify, print_after=prints,
         check_passes=check_passes, jobs=jobs or 0,

@@ -21,7 +21,7 @@ from .naming import c_string, comment_text, distinct_identifiers
 
 ABI_VERSION = 1
 WEIGHTS_ID_BYTES = 32
-RUNTIME_SOURCES = ("tw_check.c", "tw_host.c", "tw_memory.c", "tw_model.c", "tw_profile.c", "tw_threads.c")
+RUNTIME_SOURCES = ("tw_bounds.c", "tw_check.c", "tw_host.c", "tw_memory.c", "tw_model.c", "tw_profile.c", "tw_threads.c")
 TEXT_SOURCES = ("tw_text.c", "tw_text_numbers.c", "tw_text_regex.c")
 """For programs with strings alone."""
 RUNTIME_HEADERS = ("tw_abi.h", "tw_runtime.h", "tw_text.h")
@@ -156,6 +156,12 @@ def _feature_table(machine: Machine) -> str:
     return "\n".join(["static const tw_feature features[] = {", *rows, "};", ""])
 
 
+def _site_table(program: Program) -> str:
+    """The accesses that a debug-bounds build checks; nothing in other builds."""
+    rows = [f"    {{ {', '.join(map(c_string, (s.kernel, s.buffer, s.access, s.what)))} }}," for s in program.sites]
+    return "\n".join(["static const tw_site sites[] = {", *rows, "};", ""]) if rows else ""
+
+
 def descriptor_source(
     prefix: str, program: Program, machine: Machine, weights_id: bytes, weights_file: str | None
 ) -> str:
@@ -174,8 +180,9 @@ def descriptor_source(
         "PREPARES": int(bool(program.prepare)), "SIZED_COUNT": len(program.sized),
         "TEXT": "&tw_text_functions" if program.has_text else "NULL",
         "STEP_COUNT": len(list(all_calls(program.steps))) if program.profile else 0,
+        "SITE_COUNT": len(program.sites), "SITES": "sites" if program.sites else "NULL",
         "TABLES": info_table("inputs", program.inputs) + info_table("outputs", program.outputs, _run_time_axes(program))
-        + _sized_table(program) + _feature_table(machine) + (identity if weights_file else ""),
+        + _sized_table(program) + _feature_table(machine) + _site_table(program) + (identity if weights_file else ""),
     })
 
 

@@ -113,6 +113,8 @@ class _Emitter:
         return [value(v) for v in graph.outputs]
 
     def _constant(self, v: Value, array: np.ndarray) -> Any:
+        if array.size == 0:  # TVM writes constants without elements, and cannot read them
+            return self.bb.emit(R.zeros(list(array.shape), NAMES[v.type.dtype]))  # pyright: ignore
         if array.nbytes <= LARGE:
             return relax.const(np.asarray(array, order="C"), NAMES[v.type.dtype])
         return self._weight(v.type, array)

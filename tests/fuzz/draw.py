@@ -178,9 +178,10 @@ class Draw:
 
     def node(
         self, op: str, *operands: Operand, outputs: int = 1, domain: str = "", exact: bool = False, keep: bool = True,
-        **attributes: Any,
+        steady: bool = False, **attributes: Any,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         """Adds a node and gives its outputs.  exact: whether it rounds nothing (whether that holds is seen in its values).
+        steady: whether its integers must not change with the last bits of its operands.
         Raises Refused, with the reason noted, if the importer refuses it, or its values are too large or not finite."""
         names = [t.name if t is not None else "" for t in operands]
         made = [f"n{len(self.nodes)}_{i}" for i in range(outputs)]
@@ -198,6 +199,12 @@ class Draw:
             twins = values
             if not all(t.exact for t in given.values()):
                 twins = self._evaluate(node, made, {n: t.twin for n, t in given.items()}, given)
+        if steady:
+            near = {n: t.value * (1 + t.dtype.type(1e-5)) if t.dtype in FLOATS else t.value for n, t in given.items()}
+            far = {n: t.value * (1 - t.dtype.type(1e-5)) if t.dtype in FLOATS else t.value for n, t in given.items()}
+            for other in (self._evaluate(node, made, near, given), self._evaluate(node, made, far, given)):
+                if any(v.dtype not in FLOATS and not np.array_equal(v, w) for v, w in zip(values, other, strict=True)):
+                    raise Refused("rounding decides an integer")
         results = [self._result(v, w, exact) for v, w in zip(values, twins, strict=True)]
         self.nodes.append(node)
         tensors = []

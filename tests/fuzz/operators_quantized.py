@@ -112,7 +112,7 @@ def finish(d: Draw, y: Tensor) -> None:
 
 def dynamic(d: Draw, op: str) -> None:
     x = d.value((F32,), lambda t: t.value.size > 0, exact=True)
-    d.node(op, x, outputs=3)
+    d.node(op, x, outputs=3, steady=True)
 
 
 def linear_matmul(d: Draw, op: str) -> None:

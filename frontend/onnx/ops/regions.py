@@ -19,7 +19,7 @@ from ..symbolic import product
 from ..table import Outputs, onnx_op
 from .layout import each, spatial_rank
 
-_MOST_SAMPLES = 2**20  # along one axis of a region
+_MOST_SAMPLES = 2**24  # whose places are constants: along one axis of a region, or of an image
 
 @onnx_op("MaxUnpool", since=9)
 def max_unpool(
@@ -173,6 +173,8 @@ def deform_conv(
     around = each(pads, 4, 0, "pads")
     if c != per * group or o % group or c % offset_group or offset.type.shape[1] != offset_group * taps * 2:
         raise ModelError(f"groups {group} and {offset_group} do not fit {x.type}, {w.type} and {offset.type}")
+    if max(kh, kw, oh, ow, taps * oh * ow) > _MOST_SAMPLES:
+        raise ModelError(f"{kh}x{kw} taps for {oh}x{ow} results: an image may have {_MOST_SAMPLES} samples")
     moves = b.reshape(offset, (n, offset_group, taps, 2, oh, ow))
     starts = _grid(b, (kh, kw), (oh, ow), step, spread, around, x.type.dtype)
     at = [b.binary("add", b.reshape(b.slice(moves, 3, d, 1), (n, offset_group, taps, oh, ow)), starts[d]) for d in (0, 1)]

@@ -32,6 +32,8 @@ static const tw_descriptor descriptor = {
     .sized = sized,
     .sized_count = @SIZED_COUNT@u,
     .text = @TEXT@,
+    .site_count = @SITE_COUNT@u,
+    .sites = @SITES@,
 };
 
 EXPORT uint32_t @PREFIX@_abi_version(void)

@@ -38,7 +38,8 @@ enum tw_status {
     TW_NO_DRIVER = 18,     /* CUDA libraries: there is no driver or no GPU */
     TW_WRONG_GPU = 19,     /* CUDA libraries: the code was compiled for other GPUs */
     TW_DEVICE = 20,        /* CUDA libraries: the driver reported an error */
-    TW_WRONG_VALUE = 21    /* an element of an input has no meaning for the model, for example text that is no number */
+    TW_WRONG_VALUE = 21,   /* an element of an input has no meaning for the model, for example text that is no number */
+    TW_OUT_OF_BOUNDS = 22  /* libraries compiled with debug-bounds: generated code left a buffer, the outputs are not valid */
 };
 
 /* Element types; the numbers are those of ONNX. */

@@ -41,6 +41,7 @@ static const char *const status_texts[] = {
     [TW_BAD_OPTION] = "an option is out of its range",
     [TW_WRONG_VALUE] = "an element of an input has no meaning for the model",
     [TW_NO_PROFILE] = "the library was compiled without the option profile",
+    [TW_OUT_OF_BOUNDS] = "generated code left a buffer",
     [TW_FORKED] = "the instance belongs to the parent process; create one after fork",
 };
 
@@ -108,6 +109,14 @@ static void run_thread(void *argument, int32_t index)
                      model->outputs, index, model->team.threads);
 }
 
+/* Runs the team; a debug-bounds build then says what it found. */
+static int32_t run_checked(tw_model *model)
+{
+    tw_bounds_reset(&model->team);
+    const int32_t status = tw_team_run(&model->team);
+    return status ? status : tw_bounds_status(&model->team, model->descriptor, model->message, sizeof model->message);
+}
+
 static int32_t take_workspace(tw_model *model, const tw_options *options, int32_t threads)
 {
     const uint64_t needed = tw_workspace_bytes(model->descriptor, threads);
@@ -172,9 +181,9 @@ static int32_t set_up(tw_model *model, const tw_descriptor *descriptor, const tw
             status = tw_profile_start(&model->team, descriptor->step_count);
         }
         if (!status && descriptor->prepares) {
-            status = tw_team_run(&model->team); /* inputs are NULL still */
+            status = run_checked(model); /* inputs are NULL still */
         }
-        if (status) {
+        if (status && status != TW_OUT_OF_BOUNDS) {
             (void)snprintf(message, room, "could not start %d threads", (int)threads);
         }
     }
@@ -234,7 +243,7 @@ static int32_t run_team(tw_model *model)
     if (text) {
         text->begin(&model->team);
     }
-    const int32_t status = tw_team_run(&model->team);
+    const int32_t status = run_checked(model);
     return status || !text ? status : text->end(&model->team, model->message, sizeof model->message);
 }
 

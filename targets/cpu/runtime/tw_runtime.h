@@ -24,6 +24,11 @@ typedef struct tw_feature {
     uint64_t state;
 } tw_feature;
 
+/* An access to memory that generated code checks. */
+typedef struct tw_site {
+    const char *kernel, *buffer, *access, *what;
+} tw_site;
+
 typedef void tw_main_function(void *runtime, char *arena, char *scratch, const char *constants, void *const *inputs,
                               void *const *outputs, int64_t tid, int64_t nt);
 
@@ -60,6 +65,8 @@ typedef struct tw_descriptor {
     const tw_sized_output *sized; /* in the order of the pointers */
     uint32_t sized_count;
     const tw_text_support *text; /* of a model with strings; NULL otherwise, and the support is not in the library */
+    uint32_t site_count;  /* of a debug-bounds build; 0 otherwise */
+    const tw_site *sites;
 } tw_descriptor;
 
 typedef struct tw_model tw_model;
@@ -124,6 +131,12 @@ typedef struct tw_event {
 typedef struct tw_team tw_team;
 typedef struct tw_worker tw_worker;
 
+/* The first access of a run that would have left its buffer: elements low to high of `size`. */
+typedef struct tw_violation {
+    atomic_int noted;
+    int64_t site, low, high, size;
+} tw_violation;
+
 /* The threads that run one model together.  `body(argument, index)` is what they run; index 0 is the caller's thread. */
 struct tw_team {
     _Alignas(TW_CACHE_LINE) atomic_uint arrived; /* at the current barrier */
@@ -142,6 +155,7 @@ struct tw_team {
     tw_step_time *step_times; /* of a profile build: [threads][step_stride] */
     size_t step_stride;
     struct tw_text *text; /* of a model with strings: tw_text.c */
+    tw_violation violation; /* of a debug-bounds build */
     atomic_uint *alive; /* own page that a fork wipes: 1 in the process that owns the threads */
 };
 
@@ -167,5 +181,14 @@ void tw_profile_reset(tw_team *team);
 /* Called by generated code around step number `step`, on every thread. */
 void tw_profile_enter(void *runtime, int64_t tid, int64_t step);
 void tw_profile_leave(void *runtime, int64_t tid, int64_t step);
+
+/* --- tw_bounds.c: what a debug-bounds build found ---------------------------------------------------------------------- */
+
+/* Called by generated code instead of an access that would leave its buffer. */
+void tw_out_of_bounds(void *runtime, int64_t site, int64_t low, int64_t high, int64_t size);
+/* Forgets what was found: before a run. */
+void tw_bounds_reset(tw_team *team);
+/* TW_OK, or TW_OUT_OF_BOUNDS with a message: after a run. */
+int32_t tw_bounds_status(const tw_team *team, const tw_descriptor *descriptor, char *message, size_t room);
 
 #endif
