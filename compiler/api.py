@@ -70,10 +70,8 @@ def compile(
     tune: seconds to spend on running variants of the kernels on this machine and keeping the fastest; what is found is
     kept in a file and used again.  tuning_file: that file; without `tune` it is only read.  Default: one in the cache.
     profile: record the time of every step while the artifact runs: `Module.profile()`, `tilewright run --profile`.
-    debug_bounds: for finding errors of the compiler: every index is compared with the size of its buffer while the artifact
-    runs, and a run that would leave one fails with the names of kernel and buffer; many times slower.
-    transform_weights: "compile" or "create": when transformed weights (Winograd, halved products) are made; they are 1.75 to
-        4 times as large.
+    debug_bounds: check every index while the artifact runs (slow); a run that would leave a buffer fails and names it.
+    transform_weights: "compile" or "create": when transformed weights, 1.75 to 4 times as large, are made.
     emit: what the artifact holds beside the library: "object", "llvm-ir", "asm".
     cc: the C compiler to link with, a command; default: cc, gcc or clang, or zig from the ziglang package.
     embed_limit: bytes of weights above which they go to a file beside the library, default 1 GiB.
@@ -97,8 +95,8 @@ def compile(
         raise OptionError(f"compile: no option is called {word!r}{nearest(word, known)}; options are {', '.join(known)}")
     done = compile_with(
         model, target, shapes=shapes, dims=dims, name=name, accuracy=accuracy, precision=precision,
-        transform_weights=transform_weights,
-        profile=profile, debug_bounds=debug_bounds, tune=tune, tuning_file=tuning_file, emit=emit, cc=cc,
+        transform_weights=transform_weights, profile=profile, debug_bounds=debug_bounds,
+        tune=tune, tuning_file=tuning_file, emit=emit, cc=cc,
         embed_limit=embed_limit, shard=shard, fpga=fpga, cache=cache, report=report, verify=verify, print_after=print_after,
         check_passes=check_passes, jobs=jobs, base_dir=base_dir, progress=progress,
     )

@@ -24,7 +24,8 @@ _HALVES = ("f16", "bf16")
 
 
 def reduce(e: Emitter, op: Reduce, inputs: tuple[Value, ...]) -> Ref:
-    """Sums of half floats are made in f32."""
+    """Sums of half floats are made in f32, extrema of u8 in i32: XLA's processor backend (jaxlib 0.10) takes bytes for signed
+    where it fuses what makes them into the reduction."""
     x = e.value(inputs[0])
     out = e.type_of(op, inputs)
     native, combine = _COMBINERS[op.fn]
@@ -32,7 +33,11 @@ def reduce(e: Emitter, op: Reduce, inputs: tuple[Value, ...]) -> Ref:
         return x
     if x.dtype == "bool":
         native = "or" if op.fn == "max" else "and"
-    wide = e.w.convert(x, "f32") if x.dtype in _HALVES and op.fn not in ("max", "min") else x
+    wide = x
+    if op.fn in ("max", "min"):
+        wide = e.w.convert(x, "i32") if x.dtype == "u8" else x
+    elif x.dtype in _HALVES:
+        wide = e.w.convert(x, "f32")
     y = e.w.reduce(native, wide, e.w.splat(identity(combine, wide.dtype), wide.dtype), op.axes)
     if op.fn == "mean":
         count = 1

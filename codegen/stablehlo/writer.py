@@ -112,11 +112,14 @@ class Writer:
         return self.emit(f"stablehlo.select {condition.name}, {a.name}, {b.name} : {types}", a.type)
 
     def convert(self, x: Ref, dtype: str) -> Ref:
-        """x in another element type; to bool: whether it is not 0."""
+        """x in another element type; to bool: whether it is not 0.  From u8 to floats through i32: XLA's processor backend
+        (jaxlib 0.10) takes bytes for signed where it fuses what makes them, this and an extremum."""
         if x.dtype == dtype:
             return x
         if dtype == "bool":
             return self.compare("ne", x, self.splat(0, x.dtype, x.shape))
+        if x.dtype == "u8" and DTYPES[dtype].kind == "f":
+            x = self.convert(x, "i32")
         return self.simple("convert", (x,), TensorType(dtype, x.shape))
 
     def simple(self, op: str, operands: Sequence[Ref], out: TensorType, attributes: str = "") -> Ref:

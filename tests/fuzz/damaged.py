@@ -36,7 +36,7 @@ from fuzz.pool import Limits, Outcome, run_cases
 from fuzz.seeds import seed_models
 
 WHOLE = 60  # every so many cases, the command line with machine code and linking
-LIMITS = Limits(seconds=30, memory=3 << 30)
+LIMITS = Limits(seconds=60, memory=3 << 30)
 
 
 @functools.cache

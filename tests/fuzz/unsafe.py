@@ -29,6 +29,7 @@ REFERENCE: dict[str, tuple[int, str]] = {
 ONNXRUNTIME: dict[str, tuple[int, str]] = {
     "MeanVarianceNormalization": (_EVER, "ONNX Runtime divides by zero where the standard adds 1e-9"),
     "Resize": (_EVER, "with a fractional size ONNX Runtime rounds it first; the node tests of the standard do not"),
+    "LpPool": (_EVER, "ONNX Runtime pads by negative numbers where strides leave gaps"),
     "GridSample": (_EVER, "ONNX Runtime clamps positions before the weights of a cubic are taken"),
 }
 

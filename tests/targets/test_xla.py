@@ -239,3 +239,20 @@ def quantized_onnx(activations: type, zero: int) -> onnx.ModelProto:
         [onnx.numpy_helper.from_array(a, n) for n, a in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("reduction", ["ReduceMin", "ReduceMax"])
+@pytest.mark.parametrize("as_float", [False, True])
+def test_extrema_of_bytes_that_were_computed(reduction: str, as_float: bool) -> None:
+    """Bytes of 128 and more were taken for negative where XLA fuses a subtraction, a conversion and a reduction."""
+    nodes = [helper.make_node("Sub", ["a", "b"], ["s"])]
+    if as_float:
+        nodes.append(helper.make_node("Cast", ["s"], ["f"], to=TensorProto.FLOAT))
+    nodes.append(helper.make_node(reduction, [nodes[-1].output[0]], ["y"], axes=[1], keepdims=0))
+    inputs = [helper.make_tensor_value_info(n, TensorProto.UINT8, [1, 3, 90, 90]) for n in "ab"]
+    out = TensorProto.FLOAT if as_float else TensorProto.UINT8
+    graph = helper.make_graph(nodes, "bytes", inputs, [helper.make_tensor_value_info("y", out, None)])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
+    a, b = (np.arange(24300) % 8).astype(np.uint8).reshape(1, 3, 90, 90), np.full((1, 3, 90, 90), 5, np.uint8)
+    (got,) = tilewright.compile(model, "xla:cpu", cache=False).load()(a, b)
+    np.testing.assert_array_equal(got, by_interpreter(model, a, b)[0])
