@@ -1,0 +1,144 @@
+"""Sparse against dense: single products, and whole models with zeros in their weights, beside ONNX Runtime and OpenVINO.
+
+    python benchmarks/sparsity.py                                     products of this processor's sparse and dense kernels
+    python benchmarks/sparsity.py MODEL.onnx [--inputs X.npz] [--pattern 8x1] [--sparsity 0.8] [--threads 1]
+
+Of a model every product and convolution of at least 32 x 32 weights gets zeros by magnitude (speed does not depend on which
+ones; accuracy is what `tilewright prune` is for).  Timed in turns in one process, the lower quartile of each: Tilewright on
+the dense and the sparse file; where they are installed, ONNX Runtime and OpenVINO (in f32) on both.  Quote ratios.  Products
+include the copy of the input and the output's way back; each runs with its operands as the run before left them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import tilewright
+from onnx import TensorProto, helper, numpy_helper
+from tilewright.compiler.onnx_edit import OnnxEdit
+from tilewright.compiler.prune.layers import find_layers
+from tilewright.compiler.prune.patterns import parse_pattern
+
+SHAPES = ((128, 768, 768), (128, 768, 3072), (128, 3072, 768), (256, 384, 1536), (784, 256, 64), (196, 1024, 256))
+PATTERNS = ("8x1", "4x1", "2x1", "unstructured")
+SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
+SMALLEST = 1024
+SECONDS = 1.0  # of one comparison
+
+
+def zeroed(model: onnx.ModelProto, pattern: str, sparsity: float) -> onnx.ModelProto:
+    """The model with the smallest blocks of every layer set to zero."""
+    edit = OnnxEdit(model)
+    chosen = parse_pattern(pattern)
+    for layer in find_layers(edit, SMALLEST)[0]:
+        w = layer.matrix(edit)
+        if chosen.fits(*w.shape):
+            layer.store(edit, np.where(chosen.select(np.abs(w), 1 - sparsity), w, 0))
+    return edit.finish()
+
+
+def product(rows: int, depth: int, outputs: int) -> onnx.ModelProto:
+    rng = np.random.default_rng([rows, depth, outputs])
+    w = rng.standard_normal((depth, outputs)).astype(np.float32)
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", [rows, depth]), ("y", [rows, outputs])))
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [x], [y], [numpy_helper.from_array(w, "w")])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def race(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
+    """Seconds of one call of each, measured in turns."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run()
+    end = time.monotonic() + SECONDS * len(runs)
+    while time.monotonic() < end or len(next(iter(times.values()))) < 8:
+        for name, run in runs.items():
+            run()
+            start = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - start)
+    return {name: sorted(found)[len(found) // 4] for name, found in times.items()}
+
+
+def ours(model: onnx.ModelProto, inputs: dict[str, np.ndarray], threads: int) -> tuple[Callable[[], Any], int]:
+    """(one run, bytes of weights)"""
+    artifact = tilewright.compile(model, name="model", shapes={n: a.shape for n, a in inputs.items()})
+    module = artifact.load(threads)
+    return (lambda: module(inputs)), int(artifact.manifest["sizes"]["weights"])
+
+
+def peers(model: onnx.ModelProto, inputs: dict[str, np.ndarray], threads: int) -> dict[str, Callable[[], Any]]:
+    found: dict[str, Callable[[], Any]] = {}
+    try:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        found["ONNX Runtime"] = lambda: session.run(None, inputs)
+    except ImportError:
+        pass
+    try:
+        import openvino
+
+        core = openvino.Core()
+        config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+        request = core.compile_model(core.read_model(model.SerializeToString()), "CPU", config).create_infer_request()
+        found["OpenVINO"] = lambda: request.infer(inputs)
+    except ImportError:
+        pass
+    return found
+
+
+def products() -> None:
+    print("one thread, times the speed of the dense kernel")
+    print(f"{'rows x depth x outputs':>24}  {'pattern':13}" + "".join(f"{100 * s:7.0f} %" for s in SPARSITIES))
+    for shape in SHAPES:
+        dense = product(*shape)
+        inputs = {"x": np.random.default_rng(0).standard_normal(shape[:2]).astype(np.float32)}
+        for pattern in PATTERNS:
+            runs = {"dense": ours(dense, inputs, 1)[0]}
+            runs |= {str(s): ours(zeroed(dense, pattern, s), inputs, 1)[0] for s in SPARSITIES}
+            times = race(runs)
+            cells = "".join(f"{times['dense'] / times[str(s)]:7.2f} x" for s in SPARSITIES)
+            print(f"{' x '.join(map(str, shape)):>24}  {pattern:13}{cells}", flush=True)
+
+
+def whole(path: Path, inputs: Path | None, pattern: str, sparsity: float, threads: int) -> None:
+    model = onnx.load(path)
+    with np.load(inputs or path.with_suffix(".inputs.npz")) as data:
+        values = {n: data[n] for n in data.files}
+    sparse = zeroed(model, pattern, sparsity)
+    (dense_run, dense_bytes), (sparse_run, sparse_bytes) = (ours(m, values, threads) for m in (model, sparse))
+    runs = {"Tilewright, dense": dense_run, f"Tilewright, {pattern} {100 * sparsity:g} %": sparse_run}
+    for name, m in (("dense", model), ("sparse", sparse)):
+        runs |= {f"{peer}, {name} file": run for peer, run in peers(m, values, threads).items()}
+    times = race(runs)
+    print(f"{path.stem}, {threads} thread(s); weights {dense_bytes / 1e6:.1f} MB dense, {sparse_bytes / 1e6:.1f} MB sparse")
+    best = times[f"Tilewright, {pattern} {100 * sparsity:g} %"]
+    for name, seconds in sorted(times.items(), key=lambda item: item[1]):
+        print(f"  {name:32} {1e3 * seconds:9.3f} ms   {seconds / best:5.2f} times the sparse model's")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", type=Path)
+    parser.add_argument("--inputs", type=Path, help="arrays by input name (default: MODEL.inputs.npz)")
+    parser.add_argument("--pattern", default="8x1")
+    parser.add_argument("--sparsity", type=float, default=0.8)
+    parser.add_argument("--threads", type=int, default=1)
+    a = parser.parse_args()
+    if a.model is None:
+        products()
+    else:
+        whole(a.model, a.inputs, a.pattern, a.sparsity, a.threads)
+
+
+if __name__ == "__main__":
+    main()
