@@ -109,3 +109,15 @@ def test_softmax_and_layer_norm_are_one_launch(shape: tuple[int, ...]) -> None:
     norm = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * floats(shape[-1]) + floats(shape[-1])
     np.testing.assert_allclose(found[0], e / e.sum(-1, keepdims=True), rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(found[1], norm, rtol=1e-4, atol=1e-5)
+
+
+def test_threads_beyond_the_last_row_read_nothing() -> None:
+    """Values of rows are computed by every thread of a warp, also by those that have no row."""
+    b = Builder("few rows")
+    x, y = b.input("x", TensorType("f32", (2, 8))), b.input("y", TensorType("f32", (2, 1)))
+    most = b.add(Reduce("max", (1,), True), x)
+    graph = b.graph([b.add(Binary("add"), b.add(Unary("exp"), b.add(Binary("sub"), most, y)), y)])
+    program = lower_graph(graph, MACHINE)
+    arrays = [floats(2, 8), floats(2, 1)]
+    (found,) = EmulatedProgram(program, print_program(program, MACHINE)).run(arrays)
+    np.testing.assert_allclose(found, np.exp(arrays[0].max(1, keepdims=True) - arrays[1]) + arrays[1], rtol=1e-6)

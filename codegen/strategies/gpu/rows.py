@@ -217,6 +217,12 @@ class _Scheduler:
         element = (self.step * self.rows.threads + self.thread) * self.rows.width + self.v
         return substitute(e, {self.row: self.row_at, self.element: element})
 
+    def of_row(self, e: Expr) -> Expr:
+        """An expression over the row alone, for this thread; threads beyond the last row, which take part in operations of
+        their warp, read that one."""
+        row = self.row_at if self.in_rows is None else binary("min", self.row_at, self.rows.count - 1)
+        return substitute(self.value(e), {self.row: row})
+
     def value(self, e: Expr) -> Expr:
         """With what the thread has in registers."""
 
@@ -273,7 +279,7 @@ class _Scheduler:
                 first = c.init if isinstance(c.init, Expr) else const(c.init, Type(c.acc))
                 total = binary(c.combine, first, total)
             value = c.result(total)
-        value = self.place(self.value(value))
+        value = self.of_row(value)
         cell = self.rows.cells.get(c.out)
         if cell is not None:
             body += (store(cell, (), value),)
