@@ -286,6 +286,12 @@ void prepare(const unsigned block[3], unsigned seed)
     if (!stacks) {
         stacks = (unsigned char *)mmap(nullptr, MAX_THREADS * STACK_BYTES, PROT_READ | PROT_WRITE,
                                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (stacks == MAP_FAILED) {
+            stacks = nullptr;
+            failed = true;
+            snprintf(message, message_room, "no address space for the stacks of %d threads", (int)MAX_THREADS);
+            return;
+        }
     }
     free_stacks.clear();
     for (int n = MAX_THREADS - 1; n >= 0; n--) {
