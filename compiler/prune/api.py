@@ -51,7 +51,8 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class Pruned:
-    """model: a standard ONNX file with zeros, or with fewer channels.  skipped: layers that stay as they are -> why."""
+    """model: a standard ONNX file with zeros, or with fewer channels.  skipped: layers that stay as they are -> why.
+    cut: channels that nothing read any more and that left the graph."""
 
     model: ModelProto
     pattern: str
@@ -60,6 +61,7 @@ class Pruned:
     layers: tuple[LayerReport, ...]
     agreement: Agreement
     skipped: Mapping[str, str] = field(default_factory=dict)
+    cut: int = 0
 
     def save(self, path: str | Path) -> None:
         write_whole(Path(path), self.model.SerializeToString())
@@ -73,7 +75,8 @@ class Pruned:
     def to_json(self) -> dict[str, object]:
         return {
             "pattern": self.pattern, "sparsity": self.sparsity, "importance": self.importance, "reached": self.reached,
-            "agreement": self.agreement.to_json(), "layers": [asdict(r) for r in self.layers], "skipped": dict(self.skipped),
+            "agreement": self.agreement.to_json(), "layers": [asdict(r) for r in self.layers],
+            "skipped": dict(self.skipped), "cut": self.cut,
         }
 
 
@@ -112,6 +115,7 @@ class _Job:
         self.progress = progress
         self.original = edit.finish()
         self.reports: list[LayerReport] = []
+        self.cut = 0
 
     def run(self, data: Source | Samples, exclude: Sequence[str], allocation: str) -> Pruned:
         edit, pattern = self.edit, self.pattern
@@ -138,9 +142,13 @@ class _Job:
         self._prune(layers, learn, allocation)
         if self.reconstruct:
             self._norms(learn)
+        from .channels import remove_unread_channels
+
+        if pattern.name == "unstructured":  # others lie on a grid, which cutting would shift
+            self.cut = remove_unread_channels(edit)
         pruned = edit.finish()
         result = agreement(judge_runner, ActivationRunner(pruned), judge)
-        return Pruned(pruned, pattern.name, 1 - self.density, self.importance, tuple(self.reports), result, skipped)
+        return Pruned(pruned, pattern.name, 1 - self.density, self.importance, tuple(self.reports), result, skipped, self.cut)
 
     def _prune(self, layers: list[Layer], samples: Samples, allocation: str) -> None:
         stages = make_stages(layers)

@@ -76,6 +76,26 @@ def _free(found: Analysis) -> list[Space]:
     return [s for s in found.spaces if s.parent is None and not s.locked and s in read and s.size > LEAST_UNITS]
 
 
+def remove_unread_channels(edit: OnnxEdit) -> int:
+    """Cut the units that every reader multiplies by zeros: exact, and without samples.  -> how many."""
+    found = Follower(edit).run()
+    layers = {layer.name: layer for layer in find_layers(edit, smallest=0)[0]}
+    for name, carried in found.readers.items():
+        if name not in layers:
+            _lock(carried, f"{name} cannot be looked into")
+    read = {s: np.zeros(s.size, bool) for s in _free(found)}
+    for name, carried in found.readers.items():
+        if name not in layers:
+            continue
+        used = (layers[name].matrix(edit) != 0).any(axis=1)
+        for space, rows in _rows_of(carried, len(used)):
+            if space in read:
+                read[space] |= used[rows].any(axis=1)
+    kept = {s: np.flatnonzero(r) if r.any() else np.arange(LEAST_UNITS) for s, r in read.items() if not r.all()}
+    cut_channels(edit, found, kept)
+    return sum(s.size - len(k) for s, k in kept.items())
+
+
 # ---- importance ----------------------------------------------------------------------------------------------------
 
 
@@ -185,17 +205,22 @@ def cut_channels(edit: OnnxEdit, found: Analysis, kept: Mapping[Space, np.ndarra
 
     own: dict[tuple[str, int], str] = {}  # constants that several nodes read: each node gets its own
     for node, operand, axis, carried in found.cuts:
+        chosen = places(carried)
+        if len(chosen) == carried.length:
+            continue
         name = node.input[operand]
         if (name, id(node)) not in own:
             own[name, id(node)] = node.input[operand] = edit.constant(edit.constants[name], f"{name}_cut")
             own[node.input[operand], id(node)] = node.input[operand]
         name = node.input[operand]
-        edit.constants[name] = np.ascontiguousarray(np.take(edit.constants[name], places(carried), axis=axis))
+        edit.constants[name] = np.ascontiguousarray(np.take(edit.constants[name], chosen, axis=axis))
     for node, carried in found.groups:
         for a in node.attribute:
             if a.name == "group":
                 a.CopyFrom(helper.make_attribute("group", len(places(carried))))
     for node, place, carried in found.shapes:
+        if len(places(carried)) == carried.length:
+            continue
         shape = edit.constants[node.input[1]].copy()
         shape[place] = len(places(carried))
         node.input[1] = edit.constant(shape, f"{node.input[1]}_cut")

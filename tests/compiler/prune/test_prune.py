@@ -14,7 +14,7 @@ from tilewright.compiler.cli import main
 from tilewright.compiler.onnx_edit import OnnxEdit
 from tilewright.compiler.prune.allocate import allocate, cost_curve
 from tilewright.compiler.prune.api import prune
-from tilewright.compiler.prune.channels import cut_channels
+from tilewright.compiler.prune.channels import cut_channels, remove_unread_channels
 from tilewright.compiler.prune.layers import find_layers
 from tilewright.compiler.prune.patterns import Pattern, parse_pattern
 from tilewright.compiler.prune.reconstruct import choose, refit, relative_error
@@ -213,6 +213,22 @@ def test_cut_channels_change_nothing_that_is_read(make: object) -> None:
     onnx.checker.check_model(small, full_check=True)
     assert sum(np.prod(t.dims) for t in small.graph.initializer) < 0.7 * sum(np.prod(t.dims) for t in zeros.graph.initializer)
     x = random(*(d.dim_value for d in small.graph.input[0].type.tensor_type.shape.dim))
+    a, b = (run_graph(import_model(m), [x])[0] for m in (zeros, small))
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(a).max())
+
+
+def test_channels_that_nothing_reads_leave_the_graph() -> None:
+    edit = OnnxEdit(tower())
+    gone = {"w3": [1, 7, 9], "w2": [3], "w1": [3]}  # channel 1 of `e`; 3 of the residual sum, in every reader of it; 1 in one
+    for name, inputs in gone.items():
+        edit.constants[name] = edit.constants[name].copy()
+        edit.constants[name][:, inputs] = 0
+    zeros = edit.finish()
+    assert remove_unread_channels(edit) == 2
+    small = edit.finish()
+    shapes = {t.name.removesuffix("_cut"): list(t.dims) for t in small.graph.initializer}
+    assert shapes["w0"][0] == 7 and shapes["w1"][:2] == [7, 7] and shapes["w2"][:2] == [5, 7]
+    x = random(2, 3, 4, 4)
     a, b = (run_graph(import_model(m), [x])[0] for m in (zeros, small))
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(a).max())
 
