@@ -69,7 +69,7 @@ class HostModule(Module, ABC):
     def _outputs(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         if not self.is_open:
             raise OptionError(f"module {self._prefix} is closed; load it again")
-        return self._execute(arrays)
+        return [a if a.flags.writeable else a.copy() for a in self._execute(arrays)]  # runtimes lend their memory
 
     def profile(self) -> list[ProfileRow]:
         """Raises OptionError: these runtimes record no times of steps."""

@@ -62,8 +62,7 @@ def build(
         try:
             tvm.compile(module, _target(tvm, machine)).export_library(str(path))
         except (RuntimeError, ValueError, TypeError, OSError) as error:
-            last = [line for line in str(error).splitlines() if line.strip()][-1:] or [type(error).__name__]
-            raise TargetError(f"tvm:{machine.name}: TVM {machine.tvm} cannot compile the module: {last[0].strip()}") from error
+            raise TargetError(f"tvm:{machine.name}: TVM {machine.tvm} cannot compile the module: {_reason(error)}") from error
         library = path.read_bytes()
     named = [(f"weight_{i}", dtype_of(a), a) for i, a in enumerate(weights)]
     files: dict[str, FileContent] = {
@@ -83,6 +82,13 @@ def build(
         "estimate": {}, "kernels": [],
     }
     return Artifact(f"tvm:{machine.name}", prefix, files, manifest, dict(seconds))
+
+
+def _reason(error: Exception) -> str:
+    """The line of TVM's traces that says what is wrong: the last that names an error, else the last."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "lines skipped" not in line]
+    named = [line for line in lines if "Error" in line]
+    return (named or lines or [type(error).__name__])[-1]
 
 
 def _target(tvm: ModuleType, machine: TvmMachine) -> Any:

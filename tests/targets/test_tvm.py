@@ -19,7 +19,7 @@ from tilewright.ir.ops.elementwise import Binary
 from tilewright.ir.ops.reduce import Reduce
 from tilewright.ir.types import TensorType
 from tilewright.targets.loader import Module
-from tilewright.targets.tvm.build import require_tvm
+from tilewright.targets.tvm.build import _reason, require_tvm
 from tilewright.targets.tvm.host import resolve_machine
 
 tvm = pytest.importorskip("tvm", reason="TVM is not installed: pip install 'tilewright[tvm]'")
@@ -97,6 +97,12 @@ def test_loops_of_unknown_length_that_keep_slices_are_refused() -> None:
     (total,) = b.add_multi(Reduce("sum", (0,), False), *made)
     with pytest.raises(TargetError, match=r"Loop.*give the loop a constant trip count"):
         to_tvm(b.graph([total], ["total"]))
+
+
+def test_the_reason_is_found_in_a_trace() -> None:
+    trace = "Traceback:\n  RuntimeError: no compiler\n  at here\n(... 49 lines skipped ...)\n"
+    assert _reason(RuntimeError(trace)) == "RuntimeError: no compiler"
+    assert _reason(ValueError("")) == "ValueError"
 
 
 def test_wrong_targets_are_refused() -> None:

@@ -156,6 +156,14 @@ def test_inspect_shows_what_there_is(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert not any(word in text for word in ("\n\n", "arena", "schedule", "baseline"))
 
 
+def test_outputs_may_be_written_and_bound() -> None:
+    module = tilewright.compile(loop_model(), "xla:cpu", cache=False).load()
+    given = [np.array(4), np.ones(3, np.float32), np.array(1e9, np.float32)]
+    outputs = module(*given)
+    module.bind(given, outputs)()
+    np.testing.assert_array_equal(outputs[0], np.full(3, 5, np.float32))
+
+
 def test_a_missing_package_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jax", None)
     with pytest.raises(TargetError, match=r"jax is missing.*pip install 'tilewright\[tpu\]'"):
