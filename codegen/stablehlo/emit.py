@@ -266,6 +266,9 @@ def emit_module(
     for v in (*graph.inputs, *graph.outputs):
         if not v.type.is_static:
             raise TargetError(f"{v.name}: StableHLO for XLA needs known sizes, got {v.type}; bind them with dims or shapes")
+    for v in (*graph.inputs, *graph.constants, *(v for node in graph.nodes for v in node.outputs)):
+        if v.type.dtype == "str":
+            raise TargetError(f"{v.name}: XLA has no strings; use the target cpu")
     e = Emitter(precision)
     inputs = [Ref(e.w.unique(v.name), v.type) for v in graph.inputs]
     results = e.inline(graph, inputs)

@@ -216,6 +216,9 @@ def to_tvm(graph: Graph) -> tuple[Any, list[np.ndarray]]:
     for v in (*graph.inputs, *graph.outputs):
         if not v.type.is_static:
             raise TargetError(f"{v.name}: TVM needs known sizes here, got {v.type}; bind them with dims or shapes")
+    for v in (*graph.inputs, *graph.constants, *(v for node in graph.nodes for v in node.outputs)):
+        if v.type.dtype == "str":
+            raise TargetError(f"{v.name}: TVM has no strings; use the target cpu")
     bb = relax.BlockBuilder()
     made = _function(bb, "main", graph)
     module = bb.get()

@@ -6,6 +6,8 @@ import functools
 import sys
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 import tilewright
 from targets.networks import resnet50_onnx
@@ -97,6 +99,14 @@ def test_loops_of_unknown_length_that_keep_slices_are_refused() -> None:
     (total,) = b.add_multi(Reduce("sum", (0,), False), *made)
     with pytest.raises(TargetError, match=r"Loop.*give the loop a constant trip count"):
         to_tvm(b.graph([total], ["total"]))
+
+
+@pytest.mark.parametrize(("target", "name"), [("xla:cpu", "XLA"), ("tvm:llvm", "TVM")])
+def test_strings_are_refused(target: str, name: str) -> None:
+    graph = onnx.parser.parse_graph("g (string[2] x) => (bool[2] y) { y = Equal(x, x) }")
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 19)], ir_version=9)
+    with pytest.raises(TargetError, match=f"x: {name} has no strings; use the target cpu"):
+        tilewright.compile(model, target, cache=False)
 
 
 def test_the_reason_is_found_in_a_trace() -> None:
