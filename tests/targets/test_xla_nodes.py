@@ -18,7 +18,12 @@ pytest.importorskip("jaxlib", reason="XLA runs through jaxlib: pip install 'tile
 
 CHUNKS = 8
 DYNAMIC = "the size of the result depends on data"
-SKIPPED = {r"test_(nonmaxsuppression|unique|nonzero)_.*": DYNAMIC}  # 18 of 1830, those that the CPU target refuses
+STRINGS = "XLA has no strings"
+SKIPPED = {  # 44 of 1856; the CPU target refuses the 18 of the first row too
+    r"test_(nonmaxsuppression|unique|nonzero)_.*": DYNAMIC,
+    r"test_(equal_string|regex_full_match_|string_concat|string_split_|strnormalizer_).*": STRINGS,
+    r"test_ai_onnx_ml_label_encoder_(string_int|tensor_(value_only_)?mapping).*": STRINGS,
+}
 
 
 def problem(case: TestCase) -> str:
