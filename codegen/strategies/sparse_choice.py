@@ -56,7 +56,8 @@ def plan_sparse(group: Group, arrays: Mapping[str, np.ndarray], machine: Machine
     if product.rows < machine.lanes("f32") or machine.lanes("f32") < 4 or matrix.shape[1] < 4:
         return None
     dense = _dense_cycles(group, product, matrix, machine, accuracy)
-    best = min((_candidate(product, matrix, r, v, machine) for r, v in _shapes(machine)), key=lambda t: t[0])
+    kept = np.ascontiguousarray(matrix.T != 0)
+    best = min((_candidate(product, kept, r, v, machine) for r, v in _shapes(machine)), key=lambda t: t[0])
     if best[0] * WORTH > dense:
         return None
     cycles, layout, width = best
@@ -105,18 +106,17 @@ def _shapes(machine: Machine) -> tuple[tuple[int, int], ...]:
 
 
 def _candidate(
-    product: SparseProduct, matrix: np.ndarray, block: int, vectors: int, machine: Machine
+    product: SparseProduct, kept: np.ndarray, block: int, vectors: int, machine: Machine
 ) -> tuple[float, Layout, int]:
-    """(expected cycles, layout, rows of a panel) with blocks of this height."""
+    """(expected cycles, layout, rows of a panel) with blocks of this height.  kept[outputs, depth]."""
     lanes = machine.lanes("f32")
-    depth, columns = matrix.shape
+    columns, depth = kept.shape
     width = min(vectors * lanes, product.rows)
     tile = depth if block >= COARSE else min(depth, max(16, int(machine.l1 * 2 / 3) // (4 * vectors * lanes)))
     chunk = min(CHUNK, -(-columns // max(lanes, block)) * max(lanes, block))
-    padded = np.zeros((-(-columns // block) * block, depth), bool)
-    padded[:columns] = matrix.T != 0
-    blocks = int(padded.reshape(-1, block, depth).any(axis=1).sum())
-    groups = padded.shape[0] // block * -(-depth // tile)
+    whole = columns // block * block
+    blocks = int(kept[:whole].reshape(-1, block, depth).any(axis=1).sum()) + int(kept[whole:].any(axis=0).sum())
+    groups = -(-columns // block) * -(-depth // tile)
     total = 0.0
     for count, rows in ((product.rows // width, width), (1, product.rows % width)):
         v = -(-rows // lanes)

@@ -86,16 +86,18 @@ class SparseWeights:
         starts += base[:-1].reshape(self.chunks, self.tiles, 1)
         values = np.zeros((int(base[-1]), size.block), self.matrix.dtype)
         index = np.zeros(int(base[-1]), np.int64)
-        chunk, tile, place, inside = np.nonzero(np.take_along_axis(in_tiles.transpose(0, 2, 1, 3), order[..., None], axis=2))
-        group = order[chunk, tile, place]
-        position = np.cumsum(np.take_along_axis(in_tiles.transpose(0, 2, 1, 3), order[..., None], axis=2), axis=3)
-        at = starts[chunk, tile, place] + position[chunk, tile, place, inside] - 1
+        in_order = np.take_along_axis(in_tiles.transpose(0, 2, 1, 3), order[..., None], axis=2)
+        where, inside = np.nonzero(in_order.reshape(-1, size.tile))
+        real = np.take_along_axis(counts, order, axis=2)
+        before = np.cumsum(real) - real.reshape(-1)  # blocks in front of each group, without fillings
+        at = starts[:, :, :-1].reshape(-1)[where] + np.arange(len(where)) - before[where]
+        chunk, tile, _ = np.unravel_index(where, order.shape)
+        group = order.reshape(-1)[where]
         k = tile * size.tile + inside
         index[at] = k
         values[at] = self._padded[chunk, group, :, k]
         if steps > 1:
             last = starts[:, :, 1:] - 1
-            real = np.take_along_axis(counts, order, axis=2)
             for missing in range(1, steps):
                 where = (lengths - real) >= missing
                 index[(last[where] - missing + 1)] = index[(starts[:, :, :-1] + real - 1)[where]]
