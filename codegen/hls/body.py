@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...ir.errors import InternalError
+from ...ir.errors import InternalError, ModelError
 from .fixed import Fixed, exact_constant, holding, round_shift
 from .table import Table
 
@@ -197,7 +197,8 @@ class BodyBuilder:
     def _add(self, op: str, args: Sequence[Reg], low: int, high: int, frac: int, **extra: object) -> Reg:
         out = Reg(len(self.instrs), low, high, frac)
         if max(-low, high) >= 2**61:
-            raise InternalError(f"a {op} of {[a.type for a in args]} needs more than 62 bits")
+            types = ", ".join(str(a.type) for a in args)
+            raise ModelError(f"fpga: a {op} of {types} needs more than 62 bits; its values are too far apart")
         self.instrs.append(Instr(op, tuple(a.number for a in args), out, **extra))  # type: ignore[arg-type]
         return out
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ...ir.errors import InternalError
+from ...ir.errors import ModelError
 from .body import Body
 from .design import Cost, Memory, Process, Rom, Timing, divisors, every
 from .fixed import Fixed, holding
@@ -226,7 +226,7 @@ def accumulator(weights: np.ndarray, bias: np.ndarray, low: int, high: int, frac
     top = np.maximum(w * low, w * high).clip(0).sum(1) + bias.clip(0)
     bottom = np.minimum(w * low, w * high).clip(None, 0).sum(1) + bias.clip(None, 0)
     if max(int(top.max()), -int(bottom.min())) >= 2**61:
-        raise InternalError("an accumulator of more than 62 bits; use fewer bits")
+        raise ModelError("fpga: an accumulator of more than 62 bits; use fewer bits")
     return holding(int(bottom.min()), int(top.max()), frac)
 
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ...ir.errors import InternalError
+from ...ir.errors import ModelError
 from .body import Body, divide
 from .design import Cost, Memory, Process, Rom, Timing, every
 from .dot import vector_arguments, vector_roms
@@ -293,6 +293,6 @@ def norm_shape(length: int, operand: Fixed, epsilon: float, out: Fixed) -> tuple
     bits = (reach * reach).bit_length()
     scaled = epsilon * (length / operand.step) ** 2
     if bits > 58 or scaled >= 2.0**58:
-        raise InternalError(f"normalisation of {length} elements of {operand} needs more than 62 bits; use fewer bits")
+        raise ModelError(f"fpga: normalisation of {length} elements of {operand} needs more than 62 bits; use fewer bits")
     lift = (60 - max(bits, int(scaled).bit_length())) // 2 * 2
     return lift, int(scaled * 2.0**lift + 0.5), PART_BITS - lift // 2 - out.frac

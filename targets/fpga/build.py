@@ -123,6 +123,9 @@ def _require_static(graph: Graph) -> None:
             raise ModelError(f"fpga: input {v.name!r} is {v.type}; hardware needs every size: bind it with --dim or --shape")
         if not is_float(v.type.dtype):
             raise ModelError(f"fpga: input {v.name!r} is {v.type.dtype}; expected floats, which the host quantizes")
+    for v in (*graph.inputs, *graph.outputs):
+        if v.type.dtype == "bf16":
+            raise ModelError(f"fpga: {v.name!r} is bf16, which the host programs do not read; make it f32 or f16")
 
 
 def _samples(graph: Graph, settings: FpgaOptions) -> Samples:
@@ -248,13 +251,16 @@ def _package(
     report["csim"] = {"frames": csim.frames, "equal": True}
     files = {**files, "report.json": (json.dumps(report, indent=1) + "\n").encode(),
              "report.html": page(report, f"{design.name} on {machine.name}").encode()}
+    given = {v.name: v.type.dtype for v in graph.inputs}
     manifest = {
         "format": FORMAT, "format_version": FORMAT_VERSION, "abi_version": ABI_VERSION, "runtime": "fpga",
         "name": design.name, "model_name": graph.name.encode("ascii", "replace").decode(), "model_sha256": model_sha256,
         "versions": {"tilewright": __version__}, "target": f"fpga:{machine.name}",
         "machine": {"required": [], "arch": "fpga", "part": machine.board.part, "mhz": machine.mhz}, "options": dict(options),
-        "inputs": [_spec(t.name, p.shape) for t, p in zip(design.inputs, design.in_ports, strict=True)],
-        "outputs": [_spec(n, v.type.static_shape) for n, v in zip(graph.output_names, graph.outputs, strict=True)],
+        "inputs": [_spec(t.name, given.get(t.name, "f32"), p.shape)
+                   for t, p in zip(design.inputs, design.in_ports, strict=True)],
+        "outputs": [_spec(n, v.type.dtype, v.type.static_shape)
+                    for n, v in zip(graph.output_names, graph.outputs, strict=True)],
         "library": f"src/{design.name}.cpp",
         "ports": {"inputs": report["inputs"], "outputs": report["outputs"], "memories": memory_facts(design)},
         "sizes": {"code": len(files[f"src/{design.name}.cpp"]), "weights": len(files["weights/weights.h"]), "arena": 0,
@@ -266,8 +272,8 @@ def _package(
     return Artifact(f"fpga:{machine.name}", design.name, files, manifest, seconds, notes)
 
 
-def _spec(name: str, shape: tuple[int, ...]) -> dict[str, Any]:
-    return {"name": name.encode("utf-8", "backslashreplace").decode(), "dtype": "f32", "shape": list(shape)}
+def _spec(name: str, dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:
+    return {"name": name.encode("utf-8", "backslashreplace").decode(), "dtype": dtype, "shape": list(shape)}
 
 
 def _summary(report: dict[str, Any], accuracy: Accuracy) -> list[tuple[str, str]]:

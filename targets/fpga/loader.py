@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...ir.errors import TargetError
+from ..arrays import TensorSpec
 from ..host_module import HostModule
 from ..loader import Module
 from .csim import FLAGS, find_compiler
@@ -57,12 +58,17 @@ class CsimModule(HostModule):
         outs = [np.zeros(port["kernel_shape"], port["dtype"]) for port in self._ports["outputs"]]
         self._kernel(*(ctypes.c_void_p(a.ctypes.data) for a in (*ins, *outs, *self._memories)))
         rows = zip(outs, self._ports["outputs"], self.outputs, strict=True)
-        return [decode(a, port).reshape(spec.shape) for a, port, spec in rows]
+        return [_typed(decode(a, port), spec).reshape(spec.shape) for a, port, spec in rows]
 
     def close(self) -> None:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
+
+
+def _typed(y: np.ndarray, spec: TensorSpec) -> np.ndarray:
+    """Floats in the type of the model's output; integers to the nearest."""
+    return (y if spec.numpy.kind == "f" else np.rint(y)).astype(spec.numpy, copy=False)
 
 
 _STEPS = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "max": np.maximum, "min": np.minimum}

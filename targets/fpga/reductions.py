@@ -108,13 +108,21 @@ def softmax(low: Lowering, node: Node) -> None:
                                                table=table))
 
 
+def _of_one_row(factors: np.ndarray | None, row: tuple[int, ...]) -> np.ndarray | None:
+    """Constants that are the same for every row, without the dimensions in front; None for others."""
+    if factors is None or factors.ndim <= len(row):
+        return factors
+    front = factors.ndim - len(row)
+    return factors.reshape(factors.shape[front:]) if all(n == 1 for n in factors.shape[:front]) else None
+
+
 def normalise(low: Lowering, node: Node) -> None:
     op, x = node.op, low.tensor(node.inputs[0])
     assert isinstance(op, (norm.LayerNorm, norm.RmsNorm))
     shape = x.shape
     length = prod(shape[op.axis:])
-    scale = low.constant(node.inputs[1])
-    bias = low.constant(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(1)
+    scale = _of_one_row(low.constant(node.inputs[1]), shape[op.axis:])
+    bias = _of_one_row(low.constant(node.inputs[2]), shape[op.axis:]) if len(node.inputs) > 2 else np.zeros(1)
     if scale is None or bias is None:
         raise unsupported([node])
     reach = sqrt(length)

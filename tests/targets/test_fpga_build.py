@@ -14,7 +14,7 @@ import tilewright
 from tilewright.ir.errors import ModelError, OptionError
 from tilewright.ir.graph import Builder, Graph
 from tilewright.ir.interpreter import run_graph
-from tilewright.ir.ops.elementwise import Binary
+from tilewright.ir.ops.elementwise import Binary, Cast
 from tilewright.ir.ops.reduce import ArgReduce, CumSum
 from tilewright.ir.types import TensorType
 from tilewright.targets.artifact import Artifact
@@ -209,3 +209,19 @@ def test_the_command_line_builds_a_project(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "frames a second at 120 MHz" in done.stdout
     assert (tmp_path / "out" / "src" / "model.cpp").is_file()
+
+
+def test_outputs_have_the_types_of_the_model() -> None:
+    """The kernel's codes come back as what the model declares: integers, bools, floats of 16 bits."""
+    b = Builder("types")
+    x = b.input("x", TensorType("f32", (4, 6)))
+    less = b.add(Binary("lt"), x, b.constant(np.float32(0.25)))
+    outputs = [b.add(Cast("i32"), less), less, b.add(Cast("f16"), b.add(Binary("add"), x, x))]
+    graph = b.graph(outputs, ["whole", "choice", "half"])
+    module = made(graph, "u250", max_error=1.0).load()
+    try:
+        sample = random_samples(graph, (-4.0, 4.0), 1)[0]
+        for y, wanted in zip(module(*sample), run_graph(graph, sample), strict=True):
+            assert (y.dtype, y.shape) == (wanted.dtype, wanted.shape)
+    finally:
+        module.close()

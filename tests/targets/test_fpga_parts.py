@@ -18,7 +18,7 @@ from tilewright.codegen.hls.simulate import simulate
 from tilewright.codegen.hls.table import make_table
 from tilewright.codegen.hls.tensor import Tensor
 from tilewright.codegen.hls.wire import connect, pack_deep, wire
-from tilewright.ir.errors import InternalError, OptionError
+from tilewright.ir.errors import ModelError, OptionError
 from tilewright.targets.fpga.boards import BOARDS, USABLE, find_board
 from tilewright.targets.fpga.build import build
 from tilewright.targets.fpga.c_names import kernel_name
@@ -70,7 +70,7 @@ def test_accumulators_hold_every_partial_sum_and_no_more() -> None:
     top = int((np.maximum(w * -128, w * 127).sum(1) + bias).max())
     assert t.high >= top
     assert t.bits <= holding(-2 * top - 1000, 2 * top + 1000).bits
-    with pytest.raises(InternalError, match="62 bits"):
+    with pytest.raises(ModelError, match="62 bits"):
         accumulator(np.full((1, 4), 2**40), np.zeros(1, np.int64), -(2**30), 2**30, 0)
 
 
