@@ -85,10 +85,10 @@ def build(
 
 
 def _reason(error: Exception) -> str:
-    """The line of TVM's traces that says what is wrong: the last that names an error, else the last."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "lines skipped" not in line]
-    named = [line for line in lines if "Error" in line]
-    return (named or lines or [type(error).__name__])[-1]
+    """The first line of TVM's message that is no part of a trace; programs and notes follow it."""
+    lines = (line.strip() for line in str(error).splitlines())
+    said = (line for line in lines if line and not line.startswith(("Traceback", "File ", "at ", "(...")))
+    return next(said, type(error).__name__)
 
 
 def _target(tvm: ModuleType, machine: TvmMachine) -> Any:
