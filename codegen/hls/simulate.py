@@ -84,6 +84,8 @@ def _drained(arrival: np.ndarray, lanes: int) -> np.ndarray:
 
 
 def _forward(p: Process, span: _Span, written: dict[Tensor, np.ndarray]) -> dict[Tensor, np.ndarray]:
+    if not p.inputs:
+        return {t: span.writes(n) + span.timing.latency for n, t in enumerate(p.outputs)}
     at = np.concatenate([span.reads(n) for n in range(len(p.inputs))])
     late = np.concatenate([written[t.stream] + 1 - span.reads(n) for n, t in enumerate(p.inputs)])
     order = np.argsort(at, kind="stable")

@@ -52,7 +52,9 @@ _RELATIVE_BOUND = 0.02
 _DEEP = 8192  # packets from which on a FIFO is packed into words
 _ASSUMED = "inputs are taken to lie in {:g}..{:g}, and saturate beyond: give --input-range or --calibration"
 _ULTRA_BLOCKS = 3  # blocks that an UltraRAM replaces, as folding counts it
-_RESERVES = (0.9, 0.5, 0.0)
+_ATTEMPTS = ((0.9, True), (0.5, True), (0.0, True), (0.9, False), (0.5, False), (0.0, False))
+"""The part of the budget that processes may take, and whether all weights and FIFOs stay on the chip."""
+_ANY = 1e6  # times the block RAM of a board
 _NATIVE = (Softmax, LayerNorm, RmsNorm, Attention, Quantize, Dequantize)
 
 
@@ -183,15 +185,19 @@ def _make_design(lowered: Lowered, machine: FpgaMachine, settings: FpgaOptions, 
     limits = {**USABLE, "dsp": settings.max_dsp, "lut": settings.max_lut, "bram18": settings.max_bram}
     target = int(machine.mhz * 1e6 / settings.fps) if settings.fps else 0
     processes, outputs = connect(lowered.processes, lowered.inputs, lowered.outputs)
-    for reserve in _RESERVES:  # FIFOs are known after folding: what processes may take shrinks until both fit
+    for reserve, on_chip in _ATTEMPTS:
+        # FIFOs are known after folding: what processes may take shrinks until both fit
         budget = {r: part * reserve for r, part in limits.items()}
         budget["bram18"] += reserve * _ULTRA_BLOCKS * machine.board.uram * limits["uram"] / machine.board.bram18
+        if not on_chip:
+            budget["bram18"] = _ANY
         folding = fold(processes, lowered.inputs, machine.board, budget, target)
         design, simulation = _sized(top, machine.board, folding, lowered, outputs)
         design, spent = place(design, machine.board, limits)
-        if spent and (reserve == _RESERVES[-1] or hopeless(design, machine.board, limits)):
+        far = hopeless(design, machine.board, limits)
+        if spent and (far or not on_chip):
             design, simulation, spent = into_memory(design, machine, limits)
-        if not spent:
+        if not spent or (far and reserve == 0):
             break
     if spent:
         raise OptionError(_does_not_fit(design, machine, spent, limits))

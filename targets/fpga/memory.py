@@ -1,10 +1,12 @@
-"""Which FIFOs a design keeps in the board's memory, because the chip has no room for them."""
+"""Which weights and FIFOs a design keeps in the board's memory, because the chip has no room for them."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from ...codegen.hls.design import Design
+from ...codegen.hls.design import Design, Process
+from ...codegen.hls.dot import Dot
+from ...codegen.hls.fetch import fetched
 from ...codegen.hls.simulate import Simulation, simulate
 from ...codegen.hls.spill import packing, spill
 from ...codegen.hls.tensor import Tensor
@@ -36,7 +38,7 @@ def hopeless(design: Design, board: Board, limits: dict[str, float]) -> bool:
 
 
 def into_memory(design: Design, machine: FpgaMachine, limits: dict[str, float]) -> tuple[Design, Simulation, list[str]]:
-    """The design for one frame at a time, with as many of its deepest FIFOs in memory as it takes to fit.
+    """The design for one frame at a time, with as many of its deepest FIFOs, then of its weights, in memory as it takes to fit.
 
     A frame that waits inside would need as much memory again.  The third part is what is still too much: resources, or the
     bandwidth of the memory."""
@@ -47,7 +49,7 @@ def into_memory(design: Design, machine: FpgaMachine, limits: dict[str, float]) 
     bits = {t: n for t, n in fifo_bits(single).items() if n >= _LEAST and t not in kept and packing(t, single.lanes[t])}
     order = sorted(bits, key=lambda t: -bits[t])[:_MOST]
     for _ in range(_ROUNDS):
-        if not best[2]:
+        if not best[2] or not order:
             break
         wanted += max(_excess(best[0], board, limits) * 1.1, _LEAST)
         chosen, saved = [], 0
@@ -58,7 +60,20 @@ def into_memory(design: Design, machine: FpgaMachine, limits: dict[str, float]) 
         best = _spilled(single, frozenset(chosen), machine, limits)
         if len(chosen) == len(order):
             break
-    return best
+    return _fetching(best[0], machine, limits) if best[2] else best
+
+
+def _fetching(design: Design, machine: FpgaMachine, limits: dict[str, float]) -> tuple[Design, Simulation, list[str]]:
+    """The largest weights in memory, as many as it takes to fit; none if there are none of some size."""
+    sizes = {p: p.weights.size * p.weight_type.bits for p in design.processes if isinstance(p, Dot) and not p.adders}
+    order = sorted((p for p in sizes if sizes[p] >= _LEAST), key=lambda p: -sizes[p])[:_MOST]
+    wanted, chosen = _excess(design, machine.board, limits), set[Process]()
+    for p in order:
+        if wanted > 0:
+            chosen.add(p)
+            wanted -= sizes[p]
+    made = [q for p in design.processes for q in (fetched(p) if p in chosen and isinstance(p, Dot) else (p,))]
+    return _spilled(replace(design, processes=tuple(made)), frozenset(), machine, limits)
 
 
 def _excess(design: Design, board: Board, limits: dict[str, float]) -> float:

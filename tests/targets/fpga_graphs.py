@@ -78,6 +78,11 @@ def centred_frame(n: Net) -> Value:
     return n.b.add(Binary("sub"), y, n.b.add(Reduce("mean", (1, 2), True), y))
 
 
+def wide_convs(n: Net) -> Value:
+    """More weights than pixels."""
+    return n.conv(n.relu(n.conv(n.input(1, 8, 8, 8), 64)), 32)
+
+
 def pools(n: Net) -> Value:
     x = n.input(1, 7, 7, 4)
     parts = [n.pool(x, "max", 3, 2, 1), n.pool(x, "avg", 3, 2, 1), n.pool(x, "avg", 3, 2, 1, True)]

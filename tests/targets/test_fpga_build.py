@@ -23,7 +23,7 @@ from tilewright.targets.fpga.host import resolve_machine
 from tilewright.targets.fpga.options import FpgaOptions, make_fpga_options
 from tilewright.targets.fpga.ranges import random_samples
 
-from .fpga_graphs import BRANCHES, centred_frame, conv_relu, graph_of, random_network, residual, softmax
+from .fpga_graphs import BRANCHES, centred_frame, conv_relu, graph_of, random_network, residual, softmax, wide_convs
 
 SHARED = Path(__file__).parents[3] / "shared"
 SMALL = ("cnn", "mlp_dynamo")
@@ -106,6 +106,26 @@ def test_fifos_that_do_not_fit_go_to_memory(tmp_path: Path) -> None:
     slow.write_text('name = "slow"\npart = "x"\nlut = 50000\ndsp = 200\nbram18 = 8\nmhz = 100\ngbs = 0.001\n')
     with pytest.raises(OptionError, match="GB/s of memory"):
         made(graph_of(centred_frame), str(slow))
+
+
+def test_weights_that_do_not_fit_are_read_from_memory() -> None:
+    """They are a file beside the project, and what the memory holds is what is used."""
+    graph = graph_of(wide_convs)
+    artifact = made(graph, "pynq-z2", max_bram=0.06)
+    found = report(artifact)
+    (port,) = found["memory"]["ports"]
+    weights = np.frombuffer(artifact.read(f"weights/{port['file']}"), np.uint64)
+    assert len(weights) == port["words"]
+    assert "tiled_dot" in [p["kind"] for p in found["processes"]]
+    sample = random_samples(graph, (-4.0, 4.0), 1)[0]
+    module = artifact.load()
+    try:
+        (y,) = module(*sample)
+        np.testing.assert_allclose(y, run_graph(graph, sample)[0], atol=0.02)
+        module._memories[0][:] = 0  # type: ignore[attr-defined]
+        assert np.abs(module(*sample)[0] - y).max() > 0.1
+    finally:
+        module.close()
 
 
 def test_a_frame_rate_takes_no_more_than_it_needs() -> None:
