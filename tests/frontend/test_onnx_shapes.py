@@ -192,3 +192,11 @@ def test_slice_backwards_from_before_the_start() -> None:
         x = draw(extent, 3)
         (y,) = run(m, x)
         np.testing.assert_array_equal(y, x[:count])
+
+
+def test_squeeze_of_axes_that_may_be_one() -> None:
+    m = model([node("Squeeze", ["x"], ["y"])], [value("x", "n", 1)], ["y"])
+    with pytest.raises(ModelError, match="give axes, or bind its sizes"):
+        import_model(m)
+    assert import_model(m, dims={"n": 1}).outputs[0].type.shape == ()
+    assert import_model(m, dims={"n": 3}).outputs[0].type.shape == (3,)

@@ -88,6 +88,8 @@ def flatten(b: OnnxBuilder, x: Value, *, axis: int = 1) -> Outputs:
 @onnx_op("Squeeze", since=1)
 def squeeze_by_attribute(b: OnnxBuilder, x: Value, *, axes: tuple[int, ...] | None = None) -> Outputs:
     if axes is None:
+        if not x.type.is_static:  # a rank that depends on sizes
+            raise ModelError(f"{x.type} may have axes of 1, not known yet; give axes, or bind its sizes (--shape, --dim)")
         removed = tuple(d for d, n in enumerate(x.type.shape) if n == 1)
     else:
         removed = normal_axes(axes, x.type.rank)
