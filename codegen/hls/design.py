@@ -187,6 +187,12 @@ class Design:
     ultra: frozenset[str] = frozenset()
     overlap: bool = True
 
+    def __post_init__(self) -> None:
+        names = [p.name for p in self.processes]
+        if len(set(names)) < len(names):
+            twice = sorted({n for n in names if names.count(n) > 1})
+            raise InternalError(f"several processes are called {', '.join(twice)}")
+
     def run(self, arrays: Sequence[np.ndarray], watch: dict[Tensor, np.ndarray] | None = None) -> list[np.ndarray]:
         """The integers of the outputs for those of the inputs: the integer interpreter."""
         env = dict(zip(self.inputs, arrays, strict=True))

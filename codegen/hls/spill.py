@@ -159,13 +159,13 @@ def _spilled(done: list[Process], t: Tensor, lanes: int, depth: int) -> Tensor:
     source, name = t, f"spill_{len(done)}"
     if times > 1:
         source = Tensor(f"{t.name}_packed", t.shape, t.type)
-        done.append(Regroup(name=f"pack_{len(done)}", inputs=(t,), outputs=(source,), lanes_in=(lanes,), lanes_out=wide,
+        done.append(Regroup(name=f"gather_{len(done)}", inputs=(t,), outputs=(source,), lanes_in=(lanes,), lanes_out=wide,
                             target=wide))
     back = Tensor(f"{t.name}_back", t.shape, t.type)
     done.append(Spill(name=name, inputs=(source,), outputs=(back,), lanes_in=(wide,), lanes_out=wide, burst=burst, ahead=ahead))
     if times == 1:
         return back
     result = Tensor(f"{t.name}_unpacked", t.shape, t.type)
-    done.append(Regroup(name=f"unpack_{len(done)}", inputs=(back,), outputs=(result,), lanes_in=(wide,), lanes_out=lanes,
+    done.append(Regroup(name=f"scatter_{len(done)}", inputs=(back,), outputs=(result,), lanes_in=(wide,), lanes_out=lanes,
                         target=lanes))
     return result
