@@ -76,6 +76,8 @@ class TensorReader:
         shape = tuple(tensor.dims)
         if any(d < 0 for d in shape):
             raise ModelError(f"{where}: shape {list(shape)} has a negative dimension")
+        if math.prod(d for d in shape if d) >= 2**56:  # also of a tensor without elements
+            raise ModelError(f"{where}: shape {list(shape)} is beyond any memory")
         if tensor.HasField("segment"):
             raise ModelError(f"{where}: tensors in segments are not supported; save the model with onnx.save_model")
         count = math.prod(shape)
