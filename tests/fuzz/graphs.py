@@ -30,7 +30,7 @@ from fuzz.pool import Limits, run_cases
 from fuzz.runners import PEERS, RUNNERS, Declined
 from fuzz.shrink import shrink
 
-LIMITS = Limits(seconds=120, memory=12 << 30)  # XLA and TVM reserve address space
+LIMITS = Limits(seconds=120, memory=48 << 30)  # XLA and TVM reserve address space
 _TOLERANCE = {F16: 1e-2, BF16: 6e-2}
 _FLOAT_TOLERANCE = 1e-4
 _FPGA_TOLERANCE = 0.05  # of the largest value: 16 bits for all values of a tensor, at every step

@@ -171,6 +171,8 @@ def deform_conv(
     taps = kh * kw
     step, spread = each(strides, 2, 1, "strides"), each(dilations, 2, 1, "dilations")
     around = each(pads, 4, 0, "pads")
+    if min(group, offset_group) < 1:
+        raise ModelError(f"groups {group} and {offset_group} must be 1 or more")
     if c != per * group or o % group or c % offset_group or offset.type.shape[1] != offset_group * taps * 2:
         raise ModelError(f"groups {group} and {offset_group} do not fit {x.type}, {w.type} and {offset.type}")
     if max(kh, kw, oh, ow, taps * oh * ow) > _MOST_SAMPLES:
