@@ -153,9 +153,7 @@ def _add_compile(parser: argparse.ArgumentParser) -> None:
     )
     _completed(code.add_argument("--tuning-file", metavar="FILE", help="where they are kept; alone: only use them"), "FILE")
     code.add_argument("--profile", action="store_true", help="record the time of every step, for tilewright run --profile")
-    code.add_argument(
-        "--debug-bounds", action="store_true", help="check every index while it runs, to find errors of the compiler (slow)"
-    )
+    code.add_argument("--debug-bounds", action="store_true", help="check every index while it runs (slow)")
     code.add_argument(
         "--transform-weights", default="compile", metavar="TIME",
         help="compile, or create: when transformed weights are made; create keeps the artifact small and starts slower",
