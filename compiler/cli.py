@@ -156,7 +156,7 @@ def _add_compile(parser: argparse.ArgumentParser) -> None:
     code.add_argument("--debug-bounds", action="store_true", help="check every index while it runs (slow)")
     code.add_argument(
         "--transform-weights", default="compile", metavar="TIME",
-        help="compile, or create (smaller, starts slower): when transformed weights are made",
+        help="when transformed weights are made: compile, or create (smaller)",
     )
     code.add_argument("--cc", metavar="COMMAND", help="C compiler to link with (default: cc, gcc, clang, or zig)")
     code.add_argument(
