@@ -19,6 +19,7 @@ from ...ir.errors import InternalError, TargetError
 from ...ir.graph import Builder, Graph, Node, Value
 from ...ir.kernel import Buffer
 from ...ir.ops.base import Op, form_of
+from ...ir.ops.block_product import BlockMatMul
 from ...ir.ops.contract import Conv, ConvTranspose, MatMul
 from ...ir.ops.control import Fused, If, Loop, Scan
 from ...ir.ops.dim_tensor import DimTensor
@@ -43,7 +44,7 @@ from ...ir.ops.scatter import ScatterElements, ScatterND
 from ...ir.ops.sort import TopK
 from ...ir.ops.window import MaxPoolIndices, Pool
 from ...ir.types import TensorType
-from . import contract, control, movement, quantize, recurrent, reduce
+from . import block_product, contract, control, movement, quantize, recurrent, reduce
 from .elementwise import binary, conversion, unary
 from .exprs import write_compute
 from .text import identifier, quoted, type_text, types_text, uniform
@@ -247,7 +248,7 @@ RULES: dict[type[Op], Rule] = {
     GatherElements: movement.gather_elements, GatherND: movement.gather_nd, Trilu: movement.trilu,
     Reduce: reduce.reduce, ArgReduce: reduce.arg_reduce, CumSum: reduce.cumsum, TopK: reduce.top_k,
     ScatterElements: reduce.scatter_elements, ScatterND: reduce.scatter_nd,
-    Saturate: quantize.saturate,
+    Saturate: quantize.saturate, BlockMatMul: block_product.block_matmul,
     Lstm: recurrent.recurrent, Gru: recurrent.recurrent, Rnn: recurrent.recurrent,
     If: control.if_, Loop: control.loop, Scan: control.scan, Fused: control.fused,
 }
