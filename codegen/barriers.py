@@ -21,8 +21,10 @@ from .machine import Machine
 from .program import Address, Branch, Call, Program, Step, all_calls
 from .roofline import limit_of
 from .schedule.rewrite import accesses
+from .views import dense_strides
 
 TINY_SECONDS = 0.15e-6  # at the machine's limit; two spinning threads take about as long to meet
+_EVERYTHING = 1 << 62
 _READ_ONLY = ("constants", "input")
 _PLAIN = (For, If, Alloc, Store, Prefetch, Barrier)
 
@@ -69,10 +71,12 @@ def is_shared(kernel: Kernel) -> bool:
 
 
 def _tiny_alone(program: Program, machine: Machine) -> Mapping[str, Kernel]:
-    """A kernel stays shared among the threads if one of its calls is worth it, or if its threads meet inside."""
+    """A kernel stays shared among the threads if one of its calls is worth it, or if its threads meet inside, or if its
+    work is not known before it runs."""
+    open_ones = {name for name, k in program.kernels.items() if len(k.buffers) < len(k.params)}
     worth = {c.kernel for c in all_calls(program.steps) if limit_of(c.cost, machine).seconds > TINY_SECONDS}
     return {
-        name: k if name in worth or any(isinstance(s, Barrier) for s in walk_block(k.body)) else _serial(k)
+        name: k if name in worth or name in open_ones or any(isinstance(s, Barrier) for s in walk_block(k.body)) else _serial(k)
         for name, k in program.kernels.items()
     }
 
@@ -126,10 +130,16 @@ def footprint(call: Call, kernel: Kernel) -> Footprint:
 
 
 def span(buffer: Buffer, address: Address) -> Span:
-    """The bytes of a buffer at an address."""
+    """The bytes of a buffer at an address; with sizes of run time, all that it may be."""
+    if address.space == "slot":
+        return Span("arena", 0, 0, _EVERYTHING)
     size = DTYPES[buffer.dtype].size
+    strides = dense_strides(buffer.shape) if buffer.strides is None else buffer.strides
+    reach = [(n - 1) * s * size for n, s in zip(buffer.shape, strides, strict=True)]
+    known = [r for r in reach if isinstance(r, int)]
+    if not isinstance(address.offset, int) or len(known) < len(reach):
+        return Span(address.space, address.index, 0, _EVERYTHING)
     if buffer.strides is None:
         return Span(address.space, address.index, address.offset, address.offset + buffer.size * size)
-    reach = [(n - 1) * s * size for n, s in zip(buffer.shape, buffer.strides, strict=True) if isinstance(n, int)]
-    low, high = sum(r for r in reach if r < 0), sum(r for r in reach if r > 0)
+    low, high = sum(r for r in known if r < 0), sum(r for r in known if r > 0)
     return Span(address.space, address.index, address.offset + low, address.offset + high + size)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..ir.compute import Compute
+from ..ir.dims import symbols
 from ..ir.errors import InternalError, TargetError
 from ..ir.expr import load
 from ..ir.graph import Graph, Node, Value
@@ -20,6 +21,7 @@ from ..ir.kernel import axis
 from ..ir.ops.control import BOOL, I64, If, Loop
 from ..ir.types import TensorType
 from .program import Address, Branch, Call, Cost, Repeat, Step
+from .sizing import bytes_of
 from .storage import Place, Scope
 from .strategies.scheduled import Group
 from .views import Views, dense_strides, is_dense
@@ -44,7 +46,7 @@ def _lower_if(lowering: Lowering, scope: Scope, node: Node, op: If) -> None:
     outs = [lowering.place(scope, v) for v in node.outputs]
     condition = lowering.use(captured[0])
     for v, place in zip(node.outputs, outs, strict=True):
-        if not is_dense(v.type.static_shape, place.strides):
+        if not is_dense(v.type.shape, place.strides):
             raise InternalError(f"the output {v.name} of {node.op.name} must be dense")
     for place in (*captured, *outs):
         lowering.use(place)
@@ -57,9 +59,9 @@ def _lower_if(lowering: Lowering, scope: Scope, node: Node, op: If) -> None:
 
 def _dense_place(lowering: Lowering, scope: Scope, v: Value, node: Node) -> Place:
     place = lowering.place(scope, v)
-    if is_dense(v.type.static_shape, place.strides):
+    if is_dense(v.type.shape, place.strides):
         return place
-    target = Place(lowering.new_root(v.name, v.type.nbytes), 0, dense_strides(v.type.static_shape))
+    target = Place(lowering.new_root(v.name, bytes_of(v.type)), 0, dense_strides(v.type.shape))
     lowering.copy(scope, v.type, place, target, node)
     return target
 
@@ -88,8 +90,9 @@ def _inner_scope(lowering: Lowering, graph: Graph, inputs: Sequence[Place]) -> S
 
 
 def _lower_loop(lowering: Lowering, scope: Scope, node: Node, op: Loop) -> None:
+    known = {s.var for s in lowering.symbols}
     for v in node.outputs:
-        if not v.type.is_static:
+        if any(d not in known for d in symbols(v.type.shape)):
             raise TargetError(
                 f"Loop at {node.where!r}: {v.name} is {v.type}: how often the loop runs sizes it, and is only known when it "
                 "runs; give the loop a constant trip count and a condition that stays true, or run the model with the "
@@ -121,15 +124,15 @@ def _write_row(
     lowering: Lowering, scope: Scope, type: TensorType, row: Place, stack: Place, counter: Place, op: Loop, node: Node
 ) -> None:
     """stack[counter] = row"""
-    length = TensorType("i64", (op.length,)).size
-    if type.size * length == 0:
+    length = op.length
+    if 0 in (*type.shape, length):
         return
     x, i = lowering.buffer("x0", type, row), lowering.buffer("x1", I64, counter)
     y = lowering.buffer("y0", TensorType(type.dtype, (length, *type.shape)), stack)
-    axes = tuple(axis(f"i{n}", d) for n, d in enumerate(type.static_shape))
+    axes = tuple(axis(f"i{n}", d) for n, d in enumerate(type.shape))
     group = Group("map", (Compute(y, axes, load(x, *axes), index=(load(i), *axes)),), (y, x, i))
     places = {"x0": row, "x1": counter, "y0": stack}
-    lowering.emit(scope, lowering.schedule(group), places, node, Cost(0, type.nbytes, type.nbytes))
+    lowering.emit(scope, lowering.schedule(group), places, node, Cost(0, lowering.bytes_of(type), lowering.bytes_of(type)))
 
 
 def _carry(lowering: Lowering, scope: Scope, op: Loop, state: Sequence[Place], node: Node) -> None:
@@ -142,7 +145,7 @@ def _carry(lowering: Lowering, scope: Scope, op: Loop, state: Sequence[Place], n
             continue
         source = lowering.place(scope, new)
         if new in olds:
-            saved = Place(lowering.new_root(new.name, new.type.nbytes), 0, dense_strides(new.type.static_shape))
+            saved = Place(lowering.new_root(new.name, bytes_of(new.type)), 0, dense_strides(new.type.shape))
             lowering.copy(scope, new.type, source, saved, node)
             source = saved
         moves.append((new.type, source, target))

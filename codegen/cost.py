@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
-from ..ir.graph import Node
+from ..ir.expr import Var
+from ..ir.graph import Node, Value
 from ..ir.ops.block_product import BlockMatMul
 from ..ir.ops.contract import Conv, ConvTranspose, MatMul
 from ..ir.ops.control import Fused
 from ..ir.ops.norm import Attention
 from ..ir.ops.recurrent import Gru, Lstm, Rnn
 from .program import Cost
+from .sizing import bytes_of, evaluate
 
 
-def macs_of(node: Node) -> int:
-    """Multiply-accumulates of products; other operators count none."""
+def macs_of(node: Node, sizes: Mapping[Var, int] | None = None) -> int:
+    """Multiply-accumulates of products, at these sizes of symbolic dimensions; other operators count none."""
     op = node.op
     if isinstance(op, Fused):
-        return sum(macs_of(n) for n in op.body.nodes)
-    shapes = [v.type.static_shape for v in node.inputs]
-    out = math.prod(node.outputs[0].type.static_shape)
+        return sum(macs_of(n, sizes) for n in op.body.nodes)
+
+    def shape(v: Value) -> tuple[int, ...]:
+        return tuple(evaluate(d, sizes or {}) for d in v.type.shape)
+
+    if not isinstance(op, (MatMul, BlockMatMul, Conv, ConvTranspose, Attention, Lstm, Gru, Rnn)):
+        return 0
+    shapes = [shape(v) for v in node.inputs]
+    out = math.prod(shape(node.outputs[0]))
     if isinstance(op, MatMul):
         return out * shapes[0][-1]
     if isinstance(op, BlockMatMul):
@@ -36,6 +45,9 @@ def macs_of(node: Node) -> int:
     return 0
 
 
-def cost_of(node: Node) -> Cost:
-    read = sum(v.type.nbytes for v in dict.fromkeys(node.inputs))
-    return Cost(macs_of(node), read, sum(v.type.nbytes for v in node.outputs))
+def cost_of(node: Node, sizes: Mapping[Var, int] | None = None) -> Cost:
+    """What a node costs, at these sizes of symbolic dimensions."""
+    read, written = (
+        sum(evaluate(bytes_of(v.type), sizes or {}) for v in dict.fromkeys(values)) for values in (node.inputs, node.outputs)
+    )
+    return Cost(macs_of(node, sizes), read, written)

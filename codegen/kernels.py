@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..ir.compute import lower_group
-from ..ir.kernel import Alloc, Buffer, Kernel, Prefetch, walk_block
-from ..ir.types import DTYPES
+from ..ir.dims import multiply_dims, normal_dim, symbols
+from ..ir.expr import Var
+from ..ir.kernel import Alloc, Buffer, For, Kernel, Prefetch, walk_block
+from ..ir.types import DTYPES, Dim
 from .arena import ALIGNMENT
-from .schedule.rewrite import accesses
+from .schedule.rewrite import accesses, values
 from .strategies.scheduled import Group, Scheduled
 
 
@@ -35,19 +37,34 @@ class KernelTable:
         name = self._names.get(kernel)
         if name is None:
             name = self._names[kernel] = f"k{len(self.kernels)}_{kernel.name}"
-            self.kernels[name] = Kernel(name, kernel.params, kernel.body)
+            self.kernels[name] = Kernel(name, (*kernel.params, *size_params(kernel)), kernel.body)
         return name
 
-    def scratch_bytes(self) -> int:
-        """What the stack buffers of the largest kernel need, each on its own cache lines."""
-        most = 0
+    def scratch_bytes(self) -> tuple[Dim, ...]:
+        """What the stack buffers of each kernel need, each on its own cache lines; without those that need as little as
+        another one."""
+        sizes: dict[Dim, None] = {}
         for kernel in self.kernels.values():
-            size = 0
+            size: Dim = 0
             for s in walk_block(kernel.body):
                 if isinstance(s, Alloc) and s.buf.space == "stack":
-                    size += -(-s.buf.size * DTYPES[s.buf.dtype].size // ALIGNMENT) * ALIGNMENT
-            most = max(most, size)
-        return most
+                    size = size + aligned(multiply_dims((*s.buf.shape, DTYPES[s.buf.dtype].size)))
+            sizes[normal_dim(size)] = None
+        most = max((n for n in sizes if isinstance(n, int)), default=0)
+        return (*([most] if most else []), *(n for n in sizes if not isinstance(n, int)))
+
+
+def aligned(nbytes: Dim) -> Dim:
+    return normal_dim((nbytes + (ALIGNMENT - 1)) // ALIGNMENT * ALIGNMENT)
+
+
+def size_params(kernel: Kernel) -> tuple[Var, ...]:
+    """The symbols that a kernel takes as run-time sizes, by name: the variables in it that no loop defines."""
+    bound = {s.var for s in walk_block(kernel.body) if isinstance(s, For)}
+    used: list[Dim] = [e for s in walk_block(kernel.body) for e in values(s)]
+    buffers = {a.buf for a in accesses(kernel.body)} | {s.buf for s in walk_block(kernel.body) if isinstance(s, Alloc)}
+    used += [d for b in buffers for d in (*b.shape, *(b.strides or ()))]
+    return tuple(sorted((v for v in symbols(used) if v not in bound), key=lambda v: v.name))
 
 
 def drop_unused_params(kernel: Kernel) -> Kernel:

@@ -20,6 +20,7 @@ from ..ir.kernel import Alloc, Barrier, Block, Buffer, For, If, Kernel, Store, w
 from .llvm_expr import evaluate
 from .llvm_main import print_main
 from .llvm_memory import stack_extent
+from .llvm_sizing import print_sizing
 from .llvm_stmt import TRAILING, print_block
 from .llvm_text import Printer, symbol, unsupported
 from .machine import Machine
@@ -44,7 +45,9 @@ def emit_module(kernels: Sequence[Kernel], machine: Machine, main: Program | Non
     declares: dict[str, None] = {}
     functions = [_function(k, machine, declares) for k in kernels]
     if main is not None:
-        functions.append(print_main(main, {k.name for k in kernels}, declares))
+        functions.append(print_main(main, {k.name for k in kernels}, declares, machine))
+        if main.sizing is not None:
+            functions += print_sizing(main, machine, declares)
     names = [k.name for k in kernels]
     if len(set(names)) != len(names):
         raise InternalError(f"kernels of one module share a name: {sorted(n for n in names if names.count(n) > 1)}")
@@ -57,7 +60,7 @@ def emit_main(program: Program, machine: Machine) -> str:
 
 
 def scratch_bytes(kernel: Kernel) -> int:
-    """Bytes of scratch memory that each thread needs for the `stack` buffers of a kernel."""
+    """Bytes of scratch memory that each thread needs for the `stack` buffers of a kernel, whose sizes are constant."""
     return _stack_peak(kernel.body, 0)
 
 
@@ -65,7 +68,10 @@ def _stack_peak(block: Block, top: int) -> int:
     peak = top
     for s in block:
         if isinstance(s, Alloc) and s.buf.space == "stack":
-            _, top = stack_extent(s.buf, top)
+            _, after = stack_extent(s.buf, top)
+            if not isinstance(after, int):
+                raise InternalError(f"stack buffer {s.buf.name} has a symbolic size: {after}")
+            top = after
             peak = max(peak, top)
         elif isinstance(s, For):
             peak = max(peak, _stack_peak(s.body, top))

@@ -1,11 +1,15 @@
 """The entry point of a program in LLVM text.
 
-    void tw_main(ptr runtime, ptr arena, ptr scratch, ptr constants, ptr inputs, ptr outputs, i64 tid, i64 nt)
+    void tw_main(ptr runtime, ptr arena, ptr scratch, ptr constants, ptr inputs, ptr outputs, i64 tid, i64 nt,
+                 ptr sizes, ptr plan)
 
 Every thread runs it.  Threads meet after the calls that say so, and after they have read a condition and before
 anything can change it; with one thread the barriers are jumped over.  Called without inputs (null), it makes the calls that
 prepare an instance instead.  A program that is to be profiled
 notes the time around each call.
+
+sizes, plan: of a program with open dimensions; others do not have these parameters.  sizes[n] is the symbol number n of its
+`Sizing`, plan[n] the offset of slot n in the arena.
 """
 
 from __future__ import annotations
@@ -14,20 +18,22 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from ..ir.errors import InternalError
-from ..ir.expr import Var
+from ..ir.expr import Expr, Var
+from .llvm_sizing import print_size
 from .llvm_text import symbol
+from .machine import Machine
 from .program import Address, Branch, Call, Program, Repeat, Step
 
 _HEAD = (
     "define hidden void @tw_main(ptr %runtime, ptr %arena, ptr %scratch, ptr %constants, ptr %inputs, ptr %outputs, "
-    "i64 %tid, i64 %nt) nounwind {"
+    "i64 %tid, i64 %nt, ptr %sizes, ptr %plan) nounwind {"
 )
 _TRAILING = ("ptr %scratch", "ptr %runtime", "i64 %tid", "i64 %nt")
 
 
 class _Main:
-    def __init__(self, program: Program, declares: dict[str, None]) -> None:
-        self.program = program
+    def __init__(self, program: Program, declares: dict[str, None], machine: Machine) -> None:
+        self.program, self.machine = program, machine
         self.declares = declares
         self.lines: list[str] = []
         self.entry: list[str] = []
@@ -52,11 +58,18 @@ class _Main:
         """The pointer that an address counts from; those of inputs and outputs are loaded at the start."""
         if a.space in ("arena", "constants"):
             return f"%{a.space}"
-        if a.space not in ("input", "output"):
+        if a.space not in ("input", "output", "slot"):
             raise InternalError(f"program {self.program.name}: no memory space {a.space!r}")
         key = (a.space, a.index)
         if key not in self.bases:
             self.bases[key] = name = f"%{a.space}{a.index}"
+            if a.space == "slot":
+                self.entry += [
+                    f"  {name}.at = getelementptr inbounds i64, ptr %plan, i64 {a.index}",
+                    f"  {name}.offset = load i64, ptr {name}.at, align 8",
+                    f"  {name} = getelementptr inbounds i8, ptr %arena, i64 {name}.offset",
+                ]
+                return name
             self.entry += [
                 f"  {name}.at = getelementptr inbounds ptr, ptr %{a.space}s, i64 {a.index}",
                 f"  {name} = load ptr, ptr {name}.at, align 8",
@@ -65,7 +78,15 @@ class _Main:
 
     def pointer(self, a: Address) -> str:
         base = self.base(a)
-        return self.value(f"getelementptr inbounds i8, ptr {base}, i64 {a.offset}") if a.offset else base
+        offset = a.offset if isinstance(a.offset, int) else self.size(a.offset)
+        return self.value(f"getelementptr inbounds i8, ptr {base}, i64 {offset}") if offset else base
+
+    def size(self, e: Expr) -> str:
+        """The value of an expression of symbols, from the table of sizes."""
+        assert self.program.sizing is not None
+        lines, operand = print_size(e, self.program.sizing, self.machine, self.declares, f"s{self.number()}_")
+        self.lines += lines
+        return operand
 
     def barrier(self) -> None:
         number = self.number()
@@ -93,11 +114,12 @@ class _Main:
         kernel = self.program.kernels.get(s.kernel)
         if kernel is None:
             raise InternalError(f"program {self.program.name}: step calls the unknown kernel {s.kernel!r}")
-        if any(isinstance(p, Var) for p in kernel.params):
-            raise InternalError(f"kernel {s.kernel}: a call cannot give run-time sizes")
-        if len(s.args) != len(kernel.params):
-            raise InternalError(f"kernel {s.kernel}: {len(kernel.params)} parameters, called with {len(s.args)}")
-        args = [f"ptr {self.pointer(a)}" for a in s.args]
+        sizes = [p for p in kernel.params if isinstance(p, Var)]
+        if sizes and self.program.sizing is None:
+            raise InternalError(f"kernel {s.kernel}: a call cannot give the run-time sizes {', '.join(map(str, sizes))}")
+        if len(s.args) != len(kernel.buffers):
+            raise InternalError(f"kernel {s.kernel}: {len(kernel.buffers)} parameters, called with {len(s.args)}")
+        args = [f"ptr {self.pointer(a)}" for a in s.args] + [f"i64 {self.size(v)}" for v in sizes]
         step, self.calls = self.calls, self.calls + 1
         self.profile("enter", step)
         self.lines.append(f"  call void @{symbol(kernel.name)}({', '.join((*args, *_TRAILING))})")
@@ -145,11 +167,11 @@ class _Main:
         self.open(f"end{number}")
 
 
-def print_main(program: Program, defined: Collection[str], declares: dict[str, None]) -> str:
+def print_main(program: Program, defined: Collection[str], declares: dict[str, None], machine: Machine) -> str:
     """The function `tw_main`; kernels that are not in `defined` are declared."""
-    m = _Main(program, declares)
+    m = _Main(program, declares, machine)
     m.steps(program.steps)
-    first = _Main(replace(program, profile=False), declares)
+    first = _Main(replace(program, profile=False), declares, machine)
     first.count = m.count  # names go on from there
     first.steps(program.prepare)
     for kernel in program.kernels.values():

@@ -8,28 +8,27 @@ Alignment follows from the linear form and the buffer's alignment.
 
 from __future__ import annotations
 
+from ..ir.dims import as_dim, multiply_dims
 from ..ir.expr import I64, Bin, Cast, Expr, Load, Splat, Type, Var, as_expr, binary, linear, splat
 from ..ir.kernel import Buffer, Store
-from ..ir.types import DTYPES
+from ..ir.types import DTYPES, Dim
 from .llvm_text import Cell, Held, Printer, constant, literal, llvm_type, memory_type, unsupported, zero
 
 STACK_ALIGN = 64
 
 
-def stack_extent(buf: Buffer, top: int) -> tuple[int, int]:
-    """(byte offset of a stack buffer that is allocated at `top`, the new top)."""
-    size = buf.size if buf.strides is None else _span(buf)
-    offset = -(-top // STACK_ALIGN) * STACK_ALIGN
-    return offset, offset + size * DTYPES[buf.dtype].size
+def stack_extent(buf: Buffer, top: Dim) -> tuple[Dim, Dim]:
+    """(byte offset of a stack buffer that is allocated at `top`, the new top); expressions where sizes are symbolic."""
+    size = multiply_dims(buf.shape) if buf.strides is None else _span(buf)
+    offset = as_dim((top + (STACK_ALIGN - 1)) // STACK_ALIGN * STACK_ALIGN)
+    return offset, as_dim(offset + size * DTYPES[buf.dtype].size)
 
 
-def _span(buf: Buffer) -> int:
+def _span(buf: Buffer) -> Dim:
     """Elements between the first and the last of a strided buffer, both included."""
-    span = 1
+    span: Dim = 1
     for n, s in zip(buf.shape, buf.strides or (), strict=True):
-        if not isinstance(n, int):
-            raise unsupported(f"stack buffer {buf.name} has the symbolic dimension {n}")
-        span += (n - 1) * s
+        span = span + (n - 1) * s
     return span
 
 
@@ -56,8 +55,12 @@ def _base(p: Printer, buf: Buffer) -> str:
     found = p.pointers.get(buf)
     if found is not None:
         return found
-    if buf in p.stack:
-        return p.pure(f"getelementptr inbounds i8, ptr %scratch, i64 {p.stack[buf]}") if p.stack[buf] else "%scratch"
+    at = p.stack.get(buf)
+    if isinstance(at, int):
+        return p.pure(f"getelementptr inbounds i8, ptr %scratch, i64 {at}") if at else "%scratch"
+    if at is not None:
+        offset = p.value(at)
+        return p.pure(f"getelementptr inbounds i8, ptr %scratch, i64 {offset}", offset)
     raise unsupported(f"buffer {buf.name} ({buf.space}) is neither a parameter nor allocated on the stack here")
 
 

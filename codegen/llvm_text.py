@@ -17,7 +17,7 @@ import numpy as np
 from ..ir.errors import InternalError
 from ..ir.expr import Expr, Type, Var, linear
 from ..ir.kernel import Buffer, flat_index
-from ..ir.types import DTYPES
+from ..ir.types import DTYPES, Dim
 from .machine import Machine
 
 # Half-precision values stay in integer registers: arithmetic on them is done in f32, and no run-time library is needed.
@@ -116,8 +116,8 @@ class Printer:
         self.cells: dict[Cell, Held] = {}
         self.loads: dict[tuple[Buffer, str], str] = {}
         self.pointers: dict[Buffer, str] = {}
-        self.stack: dict[Buffer, int] = {}
-        self.stack_top = 0
+        self.stack: dict[Buffer, Dim] = {}
+        self.stack_top: Dim = 0
         self.label = "entry"
         self._evaluate = evaluate
         self._depth: dict[str, int] = {}

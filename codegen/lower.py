@@ -6,12 +6,13 @@ the layout that the kernel reads, and the roots of the layouts get places in one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from ..ir.compute import Compute
+from ..ir.dims import normal_dim, symbols, volume
 from ..ir.errors import InternalError, TargetError
 from ..ir.expr import load
 from ..ir.graph import Graph, Node, Value
@@ -19,9 +20,9 @@ from ..ir.kernel import Buffer, axis
 from ..ir.ops.base import form_of
 from ..ir.ops.bounded import Sized
 from ..ir.ops.control import Fused
-from ..ir.ops.data_sized import DataSized
 from ..ir.ops.movement import Broadcast, Concat, Pad, Reshape, Slice, Transpose
-from ..ir.types import DTYPES, TensorType
+from ..ir.ops.refine import Refine
+from ..ir.types import DTYPES, Dim, TensorType
 from .arena import ALIGNMENT, Interval, plan_arena
 from .barriers import synchronize
 from .border import border_group
@@ -30,8 +31,10 @@ from .control_flow import lower_control, resolve_steps
 from .cost import cost_of
 from .kernels import KernelTable, group_hash
 from .machine_gpu import GpuMachine
+from .open_symbols import open_symbols
 from .prepared import PreparedConstants
 from .program import Address, Call, Cost, Placement, Program, SizedOutput, Step
+from .sizing import Check, Sizing, Symbol, bytes_of, checks_of, evaluate, slots_of, typical_sizes
 from .storage import Place, Reference, Root, Scope, memory_dtype
 from .strategies.by_machine import AnyMachine, strategies_of
 from .strategies.choices import Choice
@@ -47,9 +50,10 @@ class Lowering:
 
     def __init__(
         self, graph: Graph, machine: AnyMachine, name: str, accuracy: str, choices: Mapping[str, Choice] | None = None,
-        prepare_weights: bool = False,
+        prepare_weights: bool = False, symbols: tuple[Symbol, ...] = (), checks: Sequence[Check] = (),
     ) -> None:
         self.graph, self.machine, self.name = graph, machine, name
+        self.symbols, self.typical, self.checks = symbols, typical_sizes(symbols), checks
         self.choices = choices or {}
         self.strategies = strategies_of(machine)
         self.kernels = KernelTable()
@@ -69,8 +73,8 @@ class Lowering:
 
     # -- memory
 
-    def new_root(self, name: str, nbytes: int) -> Root:
-        root = Root(name, "arena", max(nbytes, 1))
+    def new_root(self, name: str, nbytes: Dim) -> Root:
+        root = Root(name, "arena", max(nbytes, 1) if isinstance(nbytes, int) else nbytes)
         self.arena.append(root)
         return root
 
@@ -107,16 +111,16 @@ class Lowering:
             elif array is not None:
                 root = self.constant_root(array)
             else:
-                root = self.new_root(layout.root.name, layout.root.type.nbytes)
+                root = self.new_root(layout.root.name, bytes_of(layout.root.type))
             scope.memory[layout.root] = (root, 0)
         root, base = scope.memory[layout.root]
-        return Place(root, base + layout.offset * DTYPES[v.type.dtype].size, layout.strides)
+        return Place(root, normal_dim(base + layout.offset * DTYPES[v.type.dtype].size), layout.strides)
 
     def buffer(self, name: str, type: TensorType, place: Place) -> Buffer:
         """A kernel parameter for a value at a place."""
-        shape, size = type.static_shape, DTYPES[type.dtype].size
+        shape, size = type.shape, DTYPES[type.dtype].size
         align = ALIGNMENT if place.root.space in ("arena", "constants") else max(size, self.machine.io_align)
-        while place.offset % align:
+        while normal_dim(place.offset % align) != 0:
             align //= 2
         strides = None if is_dense(shape, place.strides) else place.strides
         return Buffer(name, memory_dtype(type.dtype), shape, strides=strides, align=align)
@@ -167,18 +171,23 @@ class Lowering:
         offset, steps = pack.strides_over(source.strides)
         size = DTYPES[param.dtype].size
         type = TensorType(param.dtype, pack.shape)
-        target = Place(self.new_root("packed", type.nbytes), 0, strides)
-        self.copy(scope, type, Place(source.root, source.offset + offset * size, steps), target, node)
+        target = Place(self.new_root("packed", bytes_of(type)), 0, strides)
+        self.copy(scope, type, Place(source.root, normal_dim(source.offset + offset * size), steps), target, node)
         return target
 
     def copy(self, scope: Scope, type: TensorType, source: Place, target: Place, node: Node) -> None:
-        if type.size == 0:
+        if 0 in type.shape:
             return
         x, y = self.buffer("x0", type, source), self.buffer("y0", type, target)
-        axes = tuple(axis(f"i{n}", d) for n, d in enumerate(type.static_shape))
+        axes = tuple(axis(f"i{n}", d) for n, d in enumerate(type.shape))
         group = Group("map", (Compute(y, axes, load(x, *axes)),), (y, x))
-        cost = Cost(0, type.nbytes, type.nbytes)
+        nbytes = self.bytes_of(type)
+        cost = Cost(0, nbytes, nbytes)
         self.emit(scope, self.schedule(group), {"x0": source, "y0": target}, node, cost)
+
+    def bytes_of(self, type: TensorType) -> int:
+        """Bytes of a value, at typical sizes where dimensions are open."""
+        return evaluate(bytes_of(type), self.typical)
 
     def schedule(self, group: Group) -> Scheduled:
         return self.kernels.scheduled(group, lambda: self._make(group))
@@ -198,7 +207,7 @@ class Lowering:
             if isinstance(node.op, Sized):
                 self.lower_sized(scope, node, node.op)
                 continue
-            if all(v.type.size == 0 for v in node.outputs):
+            if all(0 in v.type.shape for v in node.outputs):
                 continue
             if isinstance(node.op, Fused):
                 self.lower_fused(scope, node)
@@ -228,7 +237,7 @@ class Lowering:
                 array = scope.graph.constants.get(v)
                 if array is not None and v.type.dtype != "str":  # placed only if the kernel reads it as it is
                     arrays[name] = array
-                    buffers[v] = Buffer(name, v.type.dtype, v.type.static_shape)
+                    buffers[v] = Buffer(name, v.type.dtype, v.type.shape)
                     continue
                 places[name] = self.place(scope, v)
                 buffers[v] = self.buffer(name, v.type, places[name])
@@ -242,9 +251,9 @@ class Lowering:
         buffers = {inner: outer[v] for inner, v in pairs}
         for n, inner in enumerate(body.nodes):
             for v in inner.outputs:
-                buffers.setdefault(v, Buffer(f"t{n}", memory_dtype(v.type.dtype), v.type.static_shape, "stack"))
+                buffers.setdefault(v, Buffer(f"t{n}", memory_dtype(v.type.dtype), v.type.shape, "stack"))
         for n, v in enumerate(body.constants):
-            buffers[v] = Buffer(f"c{n}", v.type.dtype, v.type.static_shape)
+            buffers[v] = Buffer(f"c{n}", v.type.dtype, v.type.shape)
         if node.op.kind == "attention":
             (inner,) = body.nodes
             operands = tuple(buffers[v] for v in inner.inputs)
@@ -255,7 +264,7 @@ class Lowering:
             group = self.strategies.with_sparsity(group, arrays, self.machine, self.accuracy)
         made = self.schedule(group)
         self._place_constants(made, places, arrays)
-        self.emit(scope, made, places, node, cost_of(node), arrays)
+        self.emit(scope, made, places, node, cost_of(node, self.typical), arrays)
 
     def _place_constants(self, made: Scheduled, places: dict[str, Place], arrays: Mapping[str, np.ndarray]) -> None:
         for p in made.kernel.buffers:
@@ -268,7 +277,7 @@ class Lowering:
         outs, ins = (tuple(buffers[v] for v in vs) for vs in (node.outputs, node.inputs))
         made = self.strategies.schedule_irregular(node.op, outs, ins, self.machine)
         self._place_constants(made, places, arrays)
-        self.emit(scope, made, places, node, cost_of(node), arrays)
+        self.emit(scope, made, places, node, cost_of(node, self.typical), arrays)
 
     def lower_movement(self, scope: Scope, node: Node) -> None:
         """The copies that the layout could not avoid, and the border of a Pad."""
@@ -279,18 +288,19 @@ class Lowering:
             for n in scope.views.copied.get(node, ()):
                 v = node.inputs[n]
                 inside = backward_layout(node, n, Layout(out, 0, target.strides))
-                place = Place(target.root, target.offset + inside.offset * DTYPES[out.type.dtype].size, inside.strides)
+                offset = normal_dim(target.offset + inside.offset * DTYPES[out.type.dtype].size)
+                place = Place(target.root, offset, inside.strides)
                 self.copy(scope, v.type, self.place(scope, v), place, node)
             if isinstance(node.op, Pad):
                 value = scope.graph.constants[node.inputs[1]].reshape(-1)[0]
                 group = border_group(node.op, self.buffer("y0", out.type, target), node.inputs[0].type, value)
-                self.emit(scope, self.schedule(group), {"y0": target}, node, Cost(0, 0, out.type.nbytes // 8))
+                self.emit(scope, self.schedule(group), {"y0": target}, node, Cost(0, 0, self.bytes_of(out.type) // 8))
             return
         x = node.inputs[0]
         source = self.place(scope, x)
         bx, by = self.buffer("x0", x.type, source), self.buffer("y0", out.type, target)
         group = Group("map", (node.op.compute(by, bx),), (by, bx))
-        self.emit(scope, self.schedule(group), {"x0": source, "y0": target}, node, cost_of(node))
+        self.emit(scope, self.schedule(group), {"x0": source, "y0": target}, node, cost_of(node, self.typical))
 
     def lower_sized(self, scope: Scope, node: Node, op: Sized) -> None:
         """Write a result in its size, and the size."""
@@ -303,7 +313,7 @@ class Lowering:
             )
         for root, facts in places:
             told = Root(f"{v.name}.shape", "output", sizes.type.nbytes, facts.told)
-            flat = TensorType(x.type.dtype, (x.type.size,))
+            flat = TensorType(x.type.dtype, (volume(x.type.shape),))
             operands = {
                 "y0": (flat, Place(root, 0, (1,))), "y1": (sizes.type, Place(told, 0, (1,))),
                 "x0": (x.type, self.place(scope, x)), "x1": (sizes.type, self.place(scope, sizes)),
@@ -311,21 +321,21 @@ class Lowering:
             y, shape, data, size = (self.buffer(name, type, place) for name, (type, place) in operands.items())
             made = self.strategies.schedule_irregular(op, (y, shape), (data, size), self.machine)
             at = {name: place for name, (_, place) in operands.items()}
-            self.emit(scope, made, at, node, Cost(0, x.type.nbytes, x.type.nbytes))
+            self.emit(scope, made, at, node, Cost(0, self.bytes_of(x.type), self.bytes_of(x.type)))
 
     # -- the program
 
     def run(self) -> Program:
         scope = Scope(self.graph, Views(self.graph, self.is_free))
         for n, v in enumerate(self.graph.inputs):
-            scope.memory[v] = (Root(v.name, "input", v.type.nbytes, n), 0)
+            scope.memory[v] = (Root(v.name, "input", bytes_of(v.type), n), 0)
         later: list[tuple[Value, Root]] = []
         makers = self.graph.producers
         for n, v in enumerate(self.graph.outputs):
             sized = v in makers and isinstance(makers[v].op, Sized)
             type = makers[v].inputs[0].type if sized else v.type
             self.output_types.append(type)
-            root = Root(v.name, "output", type.nbytes, n)
+            root = Root(v.name, "output", bytes_of(type), n)
             if sized:
                 told = len(self.graph.outputs) + len(self.sized)
                 self.sized.append((v, root, SizedOutput(n, told, v.type.shape)))
@@ -337,13 +347,13 @@ class Lowering:
         self.lower_scope(scope)
         for v, root in later:  # an output that is an input, a constant, or another output
             node = Node(Reshape(v.type.shape), (v,), (v,), v.name)
-            self.copy(scope, v.type, self.place(scope, v), Place(root, 0, dense_strides(v.type.static_shape)), node)
+            self.copy(scope, v.type, self.place(scope, v), Place(root, 0, dense_strides(v.type.shape)), node)
         return self._finish(scope.steps)
 
     @staticmethod
     def is_free(node: Node) -> bool:
         """A movement node outside of any group: fusion left it to the memory layout."""
-        return isinstance(node.op, (Reshape, Transpose, Slice, Broadcast, Concat)) or (
+        return isinstance(node.op, (Reshape, Transpose, Slice, Broadcast, Concat, Refine)) or (
             isinstance(node.op, Pad) and node.op.mode == "constant"
         )
 
@@ -352,44 +362,51 @@ class Lowering:
         for root in kept:
             root.first, root.last = 0, self.clock
         used = kept + [r for r in self.arena if r.first >= 0]
-        offsets, total = plan_arena([Interval(r.nbytes, r.first, r.last) for r in used])
+        lives = [Interval(evaluate(r.nbytes, self.typical), r.first, r.last) for r in used]
+        offsets, total = plan_arena(lives)
         for root, offset in zip(used, offsets, strict=True):
             root.offset = offset
-        placements = tuple(Placement(r.name, r.offset, r.nbytes, r.first, r.last) for r in used)
+        sizing = self._sizing(used, lives, offsets) if self.symbols else None
+        placed = zip(used, offsets, lives, strict=True)
+        placements = tuple(Placement(r.name, at, i.size, r.first, r.last) for r, at, i in placed)
         io = (
             tuple((v.name, v.type) for v in self.graph.inputs),
             tuple(zip(self.graph.output_names, self.output_types, strict=True)),
         )
+        scratch = max((evaluate(n, self.typical) for n in self.kernels.scratch_bytes()), default=0)
         return Program(
             self.name, self.kernels.kernels, resolve_steps(steps), io[0], io[1], tuple(self.constants),
-            self.constant_bytes, total, self.kernels.scratch_bytes(), placements,
+            self.constant_bytes, total, scratch, placements,
             prepare=() if self.prepared is None else resolve_steps(self.prepared.steps),
-            sized=tuple(facts for _, _, facts in self.sized),
+            sized=tuple(facts for _, _, facts in self.sized), sizing=sizing,
         )
+
+    def _sizing(self, used: list[Root], lives: list[Interval], offsets: list[int]) -> Sizing:
+        slots, numbers = slots_of(lives, offsets, [r.nbytes for r in used])
+        for root, number in zip(used, numbers, strict=True):
+            root.offset, root.slot = 0, number
+        volumes = [bytes_of(t) for t in (*(v.type for v in self.graph.inputs), *self.output_types)] + [r.nbytes for r in used]
+        open_ones = tuple(dict.fromkeys(d for d in volumes if not isinstance(d, int)))
+        known = {s.var for s in self.symbols}
+        found = {(c.value, c.equal): c for c in (*self.checks, *checks_of(self.graph)) if known.issuperset(symbols([c.value]))}
+        checks = tuple(found.values())
+        return Sizing(self.symbols, checks, slots, self.kernels.scratch_bytes(), open_ones)
 
 
 def lower(
     graph: Graph, machine: AnyMachine, name: str = "model", *, accuracy: str = "default",
     choices: Mapping[str, Choice] | None = None, prepare_weights: bool = False,
+    ranges: Mapping[str, tuple[int, int | None]] | None = None, checks: Sequence[Check] = (),
 ) -> Program:
-    """Lower a fused graph of static shapes.  choices: measured numbers for groups, by `group_hash`.  prepare_weights: let
-    instances transform weights when they are created, instead of storing them transformed.
+    """Lower a fused graph.  choices: measured numbers for groups, by `group_hash`.  prepare_weights: let
+    instances transform weights when they are created, instead of storing them transformed.  ranges: the least and largest
+    sizes of symbolic dimensions, by name; a processor's program takes their sizes at run time.  checks: what the sizes must
+    fulfil beside what the graph itself says: that of the model before its passes.
 
-    Raises TargetError if a dimension is symbolic, OptionError for a choice that does not fit its group."""
-    for node in graph.nodes:
-        if isinstance(node.op, DataSized):
-            raise TargetError(
-                f"target {machine.name}: {node.op.name} at {node.where!r} gives {node.outputs[0].type}: how large that is, "
-                "is only known when it runs; make its operands constants, or run the model with the interpreter"
-            )
-    for v in (*graph.inputs, *graph.outputs):
-        sized = v in graph.producers and isinstance(graph.producers[v].op, Sized)
-        if not v.type.is_static and not sized:
-            raise TargetError(
-                f"target {machine.name}: {v.name!r} has the shape {v.type}; every dimension must be a number. "
-                f"Bind it with dims={{...}} or shapes={{...}} (--dim NAME=N, --shape {v.name}=...)."
-            )
-    program = Lowering(graph, machine, name, accuracy, choices, prepare_weights).run()
+    Raises TargetError for what a machine cannot run with open dimensions, OptionError for a choice that does not fit its
+    group."""
+    free = open_symbols(graph, machine, ranges or {})
+    program = Lowering(graph, machine, name, accuracy, choices, prepare_weights, free, checks).run()
     if not isinstance(machine, GpuMachine):
         return synchronize(program, machine)
     if program.sized:
@@ -399,5 +416,3 @@ def lower(
             "what sizes it a constant of the model, or compile for a processor"
         )
     return program
-
-

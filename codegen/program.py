@@ -15,15 +15,17 @@ import numpy as np
 
 from ..ir.kernel import Do, Kernel
 from ..ir.types import Dim, TensorType
+from .sizing import Sizing
 from .strategies.choices import BY_MODEL, Choice
 
 
 @dataclass(frozen=True)
 class Address:
-    """A place in memory: space "arena", "constants", "input" or "output"; index of the input or output; byte offset."""
+    """A place in memory: space "arena", "constants", "input" or "output"; index of the input or output; byte offset.
+    With open dimensions: "slot" (index: its number in the arena) instead of "arena"; offsets may be symbolic."""
 
     space: str
-    offset: int = 0
+    offset: Dim = 0
     index: int = 0
 
 
@@ -116,7 +118,8 @@ class Program:
     inputs and outputs: names and types in the model's order.  scratch_bytes: memory each thread needs for the `stack`
     buffers of the kernels.  profile: threads record the times of every call (`tw_profile.c`).  prepare: calls that every
     instance makes once, when it is created, on arena memory that no step reuses.  sized: see SizedOutput.  sites: what the
-    checks of checked kernels name by number (`bounds.py`); empty: the kernels check nothing."""
+    checks of checked kernels name by number (`bounds.py`); empty: the kernels check nothing.  sizing: of a program with open
+    dimensions, whose arena_bytes and scratch_bytes are those of typical sizes."""
 
     name: str
     kernels: Mapping[str, Kernel]
@@ -132,6 +135,7 @@ class Program:
     prepare: tuple[Step, ...] = ()
     sized: tuple[SizedOutput, ...] = ()
     sites: tuple[Site, ...] = ()
+    sizing: Sizing | None = None
 
     @property
     def has_text(self) -> bool:

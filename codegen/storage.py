@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..ir.dims import normal_dim
 from ..ir.graph import Graph, Value
+from ..ir.types import Dim
 from .program import Address, Step
 from .views import Views
 
@@ -16,15 +18,17 @@ def memory_dtype(dtype: str) -> str:
 
 @dataclass(eq=False)
 class Root:
-    """A piece of memory.  Arena roots are used from step first to last."""
+    """A piece of memory.  Arena roots are used from step first to last; those of a program with open dimensions have a
+    slot, whose offset is known when it runs."""
 
     name: str
     space: str
-    nbytes: int
+    nbytes: Dim
     index: int = 0
     offset: int = 0
     first: int = -1
     last: int = -1
+    slot: int = -1
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,8 @@ class Place:
     """A value's memory: a root, a byte offset in it, element strides."""
 
     root: Root
-    offset: int
-    strides: tuple[int, ...]
+    offset: Dim
+    strides: tuple[Dim, ...]
 
 
 @dataclass
@@ -43,7 +47,7 @@ class Scope:
 
     graph: Graph
     views: Views
-    memory: dict[Value, tuple[Root, int]] = field(default_factory=dict)
+    memory: dict[Value, tuple[Root, Dim]] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
 
 
@@ -52,7 +56,9 @@ class Reference:
     """An address before the arena is planned."""
 
     root: Root
-    offset: int
+    offset: Dim
 
     def resolve(self) -> Address:
-        return Address(self.root.space, self.root.offset + self.offset, self.root.index)
+        if self.root.slot >= 0:
+            return Address("slot", self.offset, self.root.slot)
+        return Address(self.root.space, normal_dim(self.root.offset + self.offset), self.root.index)

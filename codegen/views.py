@@ -15,13 +15,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from ..ir.dims import exact_quotient, normal_dim
 from ..ir.errors import InternalError
 from ..ir.graph import Graph, Node, Value
 from ..ir.ops.contract import MatMul
 from ..ir.ops.control import If, Loop, Scan
 from ..ir.ops.movement import Broadcast, Concat, Pad, Reshape, Slice, Transpose
 from ..ir.ops.norm import Attention
-from ..ir.types import Dim, TensorType
+from ..ir.ops.refine import Refine
+from ..ir.types import Dim
 
 
 @dataclass(frozen=True)
@@ -29,40 +31,36 @@ class Layout:
     """Element i of the value lies at root[offset + sum(i * strides)]; offset and strides are in elements."""
 
     root: Value
-    offset: int
-    strides: tuple[int, ...]
+    offset: Dim
+    strides: tuple[Dim, ...]
 
 
-def dense_strides(shape: Sequence[int]) -> tuple[int, ...]:
-    strides, step = [], 1
+def dense_strides(shape: Sequence[Dim]) -> tuple[Dim, ...]:
+    strides: list[Dim] = []
+    step: Dim = 1
     for d in reversed(shape):
         strides.append(step)
-        step *= max(d, 1)
+        step = step * max(d, 1) if isinstance(d, int) and isinstance(step, int) else normal_dim(step * d)
     return tuple(reversed(strides))
 
 
-def as_ints(dims: Sequence[Dim]) -> tuple[int, ...]:
-    """Sizes or offsets of a static operator.  Raises InternalError when one is symbolic."""
-    return TensorType("i64", tuple(dims)).static_shape
-
-
-def is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
+def is_dense(shape: Sequence[Dim], strides: Sequence[Dim]) -> bool:
     """Row-major without gaps; the strides of unit dimensions do not matter."""
     return all(n == 1 or s == d for n, s, d in zip(shape, strides, dense_strides(shape), strict=True))
 
 
-def reshape_strides(shape: Sequence[int], strides: Sequence[int], new: Sequence[int]) -> tuple[int, ...] | None:
+def reshape_strides(shape: Sequence[Dim], strides: Sequence[Dim], new: Sequence[Dim]) -> tuple[Dim, ...] | None:
     """The strides of the same memory seen in another shape, or None if that needs a copy."""
     if 0 in shape:
         return dense_strides(new)
     old = [(n, s) for n, s in zip(shape, strides, strict=True) if n != 1]
-    merged: list[list[int]] = []  # [elements, innermost stride] of runs that are contiguous in each other
+    merged: list[list[Dim]] = []  # [elements, innermost stride] of runs that are contiguous in each other
     for n, s in old:
-        if merged and merged[-1][1] == n * s:
-            merged[-1] = [merged[-1][0] * n, s]
+        if merged and merged[-1][1] == normal_dim(n * s):
+            merged[-1] = [normal_dim(merged[-1][0] * n), s]
         else:
             merged.append([n, s])
-    result: list[int] = []
+    result: list[Dim] = []
     left, step = (merged.pop() if merged else [1, 1])
     for n in reversed(new):
         if n == 1:
@@ -70,30 +68,41 @@ def reshape_strides(shape: Sequence[int], strides: Sequence[int], new: Sequence[
             continue
         if left == 1 and merged:
             left, step = merged.pop()
-        if left % n:
+        outer = exact_quotient(left, n)
+        if outer is None:
             return None
         result.append(step)
-        left, step = left // n, step * n
+        left, step = outer, normal_dim(step * n)
     return tuple(reversed(result)) if left == 1 and not merged else None
+
+
+def _moved(at: Layout, steps: Sequence[Dim]) -> Dim:
+    """The offset of the element at this index."""
+    offset = at.offset
+    for n, s in zip(steps, at.strides, strict=True):
+        offset = offset + n * s
+    return normal_dim(offset)
 
 
 def _forward(node: Node, at: Layout) -> Layout | None:
     """The layout of a movement node's output in the memory of its first input."""
     op = node.op
-    shape = node.inputs[0].type.static_shape
+    shape = node.inputs[0].type.shape
     if isinstance(op, Reshape):
-        strides = reshape_strides(shape, at.strides, node.outputs[0].type.static_shape)
+        strides = reshape_strides(shape, at.strides, node.outputs[0].type.shape)
         return None if strides is None else Layout(at.root, at.offset, strides)
+    if isinstance(op, Refine):
+        return Layout(at.root, at.offset, at.strides)
     if isinstance(op, Transpose):
         return Layout(at.root, at.offset, tuple(at.strides[p] for p in op.perm))
     if isinstance(op, Slice):
-        offset = at.offset + sum(b * s for b, s in zip(as_ints(op.starts), at.strides, strict=True))
-        return Layout(at.root, offset, tuple(s * k for s, k in zip(at.strides, op.steps, strict=True)))
+        offset = _moved(at, op.starts)
+        return Layout(at.root, offset, tuple(normal_dim(s * k) for s, k in zip(at.strides, op.steps, strict=True)))
     if isinstance(op, Broadcast):
-        new = node.outputs[0].type.static_shape
+        new = node.outputs[0].type.shape
         lead = len(new) - len(shape)
         strides = (0,) * lead + tuple(
-            s if n == m else 0 for s, n, m in zip(at.strides, shape, new[lead:], strict=True)
+            s if n == m or n != 1 else 0 for s, n, m in zip(at.strides, shape, new[lead:], strict=True)
         )
         return Layout(at.root, at.offset, strides)
     return None
@@ -103,16 +112,17 @@ def backward_layout_or_none(node: Node, operand: int, at: Layout) -> Layout | No
     """The layout of a movement node's input in the memory of its output."""
     op = node.op
     if isinstance(op, Reshape):
-        strides = reshape_strides(node.outputs[0].type.static_shape, at.strides, node.inputs[0].type.static_shape)
+        strides = reshape_strides(node.outputs[0].type.shape, at.strides, node.inputs[0].type.shape)
         return None if strides is None else Layout(at.root, at.offset, strides)
     if isinstance(op, Transpose):
         return Layout(at.root, at.offset, tuple(at.strides[op.perm.index(d)] for d in range(len(op.perm))))
     if isinstance(op, Concat):
-        start = sum(v.type.static_shape[op.axis] for v in node.inputs[:operand])
-        return Layout(at.root, at.offset + start * at.strides[op.axis], at.strides)
+        start: Dim = 0
+        for v in node.inputs[:operand]:
+            start = start + v.type.shape[op.axis]
+        return Layout(at.root, normal_dim(at.offset + start * at.strides[op.axis]), at.strides)
     if isinstance(op, Pad):
-        offset = at.offset + sum(b * s for b, s in zip(as_ints(op.before), at.strides, strict=True))
-        return Layout(at.root, offset, at.strides)
+        return Layout(at.root, _moved(at, op.before), at.strides)
     return None
 
 
@@ -131,7 +141,7 @@ _CONTRACTIONS = (MatMul, Attention)
 def is_view(graph: Graph, node: Node, users_of: Callable[[Value], Iterable[Node]]) -> bool:
     """Whether the node is left to the memory layout rather than computed: it is then free or a plain copy."""
     op = node.op
-    if isinstance(op, (Reshape, Broadcast, Concat)):
+    if isinstance(op, (Reshape, Broadcast, Concat, Refine)):
         return True
     if isinstance(op, Pad):
         return op.mode == "constant" and node.inputs[1] in graph.constants
@@ -187,7 +197,7 @@ class Views:
             return self._memo[v]
         relation = self._relation.get(v)
         if relation is None:
-            found: Layout | None = Layout(v, 0, dense_strides(v.type.static_shape))
+            found: Layout | None = Layout(v, 0, dense_strides(v.type.shape))
         else:
             kind, node, operand = relation
             at = self._layout(node.inputs[0] if kind == "forward" else node.outputs[0])

@@ -13,7 +13,7 @@ from ..ir.errors import OptionError
 from ..targets.artifact import Artifact
 from .cache import open_cache
 from .driver import Compilation, compile_model
-from .options import Shapes, make_options, nearest
+from .options import Dims, Shapes, make_options, nearest
 from .pipeline import STAGE_NAMES
 from .progress import Progress, silent
 
@@ -28,7 +28,7 @@ def compile(
     target: str = "cpu",
     *,
     shapes: Shapes | None = None,
-    dims: Mapping[str, int | Sequence[int]] | None = None,
+    dims: Dims | None = None,
     name: str | None = None,
     accuracy: str = "default",
     precision: str = "f32",
@@ -61,7 +61,8 @@ def compile(
     model: the path of a file, its bytes, or an onnx.ModelProto.
     target: "cpu" (this machine), or "cpu:NAME+FEATURE+..." as `tilewright targets` lists them.
     shapes: dimensions of inputs, {"input": (1, 3, 224, 224)}; a string gives a dimension a name.
-    dims: sizes of symbolic dimensions, {"batch": 4}.  The CPU target needs every dimension bound.  The targets tpu, xla
+    dims: sizes of symbolic dimensions, {"batch": 4}, or ranges, {"batch": "1..64"} or "1..".  Dimensions that are not
+    bound stay open with the CPU target: the artifact takes any size.  The other targets need every dimension bound; tpu, xla
     and tvm take several sizes too, {"batch": (1, 8, 32)}, and the module chooses among them.
     name: prefix of the C symbols, a C identifier; default: from the file's name.
     accuracy: "default", or "strict" (no transformed convolutions and products, no reassociation beyond a register tile).

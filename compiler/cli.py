@@ -120,7 +120,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     bind.add_argument("--shape", action="append", default=[], metavar="NAME=1x3x224x224", help="dimensions of an input")
     bind.add_argument(
         "--dim", action="append", default=[], metavar="NAME=4",
-        help="size of a symbolic dimension; for tpu, xla and tvm also several, batch=1,8,32",
+        help="size of a symbolic dimension, or the range of one that stays open, 1..64 or 1..; for tpu, xla and tvm also "
+        "several sizes, batch=1,8,32",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -84,11 +85,13 @@ def parse_shape(name: str, text: str) -> tuple[int | str, ...]:
     return tuple(int(w) if w.isdecimal() else w for w in words)
 
 
-def parse_dim(name: str, text: str) -> int | tuple[int, ...]:
-    """4, or 1,8,32 for several sizes in one artifact."""
+def parse_dim(name: str, text: str) -> int | str | tuple[int, ...]:
+    """4, 1..64 or 1.. for a dimension that stays open, or 1,8,32 for several sizes in one artifact."""
+    if re.fullmatch(r"\d+\.\.\d*", text):
+        return text
     words = text.split(",")
     if not all(w.isdecimal() for w in words):
-        raise OptionError(f"--dim {name}={text}: expected a size, a number that is 0 or more")
+        raise OptionError(f"--dim {name}={text}: expected a size, a number that is 0 or more, or a range, 1..64 or 1..")
     return int(text) if len(words) == 1 else tuple(map(int, words))
 
 
@@ -96,7 +99,7 @@ def _shapes(arguments: Arguments) -> dict[str, tuple[int | str, ...]]:
     return {n: parse_shape(n, t) for n, t in parse_bindings("shape", arguments.shape).items()}
 
 
-def _dims(arguments: Arguments) -> dict[str, int | tuple[int, ...]]:
+def _dims(arguments: Arguments) -> dict[str, int | str | tuple[int, ...]]:
     return {n: parse_dim(n, t) for n, t in parse_bindings("dim", arguments.dim).items()}
 
 
@@ -152,8 +155,8 @@ def _words(text: str) -> list[str]:
 def check_command(a: Arguments) -> int:
     from .checking import check
 
-    dims = {n: size if isinstance(size, int) else size[-1] for n, size in _dims(a).items()}
-    return check(a.model, _shapes(a), dims, a.json)
+    sizes = {n: size[-1] if isinstance(size, tuple) else size for n, size in _dims(a).items()}
+    return check(a.model, _shapes(a), {n: size for n, size in sizes.items() if isinstance(size, int)}, a.json)
 
 
 def run_module_command(a: Arguments) -> int:

@@ -14,6 +14,7 @@ from ..codegen.bounds import check_bounds
 from ..codegen.lower import lower
 from ..codegen.machine import Machine
 from ..codegen.program import Program
+from ..codegen.sizing import checks_of
 from ..codegen.strategies.choices import Choice
 from ..frontend.onnx.fingerprint import model_content, model_sha256
 from ..frontend.onnx.importer import import_graph
@@ -138,7 +139,8 @@ class _Job:
         with stages.stage("lower"), guarded("lower", fused):
             program = lower(
                 fused, self.machine, source.name, accuracy=options.accuracy, choices=self.choices,
-                prepare_weights=options.transform_weights == "create",
+                prepare_weights=options.transform_weights == "create", ranges=dict(options.ranges),
+                checks=tuple(checks_of(imported)),
             )
             program = replace(program, profile=options.profile)
             if options.debug_bounds:

@@ -21,6 +21,8 @@ PRECISIONS = ("f32", "tf32", "bf16", "f16")
 WEIGHT_TIMES = ("compile", "create")
 EMITS = ("object", "llvm-ir", "asm")
 Shapes = Mapping[str, Sequence[Union[int, str]]]
+Range = tuple[int, Union[int, None]]
+Dims = Mapping[str, Union[int, str, Sequence[int]]]
 _SHARD = re.compile(r"(data|model)=[1-9][0-9]{0,4}")
 _MAX_DIM = 2**40  # beyond any memory, and far below the overflow of a 64-bit size
 _WORKING_FIELDS = frozenset({"tune", "tuning_file", "verify", "print_after", "check_passes", "jobs"})
@@ -31,6 +33,7 @@ class Options:
     """target: "cpu" (this machine) or "cpu:NAME+feature".
     shapes: input name -> dimensions, sizes or names of symbolic ones; dims: symbolic dimension -> size; sorted by name.
     buckets: symbolic dimension -> the sizes that are compiled into one artifact, for targets that need known sizes.
+    ranges: symbolic dimension that stays open -> its least and largest size.
     name: the C symbol prefix; empty: from the model's file name.
     accuracy: "default", or "strict": no transformed convolution or product and no reassociation beyond a register tile.
     transform_weights: of WEIGHT_TIMES, when the weights of Winograd convolutions and halved products are transformed: at
@@ -54,6 +57,7 @@ class Options:
     shapes: tuple[tuple[str, tuple[int | str, ...]], ...] = ()
     dims: tuple[tuple[str, int], ...] = ()
     buckets: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    ranges: tuple[tuple[str, tuple[int, int | None]], ...] = ()
     name: str = ""
     accuracy: str = "default"
     precision: str = "f32"
@@ -83,7 +87,8 @@ class Options:
         default = Options()
         words = {n: getattr(self, n) for n in ("precision", "transform_weights") if getattr(self, n) != getattr(default, n)}
         dims = {**dict(self.dims), **{n: list(sizes) for n, sizes in self.buckets}}
-        values = {"shapes": shapes, "dims": dims, "accuracy": self.accuracy,
+        ranges = {name: list(r) for name, r in self.ranges}
+        values = {"shapes": shapes, "dims": dims, "ranges": ranges, "accuracy": self.accuracy,
                   "shard": self.shard, **words, "emit": list(self.emit),
                   "fpga": self.fpga.recorded(), "embed_limit": self.embed_limit, "profile": self.profile or None,
                   "debug_bounds": self.debug_bounds or None,
@@ -95,7 +100,7 @@ def make_options(
     target: str = "cpu",
     *,
     shapes: Shapes | None = None,
-    dims: Mapping[str, int | Sequence[int]] | None = None,
+    dims: Dims | None = None,
     name: str | None = None,
     accuracy: str = "default",
     precision: str = "f32",
@@ -131,10 +136,11 @@ def make_options(
         raise OptionError(f"jobs: expected a positive number of processes, got {jobs!r}")
     if tune is not None and (isinstance(tune, bool) or not isinstance(tune, (int, float)) or not 0 < tune < 1e9):
         raise OptionError(f"tune: expected a number of seconds above 0, got {tune!r}")
-    one = {n: size for n, size in (dims or {}).items() if not isinstance(size, Sequence) or isinstance(size, str)}
+    one = {n: size for n, size in (dims or {}).items() if isinstance(size, str) or not isinstance(size, Sequence)}
     several = {n: size for n, size in (dims or {}).items() if n not in one}
+    sizes, ranges = _checked_dims(one)
     return Options(
-        target=target, shapes=_checked_shapes(shapes or {}), dims=_checked_dims(one),  # type: ignore[arg-type]
+        target=target, shapes=_checked_shapes(shapes or {}), dims=sizes, ranges=ranges,
         buckets=_checked_buckets(several), name=name or "",  # type: ignore[arg-type]
         accuracy=accuracy, precision=precision, transform_weights=transform_weights, profile=profile, debug_bounds=debug_bounds,
         tune=float(tune or 0.0),
@@ -169,10 +175,28 @@ def _words(option: str, value: str | Sequence[str], known: Sequence[str]) -> tup
     return tuple(w for w in known if w in words)  # one order, so that equal requests have equal keys
 
 
-def _checked_dims(dims: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
-    for name, size in dims.items():
-        _check_dim(f"dims[{name!r}]", size)
-    return tuple(sorted(dims.items()))
+def _checked_dims(dims: Mapping[str, Any]) -> tuple[tuple[tuple[str, int], ...], tuple[tuple[str, Range], ...]]:
+    """Sizes, and ranges of dimensions that stay open: "1..64" or "1..".  Both sorted by name."""
+    sizes: list[tuple[str, int]] = []
+    ranges: list[tuple[str, Range]] = []
+    for name, given in sorted(dims.items()):
+        where = f"dims[{name!r}]"
+        if isinstance(given, str):
+            ranges.append((name, _checked_range(where, given)))
+        else:
+            _check_dim(where, given)
+            sizes.append((name, given))
+    return tuple(sizes), tuple(ranges)
+
+
+def _checked_range(where: str, given: str) -> Range:
+    found = re.fullmatch(r"(\d+)\.\.(\d*)", given)
+    if found is None:
+        raise OptionError(f'{where}: expected a size such as 4 or a range such as "1..64" or "1..", got {given!r}')
+    low, high = int(found[1]), int(found[2]) if found[2] else None
+    if not 1 <= low <= (low if high is None else high) <= _MAX_DIM:
+        raise OptionError(f"{where}: a range goes from 1 or more to {_MAX_DIM} or less, got {given}")
+    return low, high
 
 
 def _checked_buckets(buckets: Mapping[str, Sequence[int]]) -> tuple[tuple[str, tuple[int, ...]], ...]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from .expr import Bin, Expr, Var, as_expr, from_linear, is_const, linear
+from .products import normal
 from .traverse import walk
 from .types import Dim
 
@@ -13,6 +14,25 @@ from .types import Dim
 def as_dim(e: Expr | int) -> Dim:
     """An expression as a dimension: constants become ints."""
     return int(e.value) if isinstance(e, Expr) and is_const(e) else e  # type: ignore[attr-defined]
+
+
+def normal_dim(e: Expr | int) -> Dim:
+    """A dimension in the form in which equal ones are the same object."""
+    return e if isinstance(e, int) else as_dim(normal(e))
+
+
+def volume(dims: Iterable[Dim]) -> Dim:
+    """The number of elements of a shape, in normal form."""
+    return normal_dim(multiply_dims(dims))
+
+
+def exact_quotient(a: Dim, b: Dim) -> Dim | None:
+    """a / b if that shows to be without remainder."""
+    if isinstance(a, int) and isinstance(b, int):
+        return None if b == 0 or a % b else a // b
+    if normal_dim(as_expr(a) % as_expr(b)) != 0:
+        return None
+    return normal_dim(as_expr(a) / as_expr(b))
 
 
 def add_dims(dims: Iterable[Dim]) -> Dim:

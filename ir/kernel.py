@@ -26,20 +26,21 @@ from typing import Union
 
 from .errors import InternalError
 from .expr import I64, Expr, ExprLike, Type, Var, as_expr, is_const, linear, load
+from .products import coefficient_of, normal
 from .traverse import substitute, uses
 from .types import Dim
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """A named array.  strides (in elements) default to dense row-major; a dimension may be symbolic.
+    """A named array.  strides (in elements) default to dense row-major; dimensions and strides may be symbolic.
     attrs: facts for emitters, for example ("may_alias",) for a parameter that shares memory with another."""
 
     name: str
     dtype: str
     shape: tuple[Dim, ...]
     space: str = "global"
-    strides: tuple[int, ...] | None = None
+    strides: tuple[Dim, ...] | None = None
     align: int = 64
     attrs: tuple[object, ...] = ()
 
@@ -68,11 +69,11 @@ def flat_index(buf: Buffer, idx: tuple[Expr, ...]) -> Expr:
         total: Expr = as_expr(0)
         for i, s in zip(idx, buf.strides, strict=True):
             total = total + i * s
-        return total
+        return normal(total)
     total = as_expr(0)
     for i, n in zip(idx, buf.shape, strict=True):
         total = total * as_expr(n) + i
-    return total
+    return normal(total)
 
 
 class Stmt:
@@ -258,9 +259,11 @@ def walk_block(block: Block) -> Iterator[Stmt]:
             yield from walk_block(s.other)
 
 
-def coefficient(buf: Buffer, idx: tuple[Expr, ...], var: Var) -> int | None:
-    """How many elements the address moves when var grows by one; None if it is not linear in var."""
-    _, terms = linear(flat_index(buf, idx))
+def coefficient(buf: Buffer, idx: tuple[Expr, ...], var: Var) -> Dim | None:
+    """How many elements the address moves when var grows by one: an expression where strides are symbolic; None if it is
+    not linear in var."""
+    flat = flat_index(buf, idx)
+    _, terms = linear(flat)
     if any(a is not var and uses(a, var) for a in terms):
-        return None
+        return coefficient_of(flat, var)
     return terms.get(var, 0)

@@ -91,7 +91,7 @@ def _flat_argument(kernel: Kernel, p: Buffer, arrays: Mapping[str, np.ndarray], 
         if flat.size != needed:
             raise InternalError(f"{where}: expected {needed} elements of shape {shape}, got an array of {array.shape}")
     elif all(shape):
-        needed = 1 + sum((n - 1) * s for n, s in zip(shape, p.strides, strict=True))
+        needed = 1 + sum((n - 1) * _evaluate(s, sizes) for n, s in zip(shape, p.strides, strict=True))
         if flat.size < needed:
             raise InternalError(f"{where}: strides {p.strides} reach {needed} elements, got {flat.size}")
     return flat

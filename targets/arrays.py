@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,13 +30,14 @@ def numpy_type(name: str) -> np.dtype:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """An input or output of a module: its name, element type (f32, i64, bf16, ...) and shape.
+    """An input or output of a module: its name, element type (f32, i64, bf16, ...) and shape; open dimensions are names
+    or expressions of names.
 
     run_time_axes: dimensions of an output that are known after a run only; shape has the largest that they can be."""
 
     name: str
     dtype: str
-    shape: tuple[int, ...]
+    shape: tuple[int | str, ...]
     numpy: np.dtype
     run_time_axes: tuple[int, ...] = ()
 
@@ -48,6 +49,24 @@ class TensorSpec:
     def __str__(self) -> str:
         dims = (f"<={n}" if axis in self.run_time_axes else str(n) for axis, n in enumerate(self.shape))
         return f"{self.name}: {self.dtype}[{', '.join(dims)}]"
+
+    @property
+    def is_open(self) -> bool:
+        return any(isinstance(d, str) for d in self.shape)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The shape where no dimension is open."""
+        if self.is_open:
+            raise OptionError(f"{self} has open dimensions: its shape is only known with those of the inputs")
+        return self.shape  # type: ignore[return-value]
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether a shape agrees with the dimensions that are fixed."""
+        if not self.is_open:
+            return shape == self.shape
+        pairs = zip(self.shape, shape, strict=False)
+        return len(shape) == len(self.shape) and all(isinstance(d, str) or d == n for d, n in pairs)
 
     def accepts(self, dtype: np.dtype) -> bool:
         """Whether arrays of this NumPy type hold these elements; bf16 may also come as its bits, uint16."""
@@ -72,10 +91,11 @@ def as_input(spec: TensorSpec, value: Any, *, copy: bool = True) -> np.ndarray:
     return np.require(array, requirements=("C", "A"))
 
 
-def as_output(spec: TensorSpec, value: Any) -> np.ndarray:
-    """The value as a dense writable array of the spec's type and shape, sharing its memory."""
+def as_output(spec: TensorSpec, value: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """The value as a dense writable array of the spec's type and shape, sharing its memory.  shape: where it is open."""
     if spec.dtype == "str":
         raise OptionError(f"output {spec.name!r}: strings have no buffer to bind; call the module")
+    spec = spec if shape is None else replace(spec, shape=shape)
     array = value if type(value) is np.ndarray else _to_numpy(f"output {spec.name!r}", value, False)
     _check("output", spec, array)
     if not (array.flags.c_contiguous and array.flags.aligned):
@@ -85,8 +105,9 @@ def as_output(spec: TensorSpec, value: Any) -> np.ndarray:
     return array
 
 
-def empty_output(spec: TensorSpec) -> np.ndarray:
-    return np.empty(spec.shape, np.uint64 if spec.dtype == "str" else spec.numpy)
+def empty_output(spec: TensorSpec, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """A new array for an output.  shape: where the spec's is open."""
+    return np.empty(spec.sizes if shape is None else shape, np.uint64 if spec.dtype == "str" else spec.numpy)
 
 
 class _Addresses(np.ndarray):
@@ -112,7 +133,7 @@ def _addresses(spec: TensorSpec, value: Any, copy: bool) -> np.ndarray:
         raise OptionError(f"{where}: {error}") from None
     text = b"".join(encoded)
     starts = np.cumsum([0, *map(len, encoded)][: len(encoded)], dtype=np.uint64)
-    result = (starts + np.uint64(np.frombuffer(text or b"\0", np.uint8).ctypes.data)).reshape(spec.shape).view(_Addresses)
+    result = (starts + np.uint64(np.frombuffer(text or b"\0", np.uint8).ctypes.data)).reshape(array.shape).view(_Addresses)
     result.text = text
     return result
 
@@ -148,7 +169,7 @@ def _check(kind: str, spec: TensorSpec, array: np.ndarray) -> None:
             f"{kind} {spec.name!r}: expected element type {spec.dtype} ({spec.numpy}), got {array.dtype}; "
             f"convert it with .astype({str(spec.numpy)!r})"
         )
-    if array.shape != spec.shape:
+    if not spec.fits(array.shape):
         raise OptionError(
             f"{kind} {spec.name!r}: expected shape {spec.shape}, got {array.shape}; compile the model for this shape"
         )

@@ -23,6 +23,7 @@ import numpy as np
 from ..ir.errors import OptionError, TargetError
 from .arrays import TensorSpec, as_input, as_output, as_texts, empty_output
 from .profile import NO_PROFILE, ProfileRow, no_profile, read_profile
+from .shapes import OpenShapes
 from .temporary import TemporaryFolder
 
 MANIFEST_NAME = "manifest.json"
@@ -84,6 +85,7 @@ class Module:
         self._prefix = str(manifest["name"])
         self._library = _open_library(directory, manifest)
         self._run = self._function("run", ctypes.c_int32)
+        self._open = OpenShapes(self._resize, self._output_shapes) if "dims" in manifest else None
         self._create(directory, threads)
 
     def _function(self, name: str, result: Any, *arguments: Any) -> Any:
@@ -119,10 +121,14 @@ class Module:
         """Runs the model on arrays in the order of its inputs, or on one mapping from names to arrays.
 
         Takes anything with `__dlpack__` or NumPy's array protocols; copies only what is not dense.  Element types and
-        shapes must be those of `inputs`: OptionError otherwise.  Returns new arrays in the order of `outputs`.
+        shapes must be those of `inputs` (open dimensions may have any size that the model takes): OptionError otherwise.
+        Returns new arrays in the order of `outputs`.
         """
         ready = [as_input(spec, value) for spec, value in zip(self.inputs, self._in_order(arrays), strict=True)]
-        results = [empty_output(spec) for spec in self.outputs]
+        if self._open is None:
+            results = [empty_output(spec) for spec in self.outputs]
+        else:
+            results = [empty_output(s, shape) for s, shape in zip(self.outputs, self._open.set(ready), strict=True)]
         status = self._run(self._handle, _pointers(ready), _pointers(results))
         if status:
             self._fail(status)
@@ -159,18 +165,30 @@ class Module:
         sources = self._in_order(given)
         ready = [as_input(spec, value, copy=False) for spec, value in zip(self.inputs, sources, strict=True)]
         places = ordered("output", self.outputs, [outputs] if isinstance(outputs, Mapping) else outputs)
-        results = [as_output(spec, value) for spec, value in zip(self.outputs, places, strict=True)]
+        shapes = [None for _ in self.outputs] if self._open is None else self._open.set(ready)
+        results = [as_output(spec, value, shape) for spec, value, shape in zip(self.outputs, places, shapes, strict=True)]
         run, fail, handle = self._run, self._fail, self._handle  # the handle is emptied by close: then run refuses
         in_pointers, out_pointers = _pointers(ready), _pointers(results)
         keep = (ready, results)
+        opened = self._open
 
         def step() -> None:
+            if opened is not None:
+                opened.set(ready)  # another call may have set other shapes
             status = run(handle, in_pointers, out_pointers)
             if status:
                 fail(status)
 
         step.buffers = keep  # type: ignore[attr-defined]
         return step
+
+    def _resize(self, shapes: object) -> None:
+        status = self._function("resize", ctypes.c_int32)(self._handle, shapes)
+        if status:
+            self._fail(status)
+
+    def _output_shapes(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(self.output_shape(n) for n in range(len(self.outputs)))
 
     def profile(self) -> list[ProfileRow]:
         """The times of every step since the module was loaded, or since `reset_profile`, in the order of the program.

@@ -5,7 +5,7 @@ A loop is named, and a name means every loop of that axis.  Strategies choose sc
 
 from .folding import expand, fold, forward
 from .layout import fork_param, relayout, swap_axes, transpose_tile
-from .loops import Tiles, cut, fuse, kind, parallel, reorder, split, split_evenly, unroll
+from .loops import Tiles, cut, fuse, kind, parallel, reorder, split, split_evenly, split_ragged, unroll
 from .memory import alias, localize, prefetch, stage
 from .registers import merge, rfactor, sink
 from .rewrite import extent, has_loop, loops
@@ -14,6 +14,6 @@ from .vectors import dot, fma_contract, invert_divisors, legalize, map_expressio
 __all__ = [
     "Tiles", "alias", "cut", "dot", "expand", "extent", "fma_contract", "fold", "fork_param", "forward",
     "fuse", "has_loop", "invert_divisors", "kind", "legalize", "localize", "loops", "map_expressions", "merge",
-    "parallel", "prefetch", "relayout", "reorder", "rfactor", "sink", "split", "split_evenly", "stage", "swap_axes",
-    "transpose_tile", "unroll", "vectorize",
+    "parallel", "prefetch", "relayout", "reorder", "rfactor", "sink", "split", "split_evenly", "split_ragged", "stage",
+    "swap_axes", "transpose_tile", "unroll", "vectorize",
 ]

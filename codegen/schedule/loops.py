@@ -6,13 +6,14 @@ each other.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from ...ir.expr import Expr, as_expr, binary, is_const
-from ...ir.kernel import For, Kernel, axis, substitute_block
+from ...ir.kernel import For, Kernel, Stmt, axis, substitute_block
 from ...ir.types import Dim
-from .rewrite import extent, is_reduction, loops, need, on_loops, perfect_nest, uses_any
+from .rewrite import Rewritten, extent, is_reduction, loops, need, on_loops, perfect_nest, uses_any
 
 
 def dim(e: Expr | int) -> Dim:
@@ -146,6 +147,35 @@ class Tiles(NamedTuple):
     size: int
     count: int
     first: int
+
+
+def split_ragged(kernel: Kernel, name: str, sizes: Sequence[int], inner: str = "") -> tuple[Kernel, list[Tiles]]:
+    """for i < N of a symbolic N  ->  tiles of one constant size: of the first that N reaches, the last one moved back to
+    end at N, so that some iterations run twice:
+
+        for i0 < ceil(N / s) if N >= s else 0: for ii < s, with i = min(i0 * s, N - s) + ii;   and so on for smaller s
+
+    sizes: falling, the last is 1.  inner: the name of all inner loops.  The same number of the outer loop never runs for
+    two sizes.  Requires independent iterations that may run twice: none reads what another writes.
+    """
+
+    def rule(s: For) -> Rewritten:
+        n = as_expr(s.var.extent or 0)
+        need(not is_reduction(s), kernel, f"split {name}", "iterations of a reduction must not run twice")
+        out: list[Stmt] = []
+        smaller: Expr = as_expr(1)  # 1 where N is less than all sizes so far
+        for level, size in enumerate(sizes):
+            reached = binary("min", n / size, 1)
+            count = smaller * reached * ((n + (size - 1)) / size) if size > 1 else smaller * n
+            o, i = axis(f"{name}{level}o", dim(count)), axis(inner or name + "i", size)
+            at = binary("min", o * size, n - size) + i if size > 1 else o + i
+            body = substitute_block(s.body, {s.var: at})
+            out.append(replace(s, var=o, body=(For(i, body, "serial", s.attrs),)))
+            smaller = smaller * (1 - reached)
+        return out
+
+    kernel = on_loops(kernel, name, rule)
+    return kernel, [Tiles(f"{name}{level}o", inner or name + "i", size, 0, 0) for level, size in enumerate(sizes)]
 
 
 def split_evenly(kernel: Kernel, name: str, most: int, inner: str = "") -> tuple[Kernel, list[Tiles]]:

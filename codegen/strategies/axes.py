@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...ir.compute import Compute, identity
+from ...ir.dims import multiply_dims, normal_dim
 from ...ir.expr import Expr, Load, Var, as_expr, const, linear
 from ...ir.kernel import Buffer, axis, flat_index
 from ...ir.traverse import children, substitute, uses
@@ -61,10 +62,11 @@ def collapse_axes(c: Compute, keep: frozenset[Var] = frozenset()) -> Compute:
 def _join(c: Compute, group: str, n: int) -> Compute | None:
     axes = list(getattr(c, group))
     a, b = axes[n], axes[n + 1]
-    if not isinstance(a.extent, int) or not isinstance(b.extent, int):
+    if a.extent is None or b.extent is None:
         return None
-    c2 = axis(f"{a.name}{b.name}", a.extent * b.extent)
-    mapping: dict[Expr, Expr] = {a: c2 // b.extent, b: c2 % b.extent}
+    c2 = axis(f"{a.name}{b.name}", normal_dim(multiply_dims([a.extent, b.extent])))
+    inner = as_expr(b.extent)
+    mapping: dict[Expr, Expr] = {a: c2 // inner, b: c2 % inner}
     axes[n : n + 2] = [c2]
     made = substitute_axes(
         c, mapping, axes if group == "axes" else c.axes, axes if group == "reduce" else c.reduce
@@ -105,4 +107,4 @@ def rename_axes(c: Compute, names: dict[Var, str]) -> Compute:
 
 
 def is_dense_buffer(b: Buffer) -> bool:
-    return b.strides is None or is_dense(b.static_shape, b.strides)
+    return b.strides is None or is_dense(b.shape, b.strides)

@@ -11,14 +11,16 @@ bytes and divides evenly.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 
 from ...ir.compute import Compute, lower_compute
+from ...ir.dims import multiply_dims, normal_dim
 from ...ir.expr import Call, Expr, Load, Var, as_expr, load
 from ...ir.kernel import Alloc, Block, Buffer, For, Kernel, Store, axis, coefficient, map_block
 from ...ir.traverse import rewrite, substitute, walk
-from ...ir.types import DTYPES
+from ...ir.types import DTYPES, Dim, TensorType
 from ..machine import Machine
 from ..math import legalize_math
 from ..schedule import (
@@ -31,7 +33,6 @@ from ..schedule import (
     reorder,
     sink,
     split,
-    split_evenly,
     unroll,
     vectorize,
 )
@@ -40,6 +41,7 @@ from ..schedule.rewrite import Environment, extent, has_loop, on_loops
 from .axes import substitute_axes
 from .choices import divides
 from .join import join_kernels
+from .open_axes import Share, is_open, tiles_of, typical, typical_size
 from .product import Product, grouped
 from .scheduled import Group, Pack, Scheduled
 from .tiles import Tile, choose_tile
@@ -82,12 +84,16 @@ def size_of(v: Var) -> int:
     return v.extent
 
 
+def extents(axes: Sequence[Var]) -> list[Dim]:
+    return [0 if v.extent is None else v.extent for v in axes]
+
+
 def _choose(p: Product, columns: int, lanes: int, machine: Machine) -> Tile:
     chosen = p.choice.tile(machine)
     if chosen is not None:
         return chosen
-    rows = [size_of(v) for v in p.rows] or [1]
-    depth = prod(size_of(v) for v in p.reduce)
+    rows = [typical(v.extent) for v in p.rows] or [1]
+    depth = typical_size(p.reduce)
     last = rows[-1]
     if len(rows) > 1 and last * 2 <= SHORT_ROW:
         last *= min(rows[-2], SHORT_ROW // last)
@@ -96,17 +102,17 @@ def _choose(p: Product, columns: int, lanes: int, machine: Machine) -> Tile:
 
 def _reads_in_place(group: Group, p: Product) -> bool:
     """Few rows of a product with an operand that is computed: packing it would cost more than it brings."""
-    few = prod(size_of(v) for v in p.rows) <= FEW_ROWS and p.group is None
+    few = not any(map(is_open, p.rows)) and prod(size_of(v) for v in p.rows) <= FEW_ROWS and p.group is None
     return few and p.right.buf.name not in group.constants and coefficient(p.right.buf, p.right.idx, p.columns) == 1
 
 
 # ---- the right operand ---------------------------------------------------------------------------------------------
 
 
-def _at(p: Product, values: dict[Expr, int]) -> tuple[int, ...]:
+def _at(p: Product, values: dict[Expr, int]) -> tuple[Dim, ...]:
     """The index of the right operand where the axes have these values, 0 unless given."""
     mapping: dict[Expr, Expr] = {x: as_expr(values.get(x, 0)) for x in (*p.compute.axes, *p.compute.reduce)}
-    return tuple(substitute(i, mapping).value for i in p.right.idx)  # type: ignore[attr-defined]
+    return tuple(normal_dim(substitute(i, mapping)) for i in p.right.idx)
 
 
 def _take_columns(p: Product, start: int, size: int) -> Product:
@@ -123,11 +129,13 @@ def _pack(p: Product, panel: int) -> Pack:
     """[*batch][panel][*reduction][columns of the panel], and groups innermost."""
     origin = _at(p, {})
 
-    def step(v: Var) -> tuple[int, ...]:
-        return tuple(b - a for a, b in zip(origin, _at(p, {v: 1}), strict=True)) if size_of(v) > 1 else (0,) * len(origin)
+    def step(v: Var) -> tuple[Dim, ...]:
+        if v.extent == 1:
+            return (0,) * len(origin)
+        return tuple(normal_dim(b - a) for a, b in zip(origin, _at(p, {v: 1}), strict=True))
 
     column = step(p.columns)
-    shape = [size_of(v) for v in p.batch] + [size_of(p.columns) // panel] + [size_of(v) for v in p.reduce] + [panel]
+    shape: list[Dim] = [*extents(p.batch), size_of(p.columns) // panel, *extents(p.reduce), panel]
     steps = [step(v) for v in p.batch] + [tuple(panel * s for s in column)] + [step(v) for v in p.reduce] + [column]
     if p.group is not None:
         shape.append(size_of(p.group))
@@ -142,25 +150,25 @@ def _schedule_part(
     group: Group, p: Product, packed: Buffer | None, panel: int, tile: Tile, lanes: int, machine: Machine
 ) -> tuple[Kernel, str]:
     """One range of columns; packed: the right operand, None if it is read where it lies."""
-    short = len(p.rows) > 1 and size_of(p.rows[-1]) * 2 <= tile.rows
-    c, rows, shared = _arrange(p, packed, panel, short)
+    short = len(p.rows) > 1 and not is_open(p.rows[-1]) and size_of(p.rows[-1]) * 2 <= tile.rows
+    c, rows, shared = _arrange(p, packed, panel, short, tile)
     in_loop = _is_long(c)
     params = group.params if packed is None else (*group.params, packed)
     k = Kernel("product", params, _finish_in_loop(c) if in_loop else lower_compute(c))
     tiles: list[Tiles] = []
     inner: list[str] = []
-    if short:  # whole rows of pixels, as many as fill a tile
-        k, tiles = split_evenly(k, rows[-2], max(tile.rows // size_of(p.rows[-1]), 1), inner="mi")  # pyright: ignore
-        inner = ["mi", rows[-1]]
+    if short and len(rows) > 1:  # whole rows of pixels, as many as fill a tile
+        k, tiles = tiles_of(k, rows[-2], max(tile.rows // size_of(p.rows[-1]), 1), "mi")  # pyright: ignore
+        inner = ["mi", rows[-1].name]
     elif rows:
-        k, tiles = split_evenly(k, rows[-1], tile.rows, inner="mi")
+        k, tiles = tiles_of(k, rows[-1], tile.rows, "mi")
         inner = ["mi"]
     k = sink(k, [*inner, "ni"])
     if p.group is not None:
         k = reorder(k, ["group", *inner, "ni"], [*inner, "ni", "group"])
     k = _columns_to_vectors(k, panel, lanes)
     k, steps = _unroll_reduction(k, p, tile)
-    if tiles and packed is not None and prod(packed.static_shape[: len(p.batch) + 1]) > 1:
+    if tiles and packed is not None and _panels(packed, len(p.batch)) > 1 and not any(map(is_open, p.reduce)):
         k = _prefetch_next_panel(k, p, packed, tiles, steps)
     k = unroll(k, *inner)
     if in_loop:
@@ -175,6 +183,17 @@ def _schedule_part(
     vectors = -(-panel // lanes)
     note = f"tile {tile.rows} x {vectors} vectors of {min(lanes, panel)}, panels of {panel}, {steps} steps unrolled, {shared}"
     return k, note
+
+
+def sizes_of(shape: Sequence[Dim]) -> tuple[int, ...]:
+    """A shape as numbers.  Raises InternalError where a dimension is open."""
+    return TensorType("i64", tuple(shape)).static_shape
+
+
+def _panels(packed: Buffer, leading: int) -> int:
+    """Panels that follow each other, those of all batches; one, if how many there are is open."""
+    shape = packed.shape[: leading + 1]
+    return prod(sizes_of(shape)) if all(isinstance(n, int) for n in shape) else 1
 
 
 def _is_long(c: Compute) -> bool:
@@ -202,28 +221,36 @@ def _serial(block: Block, names: set[str]) -> Block:
     return map_block(block, lambda s: replace(s, kind="serial") if isinstance(s, For) and s.var.name in names else None)
 
 
-def _arrange(p: Product, packed: Buffer | None, panel: int, short: bool) -> tuple[Compute, list[str], str]:
+def _arrange(
+    p: Product, packed: Buffer | None, panel: int, short: bool, tile: Tile
+) -> tuple[Compute, list[Var], str]:
     """The computation over (p, [panel], *rows, ni): p is what threads share.  -> (computation, rows, description)"""
     panels = size_of(p.columns) // panel
-    ni, batch = axis("ni", panel), prod(size_of(v) for v in p.batch)
-    chunks, where = _chunks(p, panels, batch, short)
-    if chunks > 1:
+    ni, batch = axis("ni", panel), multiply_dims(extents(p.batch))
+    ragged = any(map(is_open, p.rows))
+    mapping: dict[Expr, Expr] = {}
+    chunks, where = (1, 0) if ragged else _chunks(p, panels, typical_size(p.batch), short)
+    note = f"{chunks} chunks of rows" if chunks > 1 else "panels"
+    if ragged:
+        made = Share(p, panels, tile.rows)
+        lead, no, mapping, rows, flat, note = made.lead, made.panel, made.mapping, made.rows, made.flat, made.note
+    elif chunks > 1:
         chunked = p.rows[where]
         part = axis(f"m{where}", size_of(chunked) // chunks)
-        share = axis("p", batch * chunks)
-        no: Expr = axis("no", panels)
-        lead: tuple[Var, ...] = (share, no)  # type: ignore[assignment]
-        mapping: dict[Expr, Expr] = {chunked: share % chunks * size_of(part) + part}
+        share = axis("p", multiply_dims([batch, chunks]))
+        no = axis("no", panels)
+        lead = (share, no)
+        mapping = {chunked: share % chunks * size_of(part) + part}
         rows = [part if v is chunked else v for v in p.rows]
         flat = share // chunks
     else:
-        share = axis("p", batch * panels)
+        share = axis("p", multiply_dims([batch, panels]))
         no = share % panels
         lead = (share,)
-        mapping, rows, flat = {}, list(p.rows), share // panels
+        rows, flat = list(p.rows), share // panels
     for v in reversed(p.batch):
-        mapping[v] = flat % size_of(v) if v is not p.batch[0] else flat
-        flat = flat // size_of(v)
+        mapping[v] = flat % as_expr(v.extent or 0) if v is not p.batch[0] else flat
+        flat = flat // as_expr(v.extent or 0)
     batch_index = [mapping[v] for v in p.batch]
     mapping[p.columns] = no * panel + ni
     c = p.compute
@@ -232,7 +259,7 @@ def _arrange(p: Product, packed: Buffer | None, panel: int, short: bool) -> tupl
         read = Load.of(packed, (*batch_index, no, *p.reduce, ni, *inner), p.right.type)
         c = replace(c, body=rewrite(c.body, lambda e: read if e is p.right else None))
     c = substitute_axes(c, mapping, (*lead, *rows, ni), p.compute.reduce)
-    return c, [v.name for v in rows], f"threads share {f'{chunks} chunks of rows' if chunks > 1 else 'panels'}"
+    return c, rows, f"threads share {note}"
 
 
 def _chunks(p: Product, panels: int, batch: int, short: bool) -> tuple[int, int]:
@@ -262,6 +289,8 @@ def _unroll_reduction(k: Kernel, p: Product, tile: Tile) -> tuple[Kernel, int]:
     if not p.reduce:
         return k, 1
     last = p.reduce[-1].name
+    if is_open(p.reduce[-1]):
+        return k, 1
     n = extent(k, last)
     if n == 1:
         return k, 1
@@ -284,7 +313,7 @@ def _prefetch_next_panel(k: Kernel, p: Product, packed: Buffer, tiles: list[Tile
     iterations = prod(sizes)
     line = 64 // DTYPES[packed.dtype].size
     leading = len(p.batch)
-    lines = -(-prod(packed.static_shape[leading + 1 :]) // line)
+    lines = -(-prod(sizes_of(packed.shape[leading + 1 :])) // line)
     each = -(-lines // (count * iterations))
     if each > MOST_PREFETCHED:
         return k

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from ...ir.compute import Compute
 from ...ir.expr import Bin, Cast, Expr, Load, Var
@@ -11,6 +12,8 @@ from ...ir.traverse import substitute, uses
 from ..machine import Machine
 from .axes import collapse_axes, drop_unit_axes, rename_axes, substitute_axes
 from .choices import BY_MODEL, Choice
+
+LONG = 14  # iterations of a constant axis that is not joined with an open one around it
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def find_product(c: Compute) -> Product | None:
     left, right = pair if _walks(pair[1], last) else pair[::-1]
     if _walks(left, last) or not _walks(right, last):
         return None
-    c = collapse_axes(c, keep=frozenset([last]))
+    c = _collapse(c, last)
     pair = operands(c)
     assert pair is not None
     left, right = pair if pair[1].buf == right.buf and _walks(pair[1], last) else pair[::-1]
@@ -110,6 +113,14 @@ def find_product(c: Compute) -> Product | None:
     left, right = pair if pair[1].buf == right.buf and _walks(pair[1], c.axes[-1]) else pair[::-1]
     n = len(batch)
     return Product(c, left, right, c.axes[:n], c.axes[n:-1], c.axes[-1])
+
+
+def _collapse(c: Compute, last: Var) -> Compute:
+    """Axes that are one run are joined, but open ones not with a long constant one inside: its rows fill tiles."""
+    rows = frozenset(v for v in c.axes if not isinstance(v.extent, int))
+    c = collapse_axes(c, keep=rows | {last})
+    around = {a for a, b in pairwise(c.axes) if a in rows and isinstance(b.extent, int) and b.extent >= LONG}
+    return collapse_axes(c, keep=frozenset({last, *around})) if rows else c
 
 
 def right_axis(p: Product, buf: Buffer, v: Var) -> int | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ...ir.compute import Compute, acc_var, lower_compute
+from ...ir.dims import as_dim
 from ...ir.expr import Const, Expr, Load, as_expr, binary, load, select
 from ...ir.kernel import Alloc, Barrier, Block, Buffer, For, Kernel, Stmt, Store, axis, map_block, substitute_block
 from ...ir.ops.recurrent import Gru, Lstm, Recurrent, Rnn, Step
@@ -60,7 +61,9 @@ class _Cell:
         rest = list(ins[2:])
         self.vector = rest.pop(0) if op.vector else None
         self.first = rest[: op.states]
-        self.steps, self.batch, self.units = self.y.static_shape
+        self.steps, self.batch, units = self.y.shape
+        assert isinstance(units, int)
+        self.units = units
         self.owner = axis("block", self.units // block)
         self.sequence = axis("sequence", self.batch)
 
@@ -77,12 +80,15 @@ class _Cell:
         )
         start = self.over_blocks((For(unit, copies),))
         body: list[Stmt] = [start, *self.step(as_expr(0), lambda k: load(self.first[0], self.sequence, k))]
-        pairs, rest = divmod(self.steps - 1, 2)
-        if pairs:
+        pairs, rest = as_dim((self.steps - 1) // 2), as_dim((self.steps - 1) % 2)
+        if pairs != 0:
             pair = axis("pair", pairs)
             body.append(For(pair, (*self.later(pair * 2 + 1, True), *self.later(pair * 2 + 2))))
-        if rest:
-            body += self.later(as_expr(self.steps - 1), True)
+        last = self.later(as_expr(self.steps - 1), True)
+        if rest == 1:
+            body += last
+        elif rest != 0:
+            body.append(For(axis("odd", rest), last))
         return tuple(body)
 
     def later(self, number: Expr, reverse: bool = False) -> Block:
@@ -90,7 +96,7 @@ class _Cell:
         return self.step(number, lambda k: load(self.y, before, self.sequence, k), reverse)
 
     def time(self, number: Expr) -> Expr:
-        return self.steps - 1 - number if self.op.reverse else number
+        return as_expr(self.steps) - 1 - number if self.op.reverse else number
 
     def step(self, number: Expr, state: Callable[[Expr], Expr], reverse: bool = False) -> Block:
         """One step of all units, and the barrier after it."""

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...ir.compute import Compute
+from ...ir.dims import add_dims, normal_dim
+from ...ir.errors import InternalError
 from ...ir.kernel import Buffer, Kernel
 from ...ir.ops.base import Op
+from ...ir.types import Dim
 from .choices import BY_MODEL, Choice
 
 if TYPE_CHECKING:
@@ -40,14 +43,17 @@ class Pack:
     transform: what is done to the source first; only for constants."""
 
     source: str
-    shape: tuple[int, ...]
-    origin: tuple[int, ...]
-    steps: tuple[tuple[int, ...], ...]
+    shape: tuple[Dim, ...]
+    origin: tuple[Dim, ...]
+    steps: tuple[tuple[Dim, ...], ...]
     transform: Callable[[np.ndarray], np.ndarray] | None = None
 
-    def strides_over(self, strides: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+    def strides_over(self, strides: tuple[Dim, ...]) -> tuple[Dim, tuple[Dim, ...]]:
         """(offset, strides) of the packed elements in a source with these element strides."""
-        dot = lambda index: sum(i * s for i, s in zip(index, strides, strict=True))  # noqa: E731
+
+        def dot(index: tuple[Dim, ...]) -> Dim:
+            return normal_dim(add_dims(i * s for i, s in zip(index, strides, strict=True)))
+
         return dot(self.origin), tuple(dot(step) for step in self.steps)
 
     def apply(self, array: np.ndarray) -> np.ndarray:
@@ -57,10 +63,14 @@ class Pack:
         item = array.itemsize
         strides = tuple(s // item for s in array.strides)
         offset, packed = self.strides_over(strides)
+        if not (isinstance(offset, int) and all(isinstance(n, int) for n in (*packed, *self.shape))):
+            raise InternalError(f"a constant is packed in a layout with open dimensions: {self}")
         base = array.reshape(-1)[offset:] if array.flags.c_contiguous else None
         if base is None:
             return self.apply(np.ascontiguousarray(array))
-        view = np.lib.stride_tricks.as_strided(base, self.shape, tuple(s * item for s in packed), writeable=False)
+        view = np.lib.stride_tricks.as_strided(
+            base, self.shape, tuple(s * item for s in packed), writeable=False  # type: ignore[arg-type]
+        )
         return np.ascontiguousarray(view)
 
 

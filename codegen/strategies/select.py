@@ -37,6 +37,7 @@ from .contract import schedule_product, size_of
 from .depthwise import find_depthwise, schedule_depthwise
 from .join import join_kernels
 from .maps import schedule_map
+from .open_axes import is_open
 from .product import Product, find_dot, find_product, operands
 from .recurrent import schedule_recurrent
 from .reduce import schedule_reduce
@@ -68,20 +69,23 @@ def schedule_group(group: Group, machine: Machine, accuracy: str = "default") ->
         kernel = lower_group("map", group.params, (simplify_axes(c),))
         return Scheduled(schedule_map(kernel, machine), note="vectors along the contiguous axis")
     pair = operands(c)
-    if pair is not None and pair[1].buf.name in group.constants and accuracy != "strict":
+    winograd = pair is not None and pair[1].buf.name in group.constants and accuracy != "strict"
+    if winograd and not any(map(is_open, (*c.axes, *c.reduce))):
         tile = winograd_tile(c, machine) if group.choice.winograd is None else group.choice.winograd
         if tile and is_transformable(c):
             return schedule_winograd(group, c, tile, machine)
     p = find_product(c)
-    halved = halved_product(group, c, machine) if accuracy != "strict" else None
+    opened = any(map(is_open, (*c.axes, *c.reduce)))
+    halved = halved_product(group, c, machine) if accuracy != "strict" and not opened else None
     if halved is not None and (is_worth_halving(halved, machine) if group.choice.halved is None else group.choice.halved):
         return schedule_halved(group, halved, machine)
-    if p is not None and size_of(p.columns) >= SKINNY and not _is_rows_by_vector(group, p):
+    if p is not None and not is_open(p.columns) and size_of(p.columns) >= SKINNY and not _is_rows_by_vector(group, p):
         return schedule_product(group, p, machine)
-    depthwise = find_depthwise(group, c, machine)
+    opened = any(map(is_open, (*c.axes, *c.reduce)))
+    depthwise = None if opened else find_depthwise(group, c, machine)
     if depthwise is not None:
         return schedule_depthwise(group, depthwise, machine)
-    if is_window(c):
+    if not opened and is_window(c):
         return schedule_window(group, c, machine)
     kernel = lower_group("reduce", group.params, (simplify_axes(c),))
     return Scheduled(schedule_reduce(kernel, machine), note="reduction")
@@ -96,7 +100,8 @@ def with_sparsity(
 
 def _is_rows_by_vector(group: Group, p: Product) -> bool:
     """A computed matrix times very few vectors, each row of the matrix contiguous: a sum along every row, as it lies."""
-    if p.right.buf.name in group.constants or len(p.reduce) != 1 or prod(size_of(v) for v in p.rows) >= SKINNY:
+    many = any(map(is_open, p.rows)) or prod(size_of(v) for v in p.rows) >= SKINNY
+    if p.right.buf.name in group.constants or len(p.reduce) != 1 or many:
         return False
     return coefficient(p.right.buf, p.right.idx, p.reduce[0]) == 1 != coefficient(p.right.buf, p.right.idx, p.columns)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ...ir.expr import Expr, as_expr, cast, load
 from ...ir.kernel import Block, Buffer, For, Kernel, Store, axis
+from ...ir.types import TensorType
 from ..machine import Machine
 from ..math import legalize_math
 from ..schedule import has_loop, vectorize
@@ -17,7 +18,7 @@ from .winograd import channel_loops
 
 def halved_weights_kernel(pack: Pack, made: HalvedWeights, source: Buffer, target: Buffer, machine: Machine) -> Kernel:
     """source -> target[groups, 7, panels, reduction / 2, columns of a panel]; `made` says where the elements lie."""
-    groups, _, each, depth, width = pack.shape
+    groups, _, each, depth, width = TensorType("i64", pack.shape).static_shape
     panels, columns = groups * each, groups * each * width
     share = axis("p", panels * depth)
     panel, k = share // depth, share % depth

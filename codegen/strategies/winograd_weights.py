@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ...ir.expr import Expr, as_expr, cast, load
 from ...ir.kernel import Block, Buffer, For, Kernel, Store, axis
+from ...ir.types import TensorType
 from ..machine import Machine
 from ..math import legalize_math
 from ..schedule import fma_contract, has_loop, vectorize
@@ -20,7 +21,7 @@ def weights_kernel(pack: Pack, source: Buffer, target: Buffer, machine: Machine)
     """source[3, 3, C, O] -> target[(m + 2)^2, panels, C, columns of a panel]; pack says which columns, and m."""
     assert pack.transform is not None
     m = TILE_SIDES[pack.transform]
-    _, panels, channels, width = pack.shape
+    _, panels, channels, width = TensorType("i64", pack.shape).static_shape
     start = pack.origin[-1]
     g = weight_matrix(m).tolist()
     share = axis("p", panels * channels)

@@ -16,10 +16,13 @@ registers, a row stays in the cache, and every fused edge saves one pass over me
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ...codegen.views import is_view
+from ...ir.dims import multiply_dims, normal_dim
 from ...ir.errors import InternalError
+from ...ir.expr import as_expr
 from ...ir.graph import Graph, Node, Value
 from ...ir.ops.base import form_of
 from ...ir.ops.contract import Conv, MatMul
@@ -29,10 +32,13 @@ from ...ir.ops.norm import Attention
 from ...ir.ops.quantize import Lookup, Saturate
 from ...ir.ops.reduce import Reduce
 from ...ir.ops.window import Pool
+from ...ir.products import at_least
+from ...ir.types import Dim
 
 ELEMENTWISE = (Unary, Binary, Select, Cast, Saturate, Lookup)
 CHEAP = (Binary, Select, Cast, Saturate, Lookup)  # elementwise, without functions that take many instructions
 MAX_ROW_ELEMENTS = 32768  # a row of a "rows" group has to stay in the second-level cache
+TYPICAL_ROW = 128  # elements of an open dimension
 MAX_NODES = 100  # of a group: one pass over memory is little beside so much work, and code must not grow without bound
 
 
@@ -159,7 +165,7 @@ class _Fuser:
                 continue
             size = 1
             for d in shape[first:]:
-                size *= d if isinstance(d, int) else MAX_ROW_ELEMENTS + 1
+                size *= d if isinstance(d, int) else TYPICAL_ROW
             if size > MAX_ROW_ELEMENTS:
                 continue
             members = self._grow_rows(i, shape[:first], shape[first:])
@@ -230,7 +236,7 @@ class _Fuser:
             for v in self.nodes[i].inputs:
                 p = self._producer(v)
                 other = None if p is None else self.group.get(p)
-                if p is None or other is None or other is group or other.kind != "map" or not v.type.is_static:
+                if p is None or other is None or other is group or other.kind != "map":
                     continue
                 exits = self.exits(other.nodes)
                 users = set(self.users.get(v, ()))
@@ -260,9 +266,7 @@ class _Fuser:
         return all(isinstance(self.nodes[m].op, kinds) for m in members)
 
     def _reads_once(self, user: int, v: Value) -> bool:
-        made = self.nodes[user].outputs[0].type
-        smaller = made.size <= v.type.size if made.is_static and v.type.is_static else made.shape == v.type.shape
-        return smaller or isinstance(self.nodes[user].op, Reduce)
+        return isinstance(self.nodes[user].op, Reduce) or _is_no_larger(self.nodes[user].outputs[0].type.shape, v.type.shape)
 
     def _convex(self, members: set[int]) -> bool:
         mask = sum(1 << m for m in members)
@@ -315,6 +319,11 @@ class _Fuser:
         if len(done) != len(members):
             raise InternalError("fuse: groups need each other", str(self.graph))
         return done
+
+
+def _is_no_larger(a: Sequence[Dim], b: Sequence[Dim]) -> bool:
+    """Whether a shape has no more elements than another one; False where that does not show."""
+    return at_least(normal_dim(as_expr(multiply_dims(b)) - as_expr(multiply_dims(a))), 0)
 
 
 def fuse(graph: Graph) -> Graph:

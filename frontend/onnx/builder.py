@@ -23,8 +23,10 @@ from ...ir.ops.base import Op
 from ...ir.ops.dim_tensor import DimTensor
 from ...ir.ops.elementwise import Binary, Cast, Select, Unary
 from ...ir.ops.movement import Broadcast, Concat, Gather, Reshape, Slice, Transpose
+from ...ir.ops.refine import Refine
 from ...ir.ops.text import TextFormat, TextParse
 from ...ir.types import DTYPES, Dim, TensorType
+from .meeting import meeting_shapes
 from .symbolic import MOST_ELEMENTS, product, propagate
 
 FOLD_LIMIT = 64 * 2**20  # bytes of a result that is computed while importing
@@ -72,6 +74,7 @@ class OnnxBuilder(Builder):
     # ---- adding ----
 
     def add_multi(self, op: Op, *inputs: Value, names: Sequence[str] = (), where: str = "") -> tuple[Value, ...]:
+        inputs = self._refined(op, inputs)
         types = self._infer(op, inputs)
         for t in types:
             check_size(t, self.hint or op.name)
@@ -86,6 +89,17 @@ class OnnxBuilder(Builder):
         if elements is not None:
             self.symbolic[outputs[0]] = elements
         return outputs
+
+    def _refined(self, op: Op, inputs: tuple[Value, ...]) -> tuple[Value, ...]:
+        """The operands of an elementwise operator or Concat, with symbolic dimensions that meet others taken to be equal to
+        them: that is the only size with which the model is valid, but for 1."""
+        shapes = meeting_shapes(op, [v.type.shape for v in inputs])
+        if shapes is None:
+            return inputs
+        return tuple(
+            v if v.type.shape == s else super(OnnxBuilder, self).add(Refine(s), v, where=self.node)
+            for v, s in zip(inputs, shapes, strict=True)
+        )
 
     def _infer(self, op: Op, inputs: Sequence[Value]) -> tuple[TensorType, ...]:
         try:

@@ -13,6 +13,7 @@ from ... import __version__
 from ...codegen.machine import Machine
 from ...codegen.program import Call, Program, SizedOutput, all_calls
 from ...codegen.roofline import limit_of
+from ...codegen.sizing import Sizing
 from ...codegen.threads import recommended_threads
 from ...ir.types import TensorType
 from ..loader import ABI_VERSION, FORMAT, FORMAT_VERSION
@@ -26,7 +27,8 @@ def make_manifest(
 ) -> dict[str, Any]:
     """Everything but the list of files, which the artifact adds.  options: JSON values.
 
-    In it, threads.best: more are not expected to be faster, 0: no such number; limit_ns: what the machine's nominal
+    In it, dims: of open dimensions, whose shapes are names and expressions, with memory and costs for typical sizes;
+    threads.best: more are not expected to be faster, 0: no such number; limit_ns: what the machine's nominal
     figures allow on one core."""
     code = hashlib.sha256()
     for data in objects:
@@ -47,6 +49,7 @@ def make_manifest(
         "threads": {"best": recommended_threads(program, machine)}, "profile": program.profile,
         "sha256": {"code": code.hexdigest(), "weights": constants_digest.hex()},
         "kernels": [_kernel(call, machine) for call in all_calls(program.steps)],
+        **_open_dims(program.sizing),
     }
 
 
@@ -63,11 +66,17 @@ def _plain(text: str) -> str:
 def _specs(tensors: Sequence[tuple[str, TensorType]], sized: Sequence[SizedOutput] = ()) -> list[dict[str, Any]]:
     """run_time_axes: the dimensions that are known after a run only; shape has the largest that they can be."""
     specs: list[dict[str, Any]] = [
-        {"name": _plain(name), "dtype": t.dtype, "shape": list(t.static_shape), "bytes": t.nbytes} for name, t in tensors
+        {"name": _plain(name), "dtype": t.dtype, "shape": [d if isinstance(d, int) else _plain(str(d)) for d in t.shape],
+         "bytes": t.nbytes if t.is_static else None} for name, t in tensors
     ]
     for s in sized:
         specs[s.output]["run_time_axes"] = [n for n, d in enumerate(s.dims) if not isinstance(d, int)]
     return specs
+
+
+def _open_dims(sizing: Sizing | None) -> dict[str, Any]:
+    """What the sizes of open dimensions may be; null: unbounded."""
+    return {} if sizing is None else {"dims": {_plain(s.var.name): [s.low, s.high] for s in sizing.symbols}}
 
 
 def _kernel(call: Call, machine: Machine) -> dict[str, Any]:

@@ -15,13 +15,15 @@ from ...codegen.machine_gpu import GpuMachine
 from ...codegen.program import Program, all_calls
 from ...codegen.threads import recommended_threads
 from ...ir.types import DTYPES, TensorType
-from . import runtime
+from . import open_sources, runtime
 from .features import feature_bits
 from .naming import c_string, comment_text, distinct_identifiers
 
 ABI_VERSION = 1
 WEIGHTS_ID_BYTES = 32
-RUNTIME_SOURCES = ("tw_bounds.c", "tw_check.c", "tw_host.c", "tw_memory.c", "tw_model.c", "tw_profile.c", "tw_threads.c")
+RUNTIME_SOURCES = (
+    "tw_bounds.c", "tw_check.c", "tw_host.c", "tw_memory.c", "tw_model.c", "tw_profile.c", "tw_sizes.c", "tw_threads.c",
+)  # fmt: skip
 TEXT_SOURCES = ("tw_text.c", "tw_text_numbers.c", "tw_text_regex.c")
 """For programs with strings alone."""
 RUNTIME_HEADERS = ("tw_abi.h", "tw_runtime.h", "tw_text.h")
@@ -57,7 +59,8 @@ def _tensor_lines(program: Program, mark: str) -> str:
     for kind, tensors in (("input ", program.inputs), ("output", program.outputs)):
         for index, (name, type_) in enumerate(tensors):
             bound = " or less: see output_shape" if kind == "output" and index in sized else ""
-            lines.append(f"{mark}   {kind} {index}  {comment_text(name)}: {type_}, {type_.nbytes} bytes{bound}")
+            size = f"{type_.nbytes} bytes{bound}" if type_.is_static else "by its shape"
+            lines.append(f"{mark}   {kind} {index}  {comment_text(name)}: {comment_text(str(type_))}, {size}")
     return "\n".join(lines) or f"{mark}   none"
 
 
@@ -68,6 +71,8 @@ def _constant_lines(prefix: str, program: Program, best: int) -> str:
     for kind, tensors in (("INPUT", program.inputs), ("OUTPUT", program.outputs)):
         lines.append(f"#define {upper}_{kind}_COUNT {len(tensors)}")
         for index, (_, type_) in enumerate(tensors):
+            if not type_.is_static:
+                continue
             lines.append(f"#define {upper}_{kind}_{index}_ELEMENTS {type_.size}")
             lines.append(f"#define {upper}_{kind}_{index}_BYTES {type_.nbytes}")
     return "\n".join(lines) + "\n"
@@ -79,7 +84,8 @@ def c_header(prefix: str, program: Program, machine: Machine | GpuMachine, abi: 
     return fill("model_template.h", {
         "PREFIX": prefix, "GUARD": f"TILEWRIGHT_{prefix.upper()}_H", "VERSION": __version__,
         "TITLE": comment_text(program.name), "MACHINE": machine.name, "ABI_VERSION": ABI_VERSION,
-        "ABI": runtime_file("tw_abi.h") + abi, "MORE": more, "TENSORS": _tensor_lines(program, " *"),
+        "ABI": runtime_file("tw_abi.h") + abi, "MORE": more + open_sources.declarations(prefix, program.sizing),
+        "TENSORS": _tensor_lines(program, " *"),
         "CONSTANTS": _constant_lines(prefix, program, best),
     })
 
@@ -96,11 +102,11 @@ def cpp_header(prefix: str, program: Program, machine: Machine | GpuMachine) -> 
         "PREFIX": prefix, "GUARD": f"TILEWRIGHT_{prefix.upper()}_HPP", "VERSION": __version__,
         "TITLE": comment_text(program.name), "MACHINE": machine.name, "TENSORS": _tensor_lines(program, "//"),
         "EXAMPLE": ", ".join(n for n, _, _ in every), "PARAMETERS": ", ".join(parameters),
-        "SIZES": "".join(f"    static constexpr std::size_t {n}_size = {t.size};\n" for n, _, t in every),
-        "EXPECTS": "\n".join(f'        detail::expect({n}, {n}_size, "{n}");' for n, _, _ in every),
+        "SIZES": "".join(f"    static constexpr std::size_t {n}_size = {t.size};\n" for n, _, t in every if t.is_static),
+        "EXPECTS": "\n".join(f'        detail::expect({n}, {n}_size, "{n}");' for n, _, t in every if t.is_static),
         "INPUT_POINTERS": ", ".join(f"{n}.data()" for n in names_in) or "nullptr",
         "OUTPUT_POINTERS": ", ".join(f"{n}.data()" for n in names_out) or "nullptr",
-        "RETURNING_RUN": _returning_run(inputs, outputs),
+        "RETURNING_RUN": _returning_run(inputs, outputs) + open_sources.cpp_methods(prefix, program),
     })
 
 
@@ -108,7 +114,7 @@ def _returning_run(inputs: Parameters, outputs: Parameters) -> str:
     """`run` with the inputs alone, which returns vectors: one, or a tuple of them.
 
     There is none for bool outputs (std::vector<bool> holds no bools), nor without inputs or outputs."""
-    if not inputs or not outputs or any(c == "bool" for _, c, _ in outputs):
+    if not inputs or not outputs or any(c == "bool" or not t.is_static for _, c, t in outputs):
         return ""
     vectors = [f"std::vector<{c}>" for _, c, _ in outputs]
     returned = vectors[0] if len(vectors) == 1 else f"std::tuple<{', '.join(vectors)}>"
@@ -131,10 +137,10 @@ def info_table(kind: str, tensors: Tensors, run_time_axes: Mapping[int, int] | N
         shape = "NULL"
         if type_.rank:
             shape = f"{kind}_{index}_shape"
-            dims = ", ".join(f"{d}" for d in type_.static_shape)
+            dims = ", ".join(f"{open_sources.fixed(d)}" for d in type_.shape)
             lines.append(f"static const int64_t {shape}[] = {{ {dims} }};")
         dtype, size = "TW_STRING" if type_.dtype == "str" else f"TW_{type_.dtype.upper()}", DTYPES[type_.dtype].size
-        rows.append(f"    {{ {c_string(name)}, {type_.nbytes}u, {dtype}, {type_.rank}, {shape}, {size}u, "
+        rows.append(f"    {{ {c_string(name)}, {open_sources.fixed_bytes(type_)}u, {dtype}, {type_.rank}, {shape}, {size}u, "
                     f"{(run_time_axes or {}).get(index, 0)}u }},")
     table = rows or ["    { NULL, 0u, 0, 0, NULL, 1u, 0u },"]
     return "\n".join([*lines, f"static const tw_tensor_info {kind}[] = {{", *table, "};", ""])
@@ -168,10 +174,13 @@ def descriptor_source(
     """The C source that describes the model and exports its functions.  weights_file: the name of the file beside the
     library that holds the constants, or None when they are embedded."""
     embedded = program.constant_bytes > 0 and weights_file is None
+    sizing = program.sizing
     identity = f"static const unsigned char weights_id[] = {{ {', '.join(str(b) for b in weights_id)} }};\n"
     return fill("model_template.c", {
-        "PREFIX": prefix, "NAME": c_string(program.name), "ARENA_BYTES": program.arena_bytes,
-        "SCRATCH_BYTES": program.scratch_bytes, "CONSTANT_BYTES": program.constant_bytes,
+        "PREFIX": prefix, "NAME": c_string(program.name), "ARENA_BYTES": 0 if sizing else program.arena_bytes,
+        "SCRATCH_BYTES": 0 if sizing else program.scratch_bytes, "ENTRIES": open_sources.entries(sizing),
+        "MAIN": "NULL" if sizing else "tw_main", "SIZING": "&sizing" if sizing else "NULL",
+        "MORE": open_sources.exports(prefix, sizing), "CONSTANT_BYTES": program.constant_bytes,
         "CONSTANTS": "tw_constants" if embedded else "NULL",
         "WEIGHTS_NAME": c_string(weights_file) if weights_file else "NULL",
         "WEIGHTS_ID": "weights_id" if weights_file else "NULL",
@@ -182,7 +191,8 @@ def descriptor_source(
         "STEP_COUNT": len(list(all_calls(program.steps))) if program.profile else 0,
         "SITE_COUNT": len(program.sites), "SITES": "sites" if program.sites else "NULL",
         "TABLES": info_table("inputs", program.inputs) + info_table("outputs", program.outputs, _run_time_axes(program))
-        + _sized_table(program) + _feature_table(machine) + _site_table(program) + (identity if weights_file else ""),
+        + _sized_table(program) + _feature_table(machine) + _site_table(program) + open_sources.tables(program)
+        + (identity if weights_file else ""),
     })
 
 

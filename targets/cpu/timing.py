@@ -24,7 +24,7 @@ from ...codegen.machine import Machine
 from ...codegen.program import Address, Call, Program
 from ...codegen.strategies.scheduled import Group, Pack, Scheduled
 from ...ir.kernel import Buffer
-from ...ir.types import DTYPES
+from ...ir.types import DTYPES, TensorType
 from .objects import compile_objects
 
 COLD_BYTES = 16 << 20  # of weights at least, over all copies
@@ -128,7 +128,8 @@ def _view(b: Buffer, memory: np.ndarray, start: int) -> np.ndarray:
     flat = memory[start + before : start + size].view(dtype)
     if b.strides is None:
         return flat[: b.size].reshape(b.static_shape)
-    return np.lib.stride_tricks.as_strided(flat, b.static_shape, tuple(s * dtype.itemsize for s in b.strides))
+    steps = TensorType("i64", b.strides).static_shape
+    return np.lib.stride_tricks.as_strided(flat, b.static_shape, tuple(s * dtype.itemsize for s in steps))
 
 
 def _offsets(buffers: Sequence[Buffer]) -> dict[str, int]:

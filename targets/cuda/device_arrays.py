@@ -150,7 +150,7 @@ class DeviceArray:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.spec.shape
+        return self.spec.sizes
 
     @property
     def dtype(self) -> str:

@@ -141,7 +141,7 @@ class CudaModule(Module):
     def _empty(self, spec: TensorSpec, stream: int) -> DeviceArray:
         """New device memory, which goes back when nothing holds the array; it keeps the module."""
         address = ctypes.c_void_p()
-        size = int(np.prod(spec.shape, dtype=np.int64)) * spec.numpy.itemsize
+        size = int(np.prod(spec.sizes, dtype=np.int64)) * spec.numpy.itemsize
         alloc = self._function("device_alloc", ctypes.c_int32, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_void_p)
         status = alloc(self._handle, size, ctypes.byref(address))
         if status:

@@ -23,6 +23,7 @@ from tilewright.ir.ops.reduce import Reduce
 from tilewright.ir.ops.sort import TopK
 from tilewright.ir.types import TensorType
 from tilewright.targets.cpu.host import host_machine
+from tilewright.targets.cuda.host import resolve_machine
 
 
 def f32(*shape: int) -> TensorType:
@@ -222,11 +223,19 @@ def test_branches_inside_of_branches(condition: bool) -> None:
 # ---- what is refused
 
 
-def test_symbolic_dimensions_are_refused() -> None:
+def test_symbolic_dimensions_are_refused_by_gpus() -> None:
     b = Builder()
     x = b.input("image", TensorType("f32", (Var.of("batch", None), 3)))
     with pytest.raises(TargetError, match=r"'image' has the shape .*batch.*--shape image="):
-        lower(fuse(b.graph([b.add(Unary("neg"), x)])), host_machine())
+        lower(fuse(b.graph([b.add(Unary("neg"), x)])), resolve_machine("cuda"))
+
+
+def test_a_dimension_that_no_input_has_is_refused() -> None:
+    b = Builder()
+    x = b.input("x", TensorType("f32", (3, 1)))
+    wide = b.add(Broadcast((3, Var.of("hidden", None))), x)
+    with pytest.raises(TargetError, match=r"dimension 'hidden' is no dimension of an input"):
+        lower(fuse(b.graph([wide])), host_machine())
 
 
 @pytest.mark.parametrize("op, message", [(Softmax(1), "not expanded"), (Unary("neg"), "not fused")])

@@ -260,7 +260,8 @@ def test_wrong_options(runner: Runner, options: tuple[str, ...], words: list[str
 
 
 def test_an_open_dimension_is_named(runner: Runner) -> None:
-    runner.refuse(model(helper.make_node("Relu", ["x"], ["y"]), inputs=[value("x", "batch", 3)]), "batch", "--dim")
+    opened = model(helper.make_node("Relu", ["x"], ["y"]), inputs=[value("x", "batch", 3)])
+    runner.refuse(opened, "batch", "--dim", options=("--target", "cuda"))
 
 
 # ---- external data ----

@@ -13,6 +13,7 @@ from tilewright.frontend.onnx.inputs import bind_inputs, parse_dim
 from tilewright.frontend.onnx.symbolic import equal, less, maximum, minimum, product, quotient
 from tilewright.ir.errors import ModelError, OptionError
 from tilewright.ir.expr import Expr, Var
+from tilewright.ir.ops.refine import Refine
 from tilewright.ir.traverse import substitute
 
 N, M = Var.of("n", None), Var.of("m", None)
@@ -177,10 +178,11 @@ def test_operands_that_must_be_known() -> None:
         import_model(shaped(rows, {}, "n"))
 
 
-def test_dimensions_that_may_differ_ask_to_be_bound() -> None:
+def test_dimensions_that_meet_are_taken_to_be_equal() -> None:
     m = model([node("Add", ["a", "b"], ["y"])], [value("a", "n"), value("b", "k")], ["y"])
-    with pytest.raises(ModelError, match=r"n meets k. If symbolic dimensions make them fit, bind these \(--shape, --dim\)"):
-        import_model(m)
+    assert import_model(m).nodes[0].op == Refine((Var.of("k", None),))
+    with pytest.raises(ModelError, match=r"do not broadcast"):
+        import_model(m, dims={"n": 3, "k": 4})
     assert run(m, np.ones(3, np.float32), np.ones(3, np.float32), dims={"n": 3, "k": 3})[0].tolist() == [2, 2, 2]
 
 

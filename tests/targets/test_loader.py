@@ -261,7 +261,7 @@ def test_fresh_process_without_the_compiler(saved: Path, tmp_path: Path) -> None
     assert done.stdout.split() == [
         "tilewright", "tilewright.ir", "tilewright.ir.errors", "tilewright.targets", "tilewright.targets.arrays",
         "tilewright.targets.interrupt", "tilewright.targets.loader", "tilewright.targets.profile",
-        "tilewright.targets.temporary",
+        "tilewright.targets.shapes", "tilewright.targets.temporary",
     ]
 
 

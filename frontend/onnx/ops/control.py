@@ -7,9 +7,11 @@ from typing import Any
 from onnx import GraphProto
 
 from ....ir.errors import ModelError
-from ....ir.expr import Var
+from ....ir.expr import Expr, Var
 from ....ir.graph import Value
 from ....ir.ops.control import If, Loop, Scan
+from ....ir.ops.elementwise import Binary, Cast
+from ....ir.ops.movement import Reshape
 from ....ir.types import Dim, TensorType
 from ..builder import NotConstantError, OnnxBuilder, Subgraph, normal_axis
 from ..table import Outputs, onnx_op
@@ -28,6 +30,8 @@ def if_(b: OnnxBuilder, cond: Value, *, then_branch: GraphProto, else_branch: Gr
     then, other = b.subgraph(then_branch, ()), b.subgraph(else_branch, ())
     for i, (x, y) in enumerate(zip(then.outputs, other.outputs, strict=False)):
         if x.type != y.type:
+            if _removes_one(b, cond, then_branch, else_branch):
+                return b.inline(then_branch, ())
             raise ModelError(
                 f"output {i} is {x.type} in one branch and {y.type} in the other, and the condition {cond} is computed "
                 "from data; make the condition a constant, or bind the dimensions it is computed from (--shape, --dim)"
@@ -35,6 +39,21 @@ def if_(b: OnnxBuilder, cond: Value, *, then_branch: GraphProto, else_branch: Gr
     captured = list(dict.fromkeys([*then.captured, *other.captured]))
     op = If(then.graph(captured), other.graph(captured))
     return b.add_multi(op, b.reshape(cond, ()), *captured)
+
+
+def _removes_one(b: OnnxBuilder, cond: Value, then: GraphProto, other: GraphProto) -> bool:
+    """Whether this is x.squeeze(axis) as one exporter writes it: if dimension == 1: Squeeze(x), else: x.  With a symbolic
+    dimension the model goes on with the squeezed value; that the dimension is 1 is then checked as for any Squeeze."""
+    steps = [n.op_type for n in then.node if n.op_type != "Constant"]
+    made = b.producers.get(cond)
+    while made is not None and isinstance(made.op, (Reshape, Cast)):
+        made = b.producers.get(made.inputs[0])
+    if steps != ["Squeeze"] or [n.op_type for n in other.node] != ["Identity"] or made is None or made.op != Binary("eq"):
+        return False
+    sides = [b.elements(v) for v in made.inputs]
+    found = [e.reshape(-1)[0] for e in sides if e is not None and e.size == 1]
+    computed = any(isinstance(d, Expr) and not isinstance(d, Var) for d in found)  # not what the caller chooses
+    return len(found) == 2 and computed and 1 in found
 
 
 def _gives_sequences(branch: GraphProto) -> bool:

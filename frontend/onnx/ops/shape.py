@@ -9,6 +9,7 @@ import numpy as np
 
 from ....ir.dims import add_dims, as_dim
 from ....ir.errors import ModelError
+from ....ir.expr import as_expr
 from ....ir.graph import Value
 from ....ir.ops.elementwise import Binary
 from ....ir.ops.movement import Iota, Trilu
@@ -72,6 +73,8 @@ def reshape(b: OnnxBuilder, x: Value, shape: Value, *, allowzero: int = 0) -> Ou
         at = target.index(-1)
         rest = target[:at] + target[at + 1 :]
         size = quotient(x.type.shape, rest)
+        if size is None and not x.type.is_static and 0 not in rest:  # the run will tell, as for any Reshape
+            size = as_dim(as_expr(product(x.type.shape)) / as_expr(product(rest)))
         if size is None:
             raise ModelError(f"{x.type} cannot take the shape {target}: its elements do not divide evenly")
         target[at] = size

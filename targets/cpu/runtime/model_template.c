@@ -4,8 +4,8 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-/* A Program's entry point, from the generated objects. */
-__attribute__((visibility("hidden"))) tw_main_function tw_main;
+/* A Program's entry points, from the generated objects. */
+@ENTRIES@
 /* From the generated assembly. */
 extern const char tw_manifest[] __attribute__((visibility("hidden")));
 extern const unsigned char tw_constants[] __attribute__((visibility("hidden")));
@@ -13,7 +13,7 @@ extern const unsigned char tw_constants[] __attribute__((visibility("hidden")));
 @TABLES@
 static const tw_descriptor descriptor = {
     .name = @NAME@,
-    .main = tw_main,
+    .main = @MAIN@,
     .arena_bytes = @ARENA_BYTES@u,
     .scratch_bytes = @SCRATCH_BYTES@u,
     .constant_bytes = @CONSTANT_BYTES@u,
@@ -34,6 +34,7 @@ static const tw_descriptor descriptor = {
     .text = @TEXT@,
     .site_count = @SITE_COUNT@u,
     .sites = @SITES@,
+    .sizing = @SIZING@,
 };
 
 EXPORT uint32_t @PREFIX@_abi_version(void)
@@ -126,3 +127,4 @@ EXPORT const char *@PREFIX@_manifest(void)
 {
     return tw_manifest;
 }
+@MORE@

@@ -39,7 +39,8 @@ enum tw_status {
     TW_WRONG_GPU = 19,     /* CUDA libraries: the code was compiled for other GPUs */
     TW_DEVICE = 20,        /* CUDA libraries: the driver reported an error */
     TW_WRONG_VALUE = 21,   /* an element of an input has no meaning for the model, for example text that is no number */
-    TW_OUT_OF_BOUNDS = 22  /* libraries compiled with debug-bounds: generated code left a buffer, the outputs are not valid */
+    TW_OUT_OF_BOUNDS = 22, /* libraries compiled with debug-bounds: generated code left a buffer, the outputs are not valid */
+    TW_NO_SHAPES = 23      /* a model with open dimensions is run before it was given the shapes of its inputs */
 };
 
 /* Element types; the numbers are those of ONNX. */
@@ -70,7 +71,7 @@ typedef struct tw_tensor {
     const int64_t *shape; /* `rank` dimensions; may be NULL for rank 0 */
 } tw_tensor;
 
-/* What the model says about one of its inputs or outputs. */
+/* What the model says about one of its inputs or outputs.  Open dimensions are -1, and bytes is then 0. */
 typedef struct tw_tensor_info {
     const char *name; /* UTF-8, as in the model */
     uint64_t bytes;

@@ -184,6 +184,17 @@ static int32_t check_overlaps(const tw_descriptor *descriptor, const tw_tensor *
     return TW_OK;
 }
 
+int32_t tw_check_rank(const tw_descriptor *descriptor, const tw_tensor *inputs, uint32_t index, char *message, size_t room)
+{
+    const tw_tensor_info *info = &descriptor->inputs[index];
+    if (inputs[index].rank != info->rank) {
+        (void)snprintf(message, room, "input %u (%.100s): expected rank %d, got rank %d", index, info->name, info->rank,
+                       inputs[index].rank);
+        return TW_WRONG_SHAPE;
+    }
+    return TW_OK;
+}
+
 int32_t tw_check_tensors(const tw_descriptor *descriptor, const tw_tensor *inputs, size_t input_count,
                          const tw_tensor *outputs, size_t output_count, char *message, size_t room)
 {

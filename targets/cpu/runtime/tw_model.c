@@ -1,4 +1,5 @@
-/* Instances: memory, threads and messages of one model.  Nothing is allocated between create and destroy. */
+/* Instances: memory, threads and messages of one model.  Nothing is allocated between create and destroy, but for larger
+ * sizes than before of a model with open dimensions. */
 #include "tw_runtime.h"
 
 #include <stdio.h>
@@ -7,14 +8,17 @@
 
 struct tw_model {
     tw_team team; /* first: generated code gets its address as `runtime` */
-    const tw_descriptor *descriptor;
+    const tw_descriptor *descriptor; /* with open dimensions: that of `shaped` */
+    tw_shaped *shaped;               /* NULL where all dimensions are fixed */
     const void *const *inputs;
     void *const *outputs;
     const void **input_slots; /* pointers of a checked run */
     void **output_slots;      /* with those of `sizes` behind them */
     int64_t *sizes;           /* shapes that the run found, in the order of descriptor->sized */
+    const int64_t **shape_slots; /* shapes of the inputs of a checked run, with open dimensions */
     const unsigned char *constants;
     unsigned char *workspace;
+    uint64_t workspace_room; /* bytes at `workspace` */
     uint64_t scratch_stride;
     uint64_t owned_workspace_bytes; /* 0: the caller's */
     uint64_t mapped_bytes;          /* of the weights file; 0: the weights are in the library */
@@ -43,6 +47,7 @@ static const char *const status_texts[] = {
     [TW_NO_PROFILE] = "the library was compiled without the option profile",
     [TW_OUT_OF_BOUNDS] = "generated code left a buffer",
     [TW_FORKED] = "the instance belongs to the parent process; create one after fork",
+    [TW_NO_SHAPES] = "the shapes of the inputs are not set",
 };
 
 const char *tw_status_text(int32_t status)
@@ -82,7 +87,7 @@ static size_t size_count(const tw_descriptor *descriptor)
 /* Slots for the pointers of a run, and for what it says about sizes. */
 static bool make_slots(tw_model *model, const tw_descriptor *descriptor)
 {
-    const size_t slots = (size_t)descriptor->input_count + descriptor->output_count + descriptor->sized_count;
+    const size_t slots = 2 * (size_t)descriptor->input_count + descriptor->output_count + descriptor->sized_count;
     const size_t sizes = size_count(descriptor);
     model->input_slots = calloc(slots ? slots : 1, sizeof(void *));
     model->sizes = calloc(sizes ? sizes : 1, sizeof(int64_t));
@@ -90,6 +95,7 @@ static bool make_slots(tw_model *model, const tw_descriptor *descriptor)
         return false;
     }
     model->output_slots = (void **)(model->input_slots + descriptor->input_count);
+    model->shape_slots = (const int64_t **)(model->output_slots + descriptor->output_count + descriptor->sized_count);
     int64_t *place = model->sizes;
     for (uint32_t i = 0; i < descriptor->sized_count; i++) {
         model->output_slots[descriptor->output_count + i] = place;
@@ -105,6 +111,11 @@ static void run_thread(void *argument, int32_t index)
     const tw_descriptor *descriptor = model->descriptor;
     char *arena = (char *)model->workspace;
     char *scratch = arena + round_up(descriptor->arena_bytes) + (uint64_t)index * model->scratch_stride;
+    if (model->shaped) {
+        tw_shaped_run(model->shaped, &model->team, arena, scratch, (const char *)model->constants,
+                      (void *const *)model->inputs, model->outputs, index, model->team.threads);
+        return;
+    }
     descriptor->main(&model->team, arena, scratch, (const char *)model->constants, (void *const *)model->inputs,
                      model->outputs, index, model->team.threads);
 }
@@ -126,6 +137,7 @@ static int32_t take_workspace(tw_model *model, const tw_options *options, int32_
                            TW_CACHE_LINE);
             return TW_MISALIGNED;
         }
+        model->workspace_room = options->workspace_bytes;
         if (options->workspace_bytes < needed) {
             (void)snprintf(model->message, sizeof model->message,
                            "workspace: expected %llu bytes for %d threads, got %llu", (unsigned long long)needed,
@@ -155,6 +167,14 @@ static int32_t set_up(tw_model *model, const tw_descriptor *descriptor, const tw
         (void)snprintf(message, room, "this processor lacks %s, which the code of %.100s was compiled for; compile for "
                        "this machine", missing->name, descriptor->name);
         return TW_WRONG_CPU;
+    }
+    if (descriptor->sizing) {
+        model->shaped = tw_shaped_create(descriptor);
+        if (!model->shaped) {
+            (void)snprintf(message, room, "no memory for the instance");
+            return TW_NO_MEMORY;
+        }
+        descriptor = tw_shaped_descriptor(model->shaped);
     }
     model->descriptor = descriptor;
     model->constants = descriptor->constants;
@@ -205,6 +225,7 @@ static void release(tw_model *model)
     }
     free(model->input_slots);
     free(model->sizes);
+    tw_shaped_destroy(model->shaped);
     free(model);
 }
 
@@ -261,6 +282,58 @@ static int32_t finish(tw_model *model, int32_t status)
     return status;
 }
 
+/* Memory for the sizes as they are now: the caller's workspace, or one of ours that only grows. */
+static int32_t fit_workspace(tw_model *model)
+{
+    const tw_descriptor *descriptor = model->descriptor;
+    model->scratch_stride = round_up(descriptor->scratch_bytes);
+    const uint64_t needed = tw_workspace_bytes(descriptor, model->team.threads);
+    if (needed <= model->workspace_room) {
+        return TW_OK;
+    }
+    if (model->workspace && !model->owned_workspace_bytes) {
+        (void)snprintf(model->message, sizeof model->message, "workspace: these shapes need %llu bytes, the caller gave %llu",
+                       (unsigned long long)needed, (unsigned long long)model->workspace_room);
+        return TW_WRONG_SIZE;
+    }
+    if (model->owned_workspace_bytes) {
+        tw_unmap(model->workspace, model->owned_workspace_bytes);
+        model->owned_workspace_bytes = model->workspace_room = 0;
+    }
+    model->workspace = tw_map_workspace(needed);
+    if (!model->workspace) {
+        (void)snprintf(model->message, sizeof model->message, "workspace: no memory for %llu bytes",
+                       (unsigned long long)needed);
+        return TW_NO_MEMORY;
+    }
+    model->owned_workspace_bytes = model->workspace_room = needed;
+    return TW_OK;
+}
+
+/* The shapes of the inputs of a model with open dimensions. */
+static int32_t set_shapes(tw_model *model, const int64_t *const *input_shapes)
+{
+    int32_t status = tw_shaped_bind(model->shaped, input_shapes, model->message, sizeof model->message);
+    if (!status) {
+        status = fit_workspace(model);
+        if (status) {
+            tw_shaped_forget(model->shaped);
+        }
+    }
+    return status;
+}
+
+int32_t tw_model_resize(tw_model *model, const int64_t *const *input_shapes)
+{
+    if (!model || !input_shapes) {
+        return TW_NULL_POINTER;
+    }
+    if (!acquire(model)) {
+        return TW_BUSY;
+    }
+    return finish(model, set_shapes(model, input_shapes));
+}
+
 int32_t tw_model_run(tw_model *model, const void *const *inputs, void *const *outputs)
 {
     if (!model) {
@@ -269,7 +342,14 @@ int32_t tw_model_run(tw_model *model, const void *const *inputs, void *const *ou
     if (!acquire(model)) {
         return TW_BUSY;
     }
-    int32_t status = tw_check_pointers(model->descriptor, inputs, outputs, model->message, sizeof model->message);
+    int32_t status = TW_OK;
+    if (model->shaped && !tw_shaped_is_planned(model->shaped)) {
+        status = TW_NO_SHAPES;
+        (void)snprintf(model->message, sizeof model->message, "run: %s", tw_status_text(status));
+    }
+    if (!status) {
+        status = tw_check_pointers(model->descriptor, inputs, outputs, model->message, sizeof model->message);
+    }
     if (!status) {
         model->inputs = inputs;
         model->outputs = outputs;
@@ -291,8 +371,20 @@ int32_t tw_model_run_tensors(tw_model *model, const tw_tensor *inputs, size_t in
     if (!acquire(model)) {
         return TW_BUSY;
     }
-    int32_t status = tw_check_tensors(model->descriptor, inputs, input_count, outputs, output_count, model->message,
-                                      sizeof model->message);
+    int32_t status = TW_OK;
+    if (model->shaped && inputs && input_count == model->descriptor->input_count) {
+        for (size_t i = 0; i < input_count && !status; i++) {
+            status = tw_check_rank(model->descriptor, inputs, (uint32_t)i, model->message, sizeof model->message);
+            model->shape_slots[i] = inputs[i].shape;
+        }
+        if (!status) {
+            status = set_shapes(model, model->shape_slots);
+        }
+    }
+    if (!status) {
+        status = tw_check_tensors(model->descriptor, inputs, input_count, outputs, output_count, model->message,
+                                  sizeof model->message);
+    }
     if (!status) {
         for (size_t i = 0; i < input_count; i++) {
             model->input_slots[i] = inputs[i].data;
@@ -320,6 +412,10 @@ int32_t tw_model_output_shape(tw_model *model, size_t index, int64_t *shape, siz
         (void)snprintf(model->message, sizeof model->message, "output_shape: there is no output %llu of rank %llu",
                        (unsigned long long)index, (unsigned long long)rank);
         return finish(model, TW_WRONG_COUNT);
+    }
+    if (model->shaped && !tw_shaped_is_planned(model->shaped)) {
+        (void)snprintf(model->message, sizeof model->message, "output_shape: %s", tw_status_text(TW_NO_SHAPES));
+        return finish(model, TW_NO_SHAPES);
     }
     const int64_t *found = descriptor->outputs[index].shape;
     const int64_t *place = model->sizes;

@@ -47,6 +47,26 @@ typedef struct tw_text_support {
     int32_t (*end)(struct tw_team *team, char *message, size_t room);
 } tw_text_support;
 
+typedef void tw_open_main_function(void *runtime, char *arena, char *scratch, const char *constants, void *const *inputs,
+                                   void *const *outputs, int64_t tid, int64_t nt, int64_t *sizes, const int64_t *plan);
+
+/* A dimension that is open: its sizes from low to high; high -1: unbounded. */
+typedef struct tw_symbol {
+    const char *name;
+    int64_t low, high;
+} tw_symbol;
+
+/* What a model with open dimensions has beside its descriptor: the functions of codegen/llvm_sizing.py. */
+typedef struct tw_sizing {
+    tw_open_main_function *main;
+    int64_t (*plan)(int64_t *sizes, int64_t *plan, int64_t *needs);
+    void (*shapes)(const int64_t *sizes, int64_t *shapes);
+    const tw_symbol *symbols;
+    const int32_t *input_symbols; /* for every dimension of the inputs: its symbol, -1 for one that is fixed or computed */
+    const char *const *checks;    /* what it means that check number n + 1 fails */
+    uint32_t symbol_count, slot_count;
+} tw_sizing;
+
 /* One compiled model.  `constants` is NULL when the weights lie in the file `weights_name`, which ends with weights_id. */
 typedef struct tw_descriptor {
     const char *name;
@@ -67,6 +87,7 @@ typedef struct tw_descriptor {
     const tw_text_support *text; /* of a model with strings; NULL otherwise, and the support is not in the library */
     uint32_t site_count;  /* of a debug-bounds build; 0 otherwise */
     const tw_site *sites;
+    const tw_sizing *sizing; /* NULL where all dimensions are fixed; then `main` is NULL, and sizes of memory are 0 */
 } tw_descriptor;
 
 typedef struct tw_model tw_model;
@@ -78,8 +99,9 @@ int32_t tw_model_run(tw_model *model, const void *const *inputs, void *const *ou
 int32_t tw_model_run_tensors(tw_model *model, const tw_tensor *inputs, size_t input_count, const tw_tensor *outputs,
                              size_t output_count);
 int32_t tw_model_destroy(tw_model *model);
-int32_t tw_model_thread_count(const tw_model *model);
+int32_t tw_model_resize(tw_model *model, const int64_t *const *input_shapes);
 int32_t tw_model_output_shape(tw_model *model, size_t index, int64_t *shape, size_t rank);
+int32_t tw_model_thread_count(const tw_model *model);
 const char *tw_model_message(const tw_model *model);
 const char *tw_status_text(int32_t status);
 uint64_t tw_workspace_bytes(const tw_descriptor *descriptor, int32_t threads);
@@ -96,6 +118,25 @@ int32_t tw_check_pointers(const tw_descriptor *descriptor, const void *const *in
                           char *message, size_t room);
 int32_t tw_check_tensors(const tw_descriptor *descriptor, const tw_tensor *inputs, size_t input_count,
                          const tw_tensor *outputs, size_t output_count, char *message, size_t room);
+
+/* The rank of an input, which must be known before its dimensions are read. */
+int32_t tw_check_rank(const tw_descriptor *descriptor, const tw_tensor *inputs, uint32_t index, char *message, size_t room);
+
+/* --- tw_sizes.c: open dimensions ------------------------------------------------------------------------------------ */
+
+typedef struct tw_shaped tw_shaped;
+
+/* NULL without memory. */
+tw_shaped *tw_shaped_create(const tw_descriptor *descriptor);
+void tw_shaped_destroy(tw_shaped *shaped);
+/* The descriptor with the shapes, bytes and memory of the last `bind`. */
+const tw_descriptor *tw_shaped_descriptor(const tw_shaped *shaped);
+bool tw_shaped_is_planned(const tw_shaped *shaped);
+void tw_shaped_forget(tw_shaped *shaped);
+/* Takes the shapes of the inputs: one array for each, of its rank.  Allocates nothing. */
+int32_t tw_shaped_bind(tw_shaped *shaped, const int64_t *const *input_shapes, char *message, size_t room);
+void tw_shaped_run(const tw_shaped *shaped, void *runtime, char *arena, char *scratch, const char *constants,
+                   void *const *inputs, void *const *outputs, int64_t tid, int64_t nt);
 
 /* --- tw_host.c: this machine ---------------------------------------------------------------------------------------- */
 

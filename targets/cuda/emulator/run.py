@@ -163,6 +163,7 @@ def _key(a: Address) -> tuple[str, int]:
 
 
 def _address(a: Address, memory: Mapping[tuple[str, int], np.ndarray]) -> int:
+    assert isinstance(a.offset, int), a  # GPUs have no open dimensions
     return int(memory[_key(a)].ctypes.data) + a.offset
 
 

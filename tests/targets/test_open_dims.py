@@ -1,0 +1,180 @@
+"""Artifacts with open dimensions: any size gives the numbers of the interpreter, and sizes that do not fit are refused."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from frontend.onnx_models import F32, I64, model, node, value
+from onnx import ModelProto
+from tilewright.compiler.api import compile
+from tilewright.frontend.onnx import import_model
+from tilewright.ir.errors import OptionError
+from tilewright.ir.interpreter import run_graph
+from tilewright.targets.loader import Module
+
+RNG = np.random.default_rng(8)
+SIZES = ((1, 1), (2, 3), (7, 16), (17, 5), (40, 33))
+
+
+def weights(*shape: int) -> np.ndarray:
+    return (RNG.standard_normal(shape) / 4).astype(np.float32)
+
+
+def mlp() -> ModelProto:
+    """Rows of two open dimensions, an epilogue with functions, and a softmax of an open row."""
+    return model(
+        [
+            node("MatMul", ["x", "w"], ["a"]), node("Add", ["a", "b"], ["c"]), node("Tanh", ["c"], ["d"]),
+            node("Transpose", ["d"], ["e"], perm=[0, 2, 1]), node("MatMul", ["d", "e"], ["s"]),
+            node("Softmax", ["s"], ["p"], axis=-1), node("MatMul", ["p", "d"], ["y"]),
+            node("ReduceMean", ["y", "axes"], ["z"], keepdims=0),
+        ],
+        [value("x", "n", "m", 24)], ["y", "z"],
+        {"w": weights(24, 40), "b": weights(40), "axes": np.array([1])},
+    )  # fmt: skip
+
+
+def image() -> ModelProto:
+    """Convolutions, pools and a concatenation over an open batch, height and width."""
+    return model(
+        [
+            node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1]), node("Relu", ["a"], ["b"]),
+            node("MaxPool", ["b"], ["c"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+            node("Conv", ["b", "d"], ["e"], group=16, pads=[1, 1, 1, 1]), node("Concat", ["c", "e"], ["f"], axis=1),
+            node("GlobalAveragePool", ["f"], ["y"]), node("Conv", ["f", "o"], ["z"], strides=[2, 2]),
+        ],
+        [value("x", "n", 3, "h", "m")], ["y", "z"],
+        {"w": weights(16, 3, 3, 3), "d": weights(16, 1, 3, 3), "o": weights(20, 32, 1, 1)},
+    )  # fmt: skip
+
+
+def moved() -> ModelProto:
+    """Shapes computed from shapes: reshapes, slices, gathers, padding, sorting."""
+    return model(
+        [
+            node("Shape", ["x"], ["s"]), node("Gather", ["s", "first"], ["n"]), node("Concat", ["n", "rest"], ["t"], axis=0),
+            node("Reshape", ["x", "t"], ["flat"]), node("Pad", ["flat", "pads"], ["wide"]),
+            node("Slice", ["wide", "one", "end", "last"], ["y"]), node("TopK", ["flat", "two"], ["z", "at"]),
+            node("CumSum", ["flat", "axis"], ["u"]),
+        ],
+        [value("x", "n", "m", 6)], ["y", "z", "at", "u"],
+        {"first": np.array([0]), "rest": np.array([-1]), "pads": np.array([0, 1, 0, 2]), "one": np.array([1]),
+         "end": np.array([-1]), "last": np.array([1]), "two": np.array([2]), "axis": np.array(1)},
+    )  # fmt: skip
+
+
+def recurrent() -> ModelProto:
+    nodes = [node("LSTM", ["x", "w", "r"], ["y", "h"], hidden_size=64), node("GRU", ["x", "w3", "r3"], ["z"], hidden_size=20)]
+    constants = {"w": weights(1, 256, 8), "r": weights(1, 256, 64), "w3": weights(1, 60, 8), "r3": weights(1, 60, 20)}
+    return model(nodes, [value("x", "m", "n", 8)], ["y", "h", "z"], constants)
+
+
+MODELS: dict[str, tuple[Callable[[], ModelProto], Callable[[int, int], tuple[int, ...]]]] = {
+    "mlp": (mlp, lambda n, m: (n, m, 24)),
+    "image": (image, lambda n, m: (min(n, 3), 3, m + 2, n + 3)),
+    "moved": (moved, lambda n, m: (n, m, 6)),
+    "recurrent": (recurrent, lambda n, m: (m, min(n, 4), 8)),
+}
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ModelProto, Module]:
+    make, _ = MODELS[request.param]
+    proto = make()
+    folder = tmp_path_factory.mktemp(request.param)
+    compile(proto, cache=False, name=request.param, jobs=1).save(folder)
+    return request.param, proto, Module(folder, threads=2)
+
+
+def test_any_size_gives_the_numbers_of_the_interpreter(case: tuple[str, ModelProto, Module]) -> None:
+    name, proto, module = case
+    for n, m in (*SIZES, SIZES[0]):
+        x = RNG.standard_normal(MODELS[name][1](n, m)).astype(np.float32)
+        wanted = run_graph(import_model(proto, shapes={"x": x.shape}), [x])
+        got = module(x)
+        for k, (g, w) in enumerate(zip(got, wanted, strict=True)):
+            assert g.shape == w.shape == module.output_shape(k)
+            np.testing.assert_allclose(g, w, rtol=2e-4, atol=2e-5, err_msg=f"{name} at {x.shape}")
+
+
+def test_buffers_that_are_bound_keep_their_shapes(case: tuple[str, ModelProto, Module]) -> None:
+    """A call with another size between two steps changes nothing."""
+    name, _, module = case
+    x = RNG.standard_normal(MODELS[name][1](5, 4)).astype(np.float32)
+    wanted = module(x)
+    results = [np.zeros_like(w) for w in wanted]
+    step = module.bind([x], results)
+    module(RNG.standard_normal(MODELS[name][1](2, 9)).astype(np.float32))
+    step()
+    for g, w in zip(results, wanted, strict=True):
+        np.testing.assert_array_equal(g, w)
+
+
+# ---- what does not fit ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Module:
+    """Two inputs that share a dimension, one of them with a range, and one that must fit into rows of four."""
+    proto = model(
+        [node("Add", ["a", "b"], ["c"]), node("Reshape", ["c", "rows"], ["y"])],
+        [value("a", "n", "k"), value("b", "n", "")], ["y"], {"rows": np.array([-1, 4])},
+    )
+    folder = tmp_path_factory.mktemp("pair")
+    compile(proto, dims={"n": "2..8"}, cache=False, name="pair", jobs=1).save(folder)
+    return Module(folder)
+
+
+def ones(*shape: int) -> np.ndarray:
+    return np.ones(shape, np.float32)
+
+
+def test_sizes_that_fit(pair: Module) -> None:
+    assert pair(ones(2, 6), ones(2, 6))[0].shape == (3, 4)
+    assert pair.manifest["dims"] == {"n": [2, 8], "k": [1, None], "b_1": [1, None]}
+
+
+@pytest.mark.parametrize("a, b, message", [
+    ((3, 4), (2, 4), r"input 1 \(b\): dimension 0 \(n\) is 3 elsewhere, got 2"),
+    ((1, 4), (1, 4), r"input 0 \(a\): dimension 0 \(n\) must be from 2 to 8, got 1"),
+    ((9, 4), (9, 4), r"must be from 2 to 8, got 9"),
+    ((2, 0), (2, 0), r"dimension 1 \(k\) must be 1 or more, got 0"),
+    ((2, 3), (2, 3), r"does not fit into"),
+    ((2, 4), (2, 8), r"must be"),
+])  # fmt: skip
+def test_sizes_that_do_not_fit(pair: Module, a: tuple[int, int], b: tuple[int, int], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        pair(ones(*a), ones(*b))
+    assert pair(ones(4, 4), ones(4, 4))[0].tolist() == (2 * ones(4, 4)).tolist()
+
+
+def test_sizes_beyond_any_memory(pair: Module) -> None:
+    shapes = [(ctypes.c_int64 * 2)(8, 2**62), (ctypes.c_int64 * 2)(8, 2**62)]
+    resize = pair._function("resize", ctypes.c_int32)
+    status = resize(pair._handle, (ctypes.c_void_p * 2)(*map(ctypes.addressof, shapes)))
+    assert status == 4
+    with pytest.raises(OptionError, match="shapes of the inputs are not set"):
+        pair._fail(pair._run(pair._handle, (ctypes.c_void_p * 2)(), (ctypes.c_void_p * 1)()))
+
+
+def test_a_run_before_the_shapes_are_known(tmp_path: Path) -> None:
+    proto = model([node("Neg", ["x"], ["y"])], [value("x", "n", dtype=F32)], ["y"])
+    compile(proto, cache=False, name="neg", jobs=1).save(tmp_path)
+    module = Module(tmp_path)
+    with pytest.raises(OptionError, match="shapes of the inputs are not set"):
+        module.output_shape(0)
+    assert module(ones(3))[0].tolist() == [-1, -1, -1]
+
+
+def test_a_gather_at_open_sizes(tmp_path: Path) -> None:
+    """Indices of an open number into an open table; negative ones count from its end."""
+    proto = model([node("Gather", ["x", "i"], ["y"], axis=0)], [value("x", "n", 3), value("i", "k", dtype=I64)], ["y"])
+    compile(proto, cache=False, name="gather", jobs=1).save(tmp_path)
+    module = Module(tmp_path)
+    for n, k in ((1, 4), (9, 2)):
+        x, i = RNG.standard_normal((n, 3)).astype(np.float32), RNG.integers(-n, n, k)
+        np.testing.assert_array_equal(module(x, i)[0], x[i])
