@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from math import prod
 
 from ..ir.errors import InternalError
 from ..ir.expr import I64, Expr, HReduce, Load, Type, as_expr, binary, const
@@ -20,6 +19,7 @@ from ..ir.kernel import Block, Buffer, Do, For, If, Kernel, Prefetch, Stmt, Stor
 from ..ir.traverse import walk
 from ..ir.types import DTYPES, Dim
 from .program import Address, Program, Site, all_calls
+from .sizing import as_number, bytes_of
 
 OUT_OF_BOUNDS = "tw_out_of_bounds"
 """The `Do` that a failed check runs: site, first and last element of the access, number of elements of the buffer."""
@@ -111,26 +111,29 @@ class _Checker:
 
 
 def _require_inside(program: Program) -> None:
-    sizes = {"arena": program.arena_bytes, "constants": program.constant_bytes}
+    """Of open dimensions at their typical sizes."""
+    number = program.sizing.typical if program.sizing is not None else as_number
     for call in all_calls((*program.prepare, *program.steps)):
         for buf, address in zip(program.kernels[call.kernel].buffers, call.args, strict=False):
-            length = extent(buf)
-            limit = _limit(program, address, sizes)
-            if not isinstance(length, int) or limit is None:
+            limit = _limit(program, address)
+            if limit is None:
                 continue
-            end = address.offset + length * DTYPES[buf.dtype].size
-            if address.offset < 0 or end > limit:
+            first, most = number(address.offset), number(limit)
+            end = first + number(extent(buf)) * DTYPES[buf.dtype].size
+            if first < 0 or end > most:
                 raise InternalError(
-                    f"kernel {call.kernel} is given {buf.name} at bytes {address.offset} to {end} of the {limit} bytes of "
+                    f"kernel {call.kernel} is given {buf.name} at bytes {first} to {end} of the {most} bytes of "
                     f"{address.space} {address.index}"
                 )
 
 
-def _limit(program: Program, a: Address, sizes: dict[str, int]) -> int | None:
-    if a.space in sizes:
-        return sizes[a.space]
+def _limit(program: Program, a: Address) -> Dim | None:
+    if a.space == "slot":
+        assert program.sizing is not None
+        return program.sizing.slots[a.index].size
+    if a.space in ("arena", "constants"):
+        return program.arena_bytes if a.space == "arena" else program.constant_bytes
     given = program.inputs if a.space == "input" else program.outputs
     if a.index >= len(given):  # where the sizes of an output are written
         return None
-    _, t = given[a.index]
-    return prod(t.static_shape) * DTYPES[t.dtype].size if t.is_static else None
+    return bytes_of(given[a.index][1])

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..ir.compute import Compute
 from ..ir.dims import normal_dim, symbols, volume
-from ..ir.errors import InternalError, TargetError
+from ..ir.errors import InternalError, OptionError, TargetError
 from ..ir.expr import load
 from ..ir.graph import Graph, Node, Value
 from ..ir.kernel import Buffer, axis
@@ -406,6 +406,11 @@ def lower(
     Raises TargetError for what a machine cannot run with open dimensions, OptionError for a choice that does not fit its
     group."""
     free = open_symbols(graph, machine, ranges or {})
+    if free and prepare_weights:
+        raise OptionError(
+            f"transform_weights=create with the open dimensions {', '.join(s.var.name for s in free)}: instances make weights "
+            "before they know any sizes; bind the dimensions (--dim NAME=N), or use transform_weights=compile"
+        )
     program = Lowering(graph, machine, name, accuracy, choices, prepare_weights, free, checks).run()
     if not isinstance(machine, GpuMachine):
         return synchronize(program, machine)

@@ -91,6 +91,11 @@ def evaluate(d: Dim, sizes: Mapping[Var, int]) -> int:
     return int(found.value)  # type: ignore[attr-defined]
 
 
+def as_number(d: Dim) -> int:
+    """A dimension without symbols."""
+    return evaluate(d, {})
+
+
 def bytes_of(t: TensorType) -> Dim:
     """Bytes of a dense array."""
     return normal_dim(multiply_dims((*t.shape, DTYPES[t.dtype].size)))

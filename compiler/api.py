@@ -61,9 +61,8 @@ def compile(
     model: the path of a file, its bytes, or an onnx.ModelProto.
     target: "cpu" (this machine), or "cpu:NAME+FEATURE+..." as `tilewright targets` lists them.
     shapes: dimensions of inputs, {"input": (1, 3, 224, 224)}; a string gives a dimension a name.
-    dims: sizes of symbolic dimensions, {"batch": 4}, or ranges, {"batch": "1..64"} or "1..".  Dimensions that are not
-    bound stay open with the CPU target: the artifact takes any size.  The other targets need every dimension bound; tpu, xla
-    and tvm take several sizes too, {"batch": (1, 8, 32)}, and the module chooses among them.
+    dims: sizes of symbolic dimensions, {"batch": 4}, or ranges, {"batch": "1..64"}; what is not bound stays open with the
+    CPU target: any size.  For tpu, xla and tvm several sizes too, {"batch": (1, 8, 32)}: the module chooses among them.
     name: prefix of the C symbols, a C identifier; default: from the file's name.
     accuracy: "default", or "strict" (no transformed convolutions and products, no reassociation beyond a register tile).
     precision: "f32"; "bf16" or "f16" store intermediate values and weights of products in 16 bits and sum in f32.
