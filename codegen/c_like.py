@@ -121,8 +121,10 @@ class _KernelPrinter:
         if isinstance(p, Var):
             return f"long long {name}"
         ctype = self.e.ctype(p.dtype)
-        if p.space == "stream":
-            return f"{self.dialect.spaces['stream'].format(type=ctype)}{name}"
+        if p.space in ("stream", "tensor_map"):
+            if p.space not in self.dialect.spaces:
+                raise unsupported(f"parameter {p.name} is a {p.space}, which {self.dialect.name} does not have")
+            return f"{self.dialect.spaces[p.space].format(type=ctype)}{name}"
         alone = "may_alias" not in p.attrs and not (self.meets and p in self.written)
         return f"{'' if p in self.written else 'const '}{ctype} *{self.dialect.restrict.strip() + ' ' if alone else ''}{name}"
 
@@ -340,13 +342,16 @@ class _KernelPrinter:
         self.line(self.dialect.barriers[s.scope])
 
     def instruction(self, s: Do, followed: bool) -> None:
-        """A Load among the arguments is an address: of an element, or of the tile below the leading indices."""
+        """A Load among the arguments is an address: of an element, or of the tile below the leading indices; or a place in
+        what a tensor map describes."""
         if s.fn not in self.dialect.instructions:
             raise unsupported(f"the instruction {s.fn}, which {self.dialect.name} does not have")
         self.e.begin(*(i for a in s.args if not isinstance(a, Load) for i in (a,)))
         texts = []
         for a in s.args:
-            if isinstance(a, Load):
+            if isinstance(a, Load) and a.buf.space == "tensor_map":  # coordinates, the contiguous one first
+                texts += [f"&{self.e.names[a.buf]}", *(self.e.expr(i) for i in reversed(a.idx))]
+            elif isinstance(a, Load):
                 zeros = (as_expr(0),) * (len(a.buf.shape) - len(a.idx))
                 texts.append(f"&{self.e.place(a.buf, (*a.idx, *zeros))}")
             else:

@@ -15,6 +15,10 @@ What a kernel may use beyond plain C++:
     Do wgmma_m64n64k16_f16(d, a, b), n128, n256, _bf16
                                                      four warps (sm_90a): d[n / 8][4] f32 += a[64, 16] * b[n, 16]^T, tiles by
          their addresses in shared memory; wgmma_fence() before, wgmma_commit(), wgmma_wait(n); fence_async_proxy()
+    Do bulk_copy_2d, _3d(tile, map place, barrier)   cp.async.bulk.tensor (sm_90a): a box of what a tensor map describes, in
+         rows of 128 bytes, permuted; zeros outside; its bytes are counted by the barrier
+    Do mbarrier_init(barrier, arrivals), fence_mbarrier_init(), mbarrier_arrive(barrier), mbarrier_wait(barrier, parity),
+         mbarrier_expect(barrier, bytes)             barriers in shared memory (u64); expect arrives and adds bytes to wait for
     Barrier "block", "warp"                          __syncthreads, __syncwarp
 
 Fragments are register arrays in the order of the registers: element e of thread (g = lane / 4, t = lane % 4) of a 16-bit
@@ -130,6 +134,61 @@ DEVICE void wgmma_m64n{columns}k16_{dtype}(float *d, const void *a, const void *
 """
 
 
+def _bulk_copy(rank: int) -> str:
+    """One bulk tensor copy.  The coordinates come with the contiguous axis first."""
+    names = [f"c{n}" for n in range(rank)]
+    parameters, places = ", ".join(f"int {n}" for n in names), ", ".join(f"%{n + 2}" for n in range(rank))
+    return f"""
+DEVICE void bulk_copy_{rank}d(void *tile, const tensor_map *map, {parameters}, unsigned long long *barrier)
+{{
+    const unsigned to = (unsigned)__cvta_generic_to_shared(tile), done = (unsigned)__cvta_generic_to_shared(barrier);
+    asm volatile("cp.async.bulk.tensor.{rank}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+                 "[%0], [%1, {{{places}}}], [%{rank + 2}];"
+                 ::"r"(to), "l"(map), {", ".join(f'"r"({n})' for n in names)}, "r"(done) : "memory");
+}}
+"""
+
+
+def _barrier_function(name: str, parameter: str, instruction: str) -> str:
+    """A function of a barrier in shared memory and at most one number."""
+    parameters, operand = (f", int {parameter}", f', "r"({parameter})') if parameter else ("", "")
+    return f"""
+DEVICE void {name}(unsigned long long *barrier{parameters})
+{{
+    asm volatile("{instruction};" ::"r"((unsigned)__cvta_generic_to_shared(barrier)){operand} : "memory");
+}}
+"""
+
+
+_BULK: dict[str, str] = {
+    "tensor_map": """
+// How a matrix lies in memory, for bulk copies: the driver writes it at the launch.
+struct __align__(64) tensor_map {
+    unsigned long long words[16];
+};
+""",
+    **{f"bulk_copy_{rank}d": _bulk_copy(rank) for rank in (2, 3)},
+    "mbarrier_init": _barrier_function("mbarrier_init", "arrivals", "mbarrier.init.shared::cta.b64 [%0], %1"),
+    "mbarrier_expect": _barrier_function("mbarrier_expect", "bytes", "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1"),
+    "mbarrier_arrive": _barrier_function("mbarrier_arrive", "", "mbarrier.arrive.shared::cta.b64 _, [%0]"),
+    "fence_mbarrier_init": """
+// Makes barriers that this thread has initialised visible to bulk copies.
+DEVICE void fence_mbarrier_init() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+""",
+    "mbarrier_wait": """
+// Waits until the phase of this parity is complete.
+DEVICE void mbarrier_wait(unsigned long long *barrier, int parity)
+{
+    const unsigned at = (unsigned)__cvta_generic_to_shared(barrier);
+    unsigned done = 0;
+    while (!done) {
+        asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+                     : "=r"(done) : "r"(at), "r"(parity) : "memory");
+    }
+}
+""",
+}
+
 _WARPGROUP: dict[str, str] = {
     "wgmma_tile": """
 // Describes a tile in shared memory to the matrix unit: rows of 128 bytes in its permutation, eight rows to 1024 bytes.
@@ -155,6 +214,7 @@ template <int GROUPS> DEVICE void wgmma_wait()
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(GROUPS) : "memory");
 }
 """,
+    **_BULK,
     **{f"wgmma_m64n{n}k16_{t}": _warpgroup_product(n, t) for n in WARPGROUP_COLUMNS for t in ("f16", "bf16")},
 }
 
@@ -199,13 +259,14 @@ CUDA = Dialect(
         ("f16", "f32"): "__half2float({0})", ("f32", "f16"): "__float2half_rn({0})", ("f64", "f16"): "__double2half({0})",
         ("bf16", "f32"): "__bfloat162float({0})", ("f32", "bf16"): "__float2bfloat16_rn({0})",
     },
-    spaces={"shared": "__shared__ __align__(16) ", "register": "", "stack": ""},
+    spaces={"shared": "__shared__ __align__(16) ", "register": "", "stack": "",
+            "tensor_map": "const __grid_constant__ tensor_map "},
     signature='extern "C" __global__ void __launch_bounds__({threads})\n{name}({parameters})',
     device="static __device__ __forceinline__",
     bindings={f"{kind}.{d}": f"{index}.{d}" for kind, index in (("block", "blockIdx"), ("thread", "threadIdx")) for d in "xyz"},
     before={"unroll": "#pragma unroll"},
     barriers={"block": "__syncthreads();", "warp": "__syncwarp();"},
-    instructions=frozenset(INSTRUCTIONS) - {"cp_async", "DYNAMIC_SHARED", "wgmma_tile"},
+    instructions=frozenset(INSTRUCTIONS) - {"cp_async", "DYNAMIC_SHARED", "wgmma_tile", "tensor_map"},
     shared_limit=STATIC_SHARED,
     snippets={**_CONSTANTS, **ARITHMETIC, **_WARP, **INSTRUCTIONS},
 )

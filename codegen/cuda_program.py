@@ -14,6 +14,7 @@ from ..ir.errors import InternalError
 from ..ir.kernel import Buffer, Kernel
 from ..ir.kernel_launch import Size, split_launches
 from ..ir.kernel_verify import verify_kernel
+from ..ir.types import DTYPES
 from .c_dialect import comment_text, snippet_text, used_snippets
 from .c_like import PrintedKernel, print_kernel
 from .cuda import CUDA, INSTRUCTIONS
@@ -27,8 +28,21 @@ _HALVES = {"__half": "cuda_fp16.h", "__nv_bfloat16": "cuda_bf16.h"}
 
 
 @dataclass(frozen=True)
+class TensorMap:
+    """A parameter of a function that is no address but describes memory for bulk copies (`CUtensorMap`), made at the launch.
+    parameter: its number; sizes, strides (bytes, not of the first axis) and box: the contiguous axis first."""
+
+    parameter: int
+    dtype: str
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    box: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Launch:
-    """One launch of a call.  params: which of the call's arguments the function takes, in its order."""
+    """One launch of a call.  params: which of the call's arguments the function takes, in its order; maps: those of them
+    that are given as tensor maps."""
 
     function: str
     grid: Size
@@ -36,6 +50,7 @@ class Launch:
     shared_bytes: int
     dynamic_shared: int
     params: tuple[int, ...]
+    maps: tuple[TensorMap, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,11 +78,24 @@ def print_program(program: Program, machine: GpuMachine) -> CudaSource:
             printed = print_kernel(part, CUDA)
             _check_limits(printed, machine, kernel)
             made.append(Launch(printed.name, printed.grid, printed.block, printed.shared_bytes, printed.dynamic_shared,
-                               tuple(kernel.params.index(p) for p in part.params)))
+                               tuple(kernel.params.index(p) for p in part.params), tensor_maps(part)))
             functions[printed.name] = _comment(printed, part, calls.get(name, [])) + printed.text
         launches[name] = tuple(made)
     title = f"// {comment_text(program.name)}, compiled by Tilewright for {', '.join(machine.architectures)}.\n"
     return CudaSource(module_text(title, functions, functions), launches, title, functions)
+
+
+def tensor_maps(part: Kernel) -> tuple[TensorMap, ...]:
+    """The parameters of one launch that are tensor maps."""
+    return tuple(_tensor_map(n, p) for n, p in enumerate(part.buffers) if p.space == "tensor_map")
+
+
+def _tensor_map(number: int, p: Buffer) -> TensorMap:
+    assert p.strides is not None
+    ((_, *box),) = (a for a in p.attrs if isinstance(a, tuple) and a[0] == "box")
+    size = DTYPES[p.dtype].size
+    strides = tuple(s * size for s in reversed(p.strides[:-1]))
+    return TensorMap(number, p.dtype, p.static_shape[::-1], strides, tuple(box[::-1]))
 
 
 def module_text(title: str, functions: Mapping[str, str], names: Collection[str]) -> str:
@@ -118,4 +146,6 @@ def _wrapped(line: str) -> list[str]:
 
 def _shape(p: Buffer) -> str:
     strides = "" if p.strides is None else f" strides {', '.join(map(str, p.strides))}"
-    return f"{p.name} {p.dtype}[{', '.join(map(str, p.shape))}]{strides}"
+    box = [" x ".join(map(str, a[1:])) for a in p.attrs if isinstance(a, tuple) and a[0] == "box"]
+    copied = f", in boxes of {box[0]}" if box else ""
+    return f"{p.name} {p.dtype}[{', '.join(map(str, p.shape))}]{strides}{copied}"

@@ -140,10 +140,15 @@ class Lowering:
         """Add the call of a scheduled kernel.  places: parameter name -> memory; arrays: those that are constants."""
         packs = dict(made.packs)
         places = {**places, **{name: Place(self.new_root(name, size), 0, ()) for name, size in made.temporaries}}
+        views = dict(made.views)
         for p in made.kernel.buffers:  # first: packing at run time is a step of its own
-            if p.name not in places:
-                array = (arrays or {}).get(packs[p.name].source)
-                places[p.name] = self._pack(scope, packs[p.name], p, places, array, node)
+            source, first = views.get(p.name, (p.name, 0))
+            if source not in places:
+                array = (arrays or {}).get(packs[source].source)
+                places[source] = self._pack(scope, packs[source], p, places, array, node)
+            if p.name in views:
+                place = places[source]
+                places[p.name] = Place(place.root, place.offset + first * DTYPES[p.dtype].size, place.strides)
         args = [self.use(places[p.name]) for p in made.kernel.buffers]
         name = self.kernels.add(made.kernel)
         ops = tuple(n.op.name for n in node.op.body.nodes) if isinstance(node.op, Fused) else (node.op.name,)

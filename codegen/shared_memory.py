@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from ..ir.kernel import Alloc, Block, Buffer, For, If
 from ..ir.types import DTYPES
 
+ALIGN = Buffer("", "u8", ()).align  # of a buffer that says nothing
+
 
 @dataclass
 class SharedLayout:
@@ -30,7 +32,7 @@ def elements_reached(b: Buffer) -> int:
 
 
 def layout_shared(body: Block) -> SharedLayout:
-    """Offsets in whole 16 bytes."""
+    """Offsets in whole 16 bytes; of a buffer that asks for more than others, in that."""
     layout = SharedLayout()
     _place(body, 0, layout)
     return layout
@@ -41,6 +43,7 @@ def _place(block: Block, offset: int, layout: SharedLayout) -> None:
         match s:
             case Alloc() if s.buf.space == "shared":
                 size = -(-elements_reached(s.buf) * DTYPES[s.buf.dtype].size // 16) * 16
+                offset = -(-offset // s.buf.align) * s.buf.align if s.buf.align > ALIGN else offset
                 layout.offsets[id(s)] = offset
                 layout.separate += size
                 offset += size

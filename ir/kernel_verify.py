@@ -50,7 +50,7 @@ from .traverse import children, substitute, walk
 from .types import DTYPES
 
 KINDS = ("serial", "unroll", "parallel", "pipeline", *BINDINGS)
-SPACES = ("global", "stack", "register", "shared", "local", "stream")
+SPACES = ("global", "stack", "register", "shared", "local", "stream", "tensor_map")
 _COMPARE = ("lt", "le", "eq", "ne")
 
 
@@ -87,7 +87,7 @@ class _Verifier:
             if isinstance(p, Var):
                 self.variables[p.name] = p
             else:
-                self.need(p.space in ("global", "stream"), f"parameter {p.name} lies in {p.space}")
+                self.need(p.space in ("global", "stream", "tensor_map"), f"parameter {p.name} lies in {p.space}")
                 self.buffers[p.name] = p
         for b in self.kernel.buffers:
             self.buffer(b)

@@ -79,7 +79,7 @@ class Scheduled:
     """kernel: its parameters are the group's buffers by name, and the packed ones.  packs: packed parameter -> where it
     comes from.  note: the schedule in words, for people.  temporaries: (parameter, bytes) of memory that the kernel needs
     only while it runs, shared by the threads.  key: what measured numbers for it are found by, if it takes any;
-    choice: the numbers that it has."""
+    choice: the numbers that it has.  views: parameter -> (the parameter whose memory it describes, from which element on)."""
 
     kernel: Kernel
     packs: tuple[tuple[str, Pack], ...] = ()
@@ -87,3 +87,4 @@ class Scheduled:
     temporaries: tuple[tuple[str, int], ...] = ()
     key: str = ""
     choice: Choice = BY_MODEL
+    views: tuple[tuple[str, tuple[str, int]], ...] = ()

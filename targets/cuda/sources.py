@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 
-from ...codegen.cuda_program import CudaSource, Launch
+from ...codegen.cuda_program import CudaSource, Launch, TensorMap
 from ...codegen.machine_gpu import STATIC_SHARED, GpuMachine
 from ...codegen.program import Address, Branch, Call, Program, Repeat, Step
 from ...ir.errors import InternalError
@@ -18,7 +18,7 @@ from .images import Image
 RUNTIME_SOURCES = ("tw_cuda_create.c", "tw_cuda_driver.c", "tw_cuda_load.c", "tw_cuda_run.c", "tw_cuda_steps.c")
 RUNTIME_HEADERS = ("tw_cuda.h", "tw_cuda_abi.h")
 SHARED_SOURCES, SHARED_HEADERS = ("tw_check.c", "tw_memory.c"), ("tw_abi.h", "tw_runtime.h")
-MAX_ARGUMENTS = 64  # TW_MAX_ARGUMENTS
+MAX_ARGUMENTS, MAX_MAPS = 64, 4  # TW_MAX_ARGUMENTS, TW_MAX_MAPS
 _SPACES = {"arena": "TW_ARENA", "constants": "TW_CONSTANTS", "input": "TW_INPUT", "output": "TW_OUTPUT"}
 
 
@@ -67,6 +67,8 @@ class _Tables:
                     for launch in self.source.launches[s.kernel]:
                         if len(launch.params) > MAX_ARGUMENTS:
                             raise InternalError(f"kernel {launch.function}: more than {MAX_ARGUMENTS} parameters")
+                        if len(launch.maps) > MAX_MAPS:
+                            raise InternalError(f"kernel {launch.function}: more than {MAX_MAPS} tensor maps")
                         first = self.address(*(s.args[n] for n in launch.params))
                         self.add("TW_LAUNCH", self.numbers[launch.function], first)
                 case Branch():
@@ -103,7 +105,10 @@ def descriptor_source(
     order = [(name, m) for m, names in enumerate(modules) for name in names]
     tables = _Tables(source, {name: n for n, (name, _) in enumerate(order)})
     tables.flatten(program.steps)
-    functions = [_function_row(launches[name], m) for name, m in order]
+    functions, maps = [], []
+    for name, m in order:
+        functions.append(_function_row(launches[name], m, len(maps)))
+        maps += map(_map_row, launches[name].maps)
     image_rows = [
         f"{{ {_number(i.arch)}u, {int(i.is_ptx)}u, {int(i.arch.endswith('a'))}u, {_label(m, n)} }}"
         for m, made in enumerate(images) for n, i in enumerate(made)
@@ -126,17 +131,27 @@ def descriptor_source(
             info_table("inputs", program.inputs) + info_table("outputs", program.outputs),
             identity if weights_file else "",
             _table("tw_cuda_image", "images", image_rows, "{ 0u, 0u, 0u, NULL }"),
-            _table("tw_cuda_function", "functions", functions, "{ NULL, 0u, { 1u, 1u, 1u }, { 1u, 1u, 1u }, 0u, 0u }"),
+            _table("tw_cuda_function", "functions", functions,
+                   "{ NULL, 0u, { 1u, 1u, 1u }, { 1u, 1u, 1u }, 0u, 0u, 0u, 0u }"),
+            _table("tw_cuda_map", "maps", maps, "{ 0u, 0u, 0u, { 1u }, { 0u }, { 1u } }"),
             _table("tw_cuda_address", "addresses", tables.addresses, "{ TW_NOWHERE, 0u, 0u }"),
             _table("tw_cuda_step", "steps", tables.steps, "{ TW_JUMP, 0u, 0u, 0u }"),
         ]),
     })
 
 
-def _function_row(launch: Launch, module: int) -> str:
+def _function_row(launch: Launch, module: int, first_map: int) -> str:
     grid, block = (", ".join(f"{n}u" for n in size) for size in (launch.grid, launch.block))
     return (f"{{ {c_string(launch.function)}, {module}u, {{ {grid} }}, {{ {block} }}, {launch.dynamic_shared}u, "
-            f"{len(launch.params)}u }}")
+            f"{len(launch.params)}u, {first_map}u, {len(launch.maps)}u }}")
+
+
+_MAP_TYPES = {"f16": 6, "bf16": 9}  # CUtensorMapDataType
+
+
+def _map_row(m: TensorMap) -> str:
+    sizes, strides, box = (", ".join(f"{n}u" for n in row) for row in (m.sizes, m.strides, m.box))
+    return f"{{ {m.parameter}u, {_MAP_TYPES[m.dtype]}u, {len(m.sizes)}u, {{ {sizes} }}, {{ {strides} }}, {{ {box} }} }}"
 
 
 def _number(arch: str) -> int:

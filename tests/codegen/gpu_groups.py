@@ -58,14 +58,17 @@ def run(op: Op, arrays: Sequence[np.ndarray], constants: Sequence[int] = (), mac
         finish: Finish | None = None, runner: Callable[..., None] = emulate_kernel) -> tuple[np.ndarray, Scheduled]:
     """The output; memory that the kernel writes holds NaN, or 99, before."""
     made, kernel = schedule(op, arrays, constants, machine, finish)
-    packs = dict(made.packs)
+    packs, views = dict(made.packs), dict(made.views)
     data: dict[str, np.ndarray] = {}
     for b in kernel.buffers:
         info = DTYPES[b.dtype]
-        if b.name in packs:
-            data[b.name] = packs[b.name].apply(arrays[int(packs[b.name].source[1:])])
-        elif b.name.startswith("x"):
-            data[b.name] = arrays[int(b.name[1:])]
+        source, first = views.get(b.name, (b.name, 0))
+        if source in packs:
+            data[b.name] = packs[source].apply(arrays[int(packs[source].source[1:])])
+        elif source.startswith("x"):
+            data[b.name] = arrays[int(source[1:])]
+            if first:
+                data[b.name] = data[b.name].reshape(-1)[first:]
         else:
             data[b.name] = np.full(b.static_shape, np.nan if info.kind == "f" else 99).astype(info.numpy)
         data[b.name] = aligned(np.ascontiguousarray(data[b.name]))

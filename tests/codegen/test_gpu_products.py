@@ -152,10 +152,17 @@ def test_mistakes_with_warpgroups_show(mistake: str, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(WarpgroupCore, "after_loop", lambda self: ())
     else:
         monkeypatch.setattr(StagedTile, "_permuted", lambda self, outer, inner: inner)
-    op, arrays, constants, _, machine = CASES["warpgroups"]
+    op, arrays, constants, _, machine = CASES["warpgroups, conv"]
     got, _ = run(op, arrays, constants, machine)
     expected = op.evaluate(*arrays)[0]
     assert not np.allclose(got.astype("f4"), expected.astype("f4"), rtol=0.1, atol=0.1)
+
+
+def test_copies_that_the_matrix_unit_does_not_see_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WarpgroupCore, "before_barrier", lambda self: ())
+    op, arrays, constants, _, machine = CASES["warpgroups, conv"]
+    with pytest.raises(EmulationError, match="fence_async_proxy"):
+        run(op, arrays, constants, machine)
 
 
 def test_a_stage_that_is_filled_while_it_is_read_shows(monkeypatch: pytest.MonkeyPatch) -> None:

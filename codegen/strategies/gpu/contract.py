@@ -29,6 +29,7 @@ from ...machine_gpu import GpuMachine
 from ...schedule.vectors import vector_store
 from ..choices import Choice
 from ..scheduled import Group, Pack, Scheduled
+from .bulk import PRODUCERS, TILE_ALIGN, BulkPipeline, TensorView, tensor_view
 from .cores import INSTRUCTIONS, MatrixCore, PlainCore
 from .legalize import legalize
 from .operand import ACCESS, MatrixProduct, Operand, access_width
@@ -53,15 +54,19 @@ def schedule_matrix_product(group: Group, p: MatrixProduct, machine: GpuMachine)
     warpgroup = _takes_warpgroup(left, right, tile_types, machine)
     tile, reason = _chosen(group.choice, widest, acc, matrix, machine, warpgroup) or choose_tile(
         p.sizes, widest, acc, matrix, machine, warpgroup, group.choice.rank or 0)
-    plan = _Plan(group, replace(p, left=left, right=right), tile, matrix, tile_types, machine)
+    p = replace(p, left=left, right=right)
+    views = _views(p, tile, machine)
+    plan = _Plan(group, p, replace(tile, bulk=bool(views)), matrix, tile_types, machine, views)
     kernel, temporaries = plan.kernel(tuple(packs))
     instruction = f"wgmma_m64n{tile.columns}k16_{widest}" if warpgroup else INSTRUCTIONS.get(tile_types)
     unit = f"tensor cores ({instruction})" if matrix else "f32 arithmetic" if acc == "f32" else f"{acc} arithmetic"
     b, m, n, k = p.sizes
     shape = f"{f'{b} x ' if b > 1 else ''}{m} x {n} x {k}"
-    note = f"product of {shape} by {unit}: {tile}; {reason}"
+    note = f"product of {shape} by {unit}: {plan.tile}; {reason}"
     numbers = Choice(tile_rows=tile.rows, tile_columns=tile.columns, stages=tile.stages, splits=tile.splits)
-    return Scheduled(kernel, tuple((buf.name, pack) for buf, pack in packs.items()), note, temporaries, choice=numbers)
+    sources = tuple((v.map.name, (v.source, v.offset)) for v in views)
+    return Scheduled(kernel, tuple((buf.name, pack) for buf, pack in packs.items()), note, temporaries, choice=numbers,
+                     views=sources)
 
 
 def _types(p: MatrixProduct, machine: GpuMachine) -> tuple[str, str] | None:
@@ -108,6 +113,16 @@ def _takes_warpgroup(left: Operand, right: Operand, types: tuple[str, str], mach
     return machine.has("wgmma") and halves and all(is_k_major(x, True, types[0]) for x in (left, right))
 
 
+def _views(p: MatrixProduct, tile: GpuTile, machine: GpuMachine) -> tuple[TensorView, ...]:
+    """Tensor maps of both operands, none where bulk copies cannot bring one of them."""
+    if not (tile.warpgroup and machine.has("tma")):
+        return ()
+    left = tensor_view("left", p.left, p.sizes[0], tile.rows, tile.depth)
+    right = tensor_view("right", p.right, p.sizes[0], tile.columns, tile.depth)
+    fits = replace(tile, bulk=True).shared_bytes(DTYPES[p.left.dtype].size, 4) <= machine.shared_bytes
+    return (left, right) if left is not None and right is not None and fits else ()
+
+
 def is_k_major(x: Operand, matrix: bool, dtype: str) -> bool:
     """Whether a tile lies in rows of k: as the operand does, and always where matrix loads cannot transpose."""
     if matrix and DTYPES[dtype].size != 2:
@@ -125,6 +140,7 @@ class _Plan:
     matrix: bool
     types: tuple[str, str]
     machine: GpuMachine
+    views: tuple[TensorView, ...] = ()
 
     def kernel(self, packed: tuple[Buffer, ...]) -> tuple[Kernel, tuple[tuple[str, int], ...]]:
         """The kernel, and its temporaries in memory."""
@@ -133,7 +149,7 @@ class _Plan:
         partial = Buffer("partial", p.compute.acc, (tile.splits, batches, rows, columns))
         split = tile.splits > 1
         body = self.product(partial if split else None)
-        params = (*self.group.params, *packed, *((partial,) if split else ()))
+        params = (*self.group.params, *packed, *(v.map for v in self.views), *((partial,) if split else ()))
         if split:
             body += (Barrier("pool"), *self.add_parts(partial))
         kernel = legalize(Kernel("product", params, body))
@@ -147,20 +163,28 @@ class _Plan:
         counts = (batches, tile.splits, -(-rows // tile.rows), -(-columns // tile.columns))
         block = axis("tile", counts[0] * counts[1] * counts[2] * counts[3])
         batch, split, tile_row, tile_column = _tile_numbers(block, counts)
-        lane, warp = axis("lane", 32), axis("warp", tile.threads // 32)
+        consumers = tile.threads // 32
+        lane, warp = axis("lane", 32), axis("warp", consumers + (PRODUCERS if tile.bulk else 0))
         row, column = tile_row * tile.rows, tile_column * tile.columns
         warp_rows, warp_columns = tile.warp_tile
         at_row, at_column = warp / tile.warp_columns * warp_rows, warp % tile.warp_columns * warp_columns
         core = self.core()
         steps = tile.steps(k)
-        loop = self.pipeline(core, batch, (row, column), split * (steps * tile.depth), steps, (at_row, at_column), lane, warp)
+        k_start, start, at = split * (steps * tile.depth), (row, column), (at_row, at_column)
+        if tile.bulk:
+            assert isinstance(core, WarpgroupCore)
+            bulk = BulkPipeline(core, *self.views, consumers, warp, lane)
+            loop = (*bulk.allocate(), *bulk.start(), Barrier("block"), *bulk.run(batch, start, k_start, steps, at))
+        else:
+            loop = self.pipeline(core, batch, start, k_start, steps, at, lane, warp)
         acc_size = DTYPES[p.compute.acc].size
         pitch = tile.columns + PADDING // acc_size
         sums = Buffer("sums", p.compute.acc, (tile.rows, tile.columns), "shared", strides=(pitch, 1))
-        drain = (
-            Alloc(sums), *core.drain(sums, at_row, at_column, lane), Barrier("block"),
-            *self.epilogue(sums, partial, (batch, split, row, column), warp * 32 + lane),
-        )
+        own = core.drain(sums, at_row, at_column, lane)
+        finish = self.epilogue(sums, partial, (batch, split, row, column), warp * 32 + lane)
+        if tile.bulk:
+            own, finish = ((If(binary("lt", warp, consumers), b),) for b in (own, finish))
+        drain = (Alloc(sums), *own, Barrier("block"), *finish)
         body = (*core.start(), *_scope("loop", loop), Barrier("block"), *_scope("end", drain))
         resident = (("resident", PLAIN_RESIDENT),) if not self.matrix and acc_size == 4 else ()
         return nest((block,), nest((warp,), nest((lane,), body, "thread.x"), "thread.y"), "block.x", resident)
@@ -173,6 +197,8 @@ class _Plan:
             for name, x, own, dtype in zip(("left", "right"), (p.left, p.right), (tile.rows, tile.columns), self.types,
                                            strict=True)
         )
+        if tile.warpgroup:
+            left, right = (replace(x, buffer=replace(x.buffer, align=TILE_ALIGN)) for x in (left, right))
         made = WarpgroupCore if tile.warpgroup else MatrixCore if self.matrix else PlainCore
         return made(tile, left, right, p.compute.acc)
 

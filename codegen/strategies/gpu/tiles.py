@@ -28,7 +28,8 @@ OVERLAP = 0.85  # of the faster one of arithmetic and memory that hides behind t
 
 @dataclass(frozen=True)
 class GpuTile:
-    """matrix: by tensor cores; warpgroup: by four warps together (sm_90a).  depth: elements of k in a stage."""
+    """matrix: by tensor cores; warpgroup: by four warps together (sm_90a); bulk: a warp of its own brings the
+    tiles by bulk copies.  depth: elements of k in a stage.  threads: of the warps that multiply."""
 
     rows: int
     columns: int
@@ -39,6 +40,7 @@ class GpuTile:
     matrix: bool
     splits: int = 1
     warpgroup: bool = False
+    bulk: bool = False
 
     @property
     def threads(self) -> int:
@@ -54,13 +56,14 @@ class GpuTile:
 
     def shared_bytes(self, size: int, acc_size: int) -> int:
         stages = self.stages * (self.rows + self.columns) * self.depth * size
-        return max(stages, self.rows * (self.columns * acc_size + PADDING))
+        barriers = self.stages * 16 if self.bulk else 0
+        return max(stages + barriers, self.rows * (self.columns * acc_size + PADDING))
 
     def __str__(self) -> str:
         split = f", k in {self.splits} parts" if self.splits > 1 else ""
         rows, columns = self.warp_tile
         return (f"tiles of {self.rows} x {self.columns} x {self.depth} in {self.stages} stages, "
-                f"{rows} x {columns} a warp{split}")
+                f"{rows} x {columns} a warp{split}{', brought by bulk copies' if self.bulk else ''}")
 
 
 # (rows, columns, warps along rows, warps along columns)

@@ -21,7 +21,7 @@ from ....ir.errors import TargetError
 from ...temporary import TemporaryFolder
 
 _COMPILERS = ("g++", "clang++")
-_RUNTIME = ("emulator.cpp", "memory_check.cpp", "instructions.cpp")
+_RUNTIME = ("emulator.cpp", "memory_check.cpp", "instructions.cpp", "bulk.cpp")
 _HEADERS = ("cuda_emulator.h", "emulator.h")
 _ALWAYS = ("-std=c++17", "-g0", "-fPIC", "-ffp-contract=off", "-w")
 # The checks' calls without the libraries that usually answer them: ours do.  Fused multiply-adds are one instruction.

@@ -35,6 +35,13 @@ void emulator_multiply(int kind, void *d, const void *a, const void *b, int line
 void emulator_warpgroup(int kind, int columns, float *d, const void *a, const void *b, int line);
 void emulator_warpgroup_commit(void);
 void emulator_warpgroup_wait(int groups);
+void emulator_fence_async(void);
+struct tensor_map; /* below */
+void emulator_mbarrier_init(unsigned long long *barrier, int arrivals, int line);
+void emulator_mbarrier_fence(void);
+void emulator_mbarrier_arrive(unsigned long long *barrier, long long bytes, int line);
+void emulator_mbarrier_wait(unsigned long long *barrier, int parity, int line);
+void emulator_bulk_copy(int rank, void *tile, const struct tensor_map *map, const int *at, unsigned long long *barrier, int line);
 }
 
 #define threadIdx emulator_thread
@@ -46,6 +53,7 @@ void emulator_warpgroup_wait(int groups);
 #define __host__
 #define __forceinline__ inline __attribute__((unused))
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __align__(n) __attribute__((aligned(n)))
 /* Blocks do not overlap in time, so one instance is enough; all of them lie in a section that the run time can find. */
 #define __shared__ static __attribute__((section("emulated_shared")))
@@ -105,7 +113,7 @@ template <int GROUPS> inline void cp_async_wait() { emulator_copy_wait(GROUPS); 
 #define mma_m16n8k32_s8(d, a, b) emulator_multiply(3, d, a, b, __LINE__)
 #define mma_m16n8k32_u8s8(d, a, b) emulator_multiply(4, d, a, b, __LINE__)
 
-inline void fence_async_proxy() {}
+inline void fence_async_proxy() { emulator_fence_async(); }
 inline void wgmma_fence() {}
 inline void wgmma_commit() { emulator_warpgroup_commit(); }
 template <int GROUPS> inline void wgmma_wait() { emulator_warpgroup_wait(GROUPS); }
@@ -116,11 +124,42 @@ template <int GROUPS> inline void wgmma_wait() { emulator_warpgroup_wait(GROUPS)
 #define wgmma_m64n256k16_f16(d, a, b) emulator_warpgroup(0, 256, d, a, b, __LINE__)
 #define wgmma_m64n256k16_bf16(d, a, b) emulator_warpgroup(1, 256, d, a, b, __LINE__)
 
+struct __align__(64) tensor_map {
+    unsigned long long words[16];
+};
+#define mbarrier_init(barrier, arrivals) emulator_mbarrier_init(barrier, arrivals, __LINE__)
+#define fence_mbarrier_init() emulator_mbarrier_fence()
+#define mbarrier_expect(barrier, bytes) emulator_mbarrier_arrive(barrier, bytes, __LINE__)
+#define mbarrier_arrive(barrier) emulator_mbarrier_arrive(barrier, 0, __LINE__)
+#define mbarrier_wait(barrier, parity) emulator_mbarrier_wait(barrier, (int)(parity), __LINE__)
+#define bulk_copy_2d(tile, map, x, y, barrier) emulator_copy_box(tile, map, barrier, __LINE__, x, y)
+#define bulk_copy_3d(tile, map, x, y, z, barrier) emulator_copy_box(tile, map, barrier, __LINE__, x, y, z)
+template <class... I>
+__attribute__((no_sanitize("thread"))) inline void emulator_copy_box(
+    void *tile, const tensor_map *map, unsigned long long *barrier, int line, I... at)
+{
+    const int places[] = { (int)at... };
+    emulator_bulk_copy((int)sizeof...(at), tile, map, places, barrier, line);
+}
+
+/* An argument of a launch: an address, or a tensor map at one. */
+template <class P> struct emulator_argument {
+    static P of(void *given) { return (P)given; }
+};
+template <> struct emulator_argument<tensor_map> {
+    static tensor_map of(void *given)
+    {
+        tensor_map made;
+        memcpy(&made, given, sizeof made);
+        return made;
+    }
+};
+
 /* EMULATED_KERNEL(name) makes a kernel known to the run time. */
 template <class... P, size_t... I>
 __attribute__((no_sanitize("thread"))) inline void emulator_call(void (*kernel)(P...), void **arguments, std::index_sequence<I...>)
 {
-    kernel((P)arguments[I]...);
+    kernel(emulator_argument<P>::of(arguments[I])...);
 }
 template <class... P> inline void emulator_apply(void (*kernel)(P...), void **arguments)
 {

@@ -128,8 +128,8 @@ void resume(int number)
         thread.stack = free_stacks.back();
         free_stacks.pop_back();
         thread.stack_pointer = new_fiber(stacks + (size_t)(thread.stack + 1) * STACK_BYTES, fiber_main);
-        thread.state = State::READY;
     }
+    thread.state = State::READY;
     launch.current = number;
     emulator_thread = thread.index;
     emulator_switch(&scheduler_pointer, thread.stack_pointer);
@@ -150,7 +150,8 @@ void wait(State state, unsigned mask, int line)
 
 bool is_runnable(const Thread &thread)
 {
-    return thread.state == State::NEW || thread.state == State::READY;
+    return thread.state == State::NEW || thread.state == State::READY
+        || (thread.state == State::AT_PHASE && phase_is_complete(thread));
 }
 
 /* Lets the threads of a warp go on whose operation is complete.  Returns whether there were any. */
@@ -186,6 +187,7 @@ bool release_warp(int first, int count)
         if (complete && !failed) {
             const unsigned mask = thread.mask;
             launch.warp_epochs[first / WARP]++;
+            share_clocks(first, mask);
             for (int k = 0; k < count; k++) {
                 if (mask >> k & 1u) {
                     launch.threads[first + k].state = State::READY;
@@ -223,6 +225,11 @@ bool release_block()
     int waiting = 0, line = 0, alive = 0;
     for (const Thread &thread : launch.threads) {
         alive += thread.state != State::DONE;
+        if (thread.state == State::AT_PHASE) {
+            failed = true;
+            describe_wait(thread, message, message_room);
+            return false;
+        }
         if (thread.state == State::AT_BLOCK) {
             if (waiting++ && thread.line != line) {
                 failed = true;
@@ -262,18 +269,26 @@ void run_block()
         thread.product_groups = 0;
         thread.products.clear();
         thread.sums.clear();
+        thread.fences = thread.clock = 0;
     }
+    launch.barriers.clear();
     std::vector<int> order(warps);
     for (int w = 0; w < warps; w++) {
         order[w] = w;
     }
     while (!failed) {
         std::shuffle(order.begin(), order.end(), random_bits);
-        for (const int w : order) {
-            run_warp(w * WARP, std::min(WARP, count - w * WARP));
+        for (bool again = true; again && !failed;) { /* a warp may have waited for a phase that another one completed */
+            again = false;
+            for (const int w : order) {
+                again |= run_warp(w * WARP, std::min(WARP, count - w * WARP));
+            }
         }
         const bool done = std::all_of(launch.threads.begin(), launch.threads.end(),
                                       [](const Thread &thread) { return thread.state == State::DONE; });
+        if (!failed && done) {
+            check_nothing_under_way();
+        }
         if (failed || done || !release_block()) {
             return;
         }
@@ -329,6 +344,12 @@ void fail(const char *format, ...)
 bool on_a_stack(const void *address)
 {
     return stacks && (unsigned char *)address >= stacks && (unsigned char *)address < stacks + MAX_THREADS * STACK_BYTES;
+}
+
+void wait_for_phase()
+{
+    Thread &thread = launch.threads[launch.current];
+    wait(State::AT_PHASE, thread.mask, thread.line);
 }
 
 int lane()

@@ -9,6 +9,7 @@
 namespace emulator {
 
 constexpr int WARP = 32;
+constexpr int MAX_BARRIERS = 64; /* in the shared memory of a block */
 
 /* A buffer in global memory that the launch was given. */
 struct Region {
@@ -19,7 +20,7 @@ struct Region {
     const char *name;
 };
 
-enum class State : unsigned char { NEW, READY, AT_BLOCK, AT_WARP, DONE };
+enum class State : unsigned char { NEW, READY, AT_BLOCK, AT_WARP, AT_PHASE, DONE };
 
 /* A copy that cp.async has started. */
 struct Copy {
@@ -44,6 +45,29 @@ struct Sums {
     std::vector<float> values;
 };
 
+/* 16 bytes that a bulk copy brings, as many of them as lie in the matrix; the rest are zeros. */
+struct BulkPiece {
+    unsigned char *to;
+    const unsigned char *from;
+    size_t bytes;
+};
+struct BulkCopy {
+    std::vector<BulkPiece> pieces;
+};
+
+/* A barrier in shared memory.  pending: arrivals that its phase lacks.  expected: bytes that the phase waits for, started:
+ * those of the copies that were given it.  known: what who waits for it learns (clocks of the threads, and for each barrier
+ * how many phases of its copies are complete). */
+struct Mbarrier {
+    void *address = nullptr;
+    unsigned count = 0, pending = 0, phase = 0;
+    uint64_t expected = 0, started = 0;
+    int maker = 0;
+    bool fenced = false;
+    std::vector<BulkCopy> copies;
+    std::vector<unsigned> known;
+};
+
 struct Thread {
     void *stack_pointer;
     int stack; /* number of its stack, -1: none */
@@ -56,12 +80,17 @@ struct Thread {
     int product_groups; /* of the matrix unit, closed */
     std::vector<Product> products;
     std::vector<Sums> sums;
+    int barrier, parity; /* that it waits for */
+    unsigned fences;     /* between its own accesses and those of copies and the matrix unit */
+    unsigned clock;      /* advanced when it lets others know of what it did */
+    std::vector<unsigned> known; /* the clocks of the others as far as it knows, see Mbarrier */
     uint32_t slot[16]; /* what it shows the other threads of its warp */
 };
 
 struct Launch {
     std::vector<Thread> threads;
     std::vector<Region> regions;
+    std::vector<Mbarrier> barriers; /* of the block that runs */
     std::vector<unsigned> warp_epochs; /* advanced when the threads of a warp have met */
     unsigned epoch;                    /* advanced when the threads of a block have met, and for each block */
     unsigned block_epoch;              /* the epoch in which the block began */
@@ -80,7 +109,19 @@ bool on_a_stack(const void *address);
 bool in_shared(const void *address, size_t bytes);
 void check_access(const void *address, size_t bytes, bool write);
 
+/* Fails unless what threads have written to these bytes of shared memory was made visible to copies and the matrix unit. */
+void check_unfenced(const void *address, size_t bytes, int line);
+/* From now on the bytes are written by the copies of a barrier's phase. */
+void give_to_copy(const void *address, size_t bytes, int barrier, unsigned phase);
+
+/* bulk.cpp */
+bool phase_is_complete(const Thread &thread);
+void describe_wait(const Thread &thread, char *text, size_t room);
+void share_clocks(int first, unsigned mask); /* among the threads of a warp, the first of which is given */
+void check_nothing_under_way();
+
 /* emulator.cpp */
+void wait_for_phase();
 int lane();
 Thread &neighbour(int lane);
 void meet_warp(unsigned mask, int line);

@@ -178,16 +178,22 @@ static void check_tile(const unsigned char *start, int rows, int line)
             if (!in_shared((void *)address, 16)) {
                 fail("line %d: row %d of a tile of the matrix unit lies outside of shared memory", line, row);
             }
+            check_unfenced((void *)address, 16, line);
             check_access((void *)address, 16, false);
         }
     }
 }
 
+void emulator_fence_async(void)
+{
+    launch.threads[launch.current].fences++;
+}
+
 void emulator_warpgroup(int kind, int columns, float *d, const void *a, const void *b, int line)
 {
     Thread &thread = launch.threads[launch.current];
-    if (launch.threads.size() % (4 * WARP)) {
-        fail("line %d: a block of %zu threads is not made of groups of four warps", line, launch.threads.size());
+    if ((size_t)(launch.current / (4 * WARP) + 1) * 4 * WARP > launch.threads.size()) {
+        fail("line %d: the thread is not in a group of four warps; the block has %zu threads", line, launch.threads.size());
     }
     meet_warp(0xffffffffu, line);
     bool known = false;

@@ -27,6 +27,13 @@ constexpr int NOBODY = -1, SEVERAL = -2;
 
 struct When {
     unsigned epoch, warp_epoch;
+    unsigned clock, fences; /* of the thread; for the copies of a barrier the phase */
+};
+
+/* One of several threads that have read, where phases of barriers order them. */
+struct Reader {
+    int thread;
+    When when;
 };
 
 struct Shadow {
@@ -35,6 +42,7 @@ struct Shadow {
     int reader_warp = NOBODY;
     bool read_by_others = false; /* by another block than `block` */
     When written{}, read{};
+    std::vector<Reader> readers; /* where there are barriers with phases: those that nothing has come after */
 };
 
 std::vector<unsigned char> dynamic;
@@ -55,6 +63,41 @@ bool same_block_ordered(int warp, When then)
     fail("race: %s %s that another block has used", what, where);
 }
 
+/* Whether something in this block happened before what the thread does now, where there are barriers with phases.  Copies have
+ * the number of their barrier behind those of the threads. */
+bool is_before(int other, When then)
+{
+    const int me = launch.current;
+    const bool together = other / WARP == me / WARP && other < (int)launch.threads.size();
+    return other == me || then.epoch != launch.epoch || launch.threads[(size_t)me].known[(size_t)other] > then.clock
+        || (together && then.warp_epoch != launch.warp_epochs[(size_t)(me / WARP)]);
+}
+
+void note_with_phases(Shadow &s, bool write, const char *where)
+{
+    const Thread &thread = launch.threads[(size_t)launch.current];
+    const When now = { launch.epoch, launch.warp_epochs[(size_t)(launch.current / WARP)], thread.clock, thread.fences };
+    if (s.writer >= 0 && !is_before(s.writer, s.written)) {
+        race(write ? "a write of" : "a read of", where, s.writer, true);
+    }
+    std::vector<Reader> left;
+    for (const Reader &r : s.readers) {
+        if (!is_before(r.thread, r.when)) {
+            left.push_back(r);
+        }
+    }
+    if (write && !left.empty()) {
+        race("a write of", where, left[0].thread, true);
+    }
+    if (write) {
+        s.writer = launch.current;
+        s.written = now;
+    } else {
+        left.push_back({ launch.current, now });
+    }
+    s.readers.swap(left);
+}
+
 void note(Shadow &s, bool write, const char *where)
 {
     const int me = launch.current, warp = me / WARP;
@@ -70,7 +113,7 @@ void note(Shadow &s, bool write, const char *where)
             race("a write of", where, s.reader, here);
         }
     }
-    const When now = { launch.epoch, launch.warp_epochs[warp] };
+    const When now = { launch.epoch, launch.warp_epochs[warp], 0, launch.threads[(size_t)me].fences };
     if (write) {
         s.writer = me;
         s.written = now;
@@ -101,8 +144,22 @@ void check_shared(unsigned char *address, size_t bytes, bool write, unsigned cha
             s.block = launch.block_number;
             address[n] = 0xff;
         }
-        note(s, write, "shared memory");
+        if (launch.barriers.empty()) {
+            note(s, write, "shared memory");
+        } else {
+            note_with_phases(s, write, "shared memory");
+        }
     }
+}
+
+/* The records of shared memory from an address on. */
+Shadow *shadow_of(const void *address)
+{
+    const unsigned char *const a = (const unsigned char *)address;
+    if (a >= __start_emulated_shared && a < __stop_emulated_shared) {
+        return &static_shadow[(size_t)(a - __start_emulated_shared)];
+    }
+    return &dynamic_shadow[(size_t)(a - emulator_dynamic_shared())];
 }
 
 /* Whether the access lies in one of the buffers of the launch, which is then checked. */
@@ -197,6 +254,28 @@ void check_access(const void *address, size_t bytes, bool write)
         return;
     }
     outside(a, bytes, write);
+}
+
+void check_unfenced(const void *address, size_t bytes, int line)
+{
+    const Shadow *const s = shadow_of(address);
+    for (size_t n = 0; n < bytes; n++) {
+        const int writer = s[n].writer;
+        const bool own = s[n].block == launch.block_number && writer >= 0 && writer < (int)launch.threads.size();
+        if (own && launch.threads[(size_t)writer].fences <= s[n].written.fences) {
+            fail("line %d: what thread %d has written to shared memory was not made visible to copies and the matrix unit; "
+                 "fence_async_proxy() is missing", line, writer);
+        }
+    }
+}
+
+void give_to_copy(const void *address, size_t bytes, int barrier, unsigned phase)
+{
+    Shadow *const s = shadow_of(address);
+    for (size_t n = 0; n < bytes; n++) {
+        s[n].writer = (int)launch.threads.size() + barrier;
+        s[n].written.clock = phase;
+    }
 }
 
 } // namespace emulator

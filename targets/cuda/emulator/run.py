@@ -10,7 +10,7 @@ import numpy as np
 
 from ....codegen.c_like import print_kernel
 from ....codegen.cuda import CUDA
-from ....codegen.cuda_program import CudaSource, Launch, module_text
+from ....codegen.cuda_program import CudaSource, Launch, TensorMap, module_text, tensor_maps
 from ....codegen.program import Address, Branch, Call, Program, Repeat, Step
 from ....ir.errors import InternalError
 from ....ir.kernel import Buffer, Kernel
@@ -32,6 +32,20 @@ class _Region(ctypes.Structure):
         ("start", ctypes.c_void_p), ("bytes", ctypes.c_uint64), ("element_bytes", ctypes.c_uint32),
         ("written", ctypes.c_uint32), ("name", ctypes.c_char_p),
     ]
+
+
+class _Map(ctypes.Structure):
+    """Map of bulk.cpp, as large as the driver's."""
+
+    _fields_ = [
+        ("address", ctypes.c_void_p), ("sizes", ctypes.c_uint64 * 3), ("strides", ctypes.c_uint64 * 3),
+        ("box", ctypes.c_uint32 * 3), ("rank", ctypes.c_uint32), ("element_bytes", ctypes.c_uint32),
+        ("unused", ctypes.c_uint64 * 6),
+    ]
+
+    def __init__(self, m: TensorMap, address: int) -> None:
+        rank, size = len(m.sizes), DTYPES[m.dtype].size
+        super().__init__(address, m.sizes, (size, *m.strides), m.box, rank, size)
 
 
 def extent_bytes(b: Buffer) -> int:
@@ -58,7 +72,9 @@ class Emulator:
             _Region(a, extent_bytes(b), DTYPES[b.dtype].size, w, b.name.encode())
             for b, a, w in zip(params, addresses, written, strict=True)
         ))
-        arguments = (ctypes.c_void_p * max(count, 1))(*addresses)
+        maps = {m.parameter: _Map(m, addresses[m.parameter]) for m in launch.maps}
+        given = [ctypes.addressof(maps[n]) if n in maps else a for n, a in enumerate(addresses)]
+        arguments = (ctypes.c_void_p * max(count, 1))(*given)
         message = ctypes.create_string_buffer(_MESSAGE_BYTES)
         sizes = [(ctypes.c_uint * 3)(*size) for size in (launch.grid, launch.block)]
         wrong = self.library.emulator_launch(
@@ -136,7 +152,8 @@ def emulate_kernel(kernel: Kernel, arrays: Mapping[str, np.ndarray], *, seed: in
     for part in split_launches(kernel):
         printed = print_kernel(part, CUDA)
         functions[printed.name] = printed.text
-        launch = Launch(printed.name, printed.grid, printed.block, printed.shared_bytes, printed.dynamic_shared, ())
+        launch = Launch(printed.name, printed.grid, printed.block, printed.shared_bytes, printed.dynamic_shared, (),
+                        tensor_maps(part))
         launches.append((launch, part))
     emulator = Emulator(module_text("", functions, functions), list(functions), seed=seed)
     writes = _written(kernel)

@@ -25,6 +25,7 @@ static const tw_cuda_descriptor descriptor = {
     .architectures = @ARCHITECTURES@,
     .images = images,
     .functions = functions,
+    .maps = maps,
     .addresses = addresses,
     .steps = steps,
     .module_count = @MODULE_COUNT@u,

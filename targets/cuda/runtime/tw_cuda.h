@@ -23,6 +23,11 @@ typedef struct CUevent_st *CUevent;
 typedef struct CUgraph_st *CUgraph;
 typedef struct CUgraphExec_st *CUgraphExec;
 
+/* CUtensorMap: how a matrix lies in device memory, for the copies of sm_90. */
+typedef struct tw_tensor_map {
+    _Alignas(64) uint64_t words[16];
+} tw_tensor_map;
+
 /* Name of the symbol, name here, parameters. */
 #define TW_DRIVER_FUNCTIONS(X)                                                                                           \
     X(cuInit, init, (unsigned flags))                                                                                    \
@@ -61,6 +66,9 @@ typedef struct CUgraphExec_st *CUgraphExec;
     X(cuGraphDestroy, graph_destroy, (CUgraph graph))                                                                    \
     X(cuGraphExecDestroy, graph_exec_destroy, (CUgraphExec exec))                                                        \
     X(cuGraphLaunch, graph_launch, (CUgraphExec exec, CUstream stream))                                                  \
+    X(cuTensorMapEncodeTiled, encode_map,                                                                                \
+      (tw_tensor_map * map, int type, uint32_t rank, void *address, const uint64_t *sizes, const uint64_t *strides,      \
+       const uint32_t *box, const uint32_t *steps, int interleave, int swizzle, int promotion, int fill))                \
     X(cuLaunchKernel, launch, (CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, \
                                unsigned block_y, unsigned block_z, unsigned shared_bytes, CUstream stream,               \
                                void **parameters, void **extra))
@@ -80,6 +88,9 @@ const char *tw_driver_error(const tw_driver *driver, CUresult error, char *text,
 
 /* --- what the compiler generates --------------------------------------------------------------------------------------- */
 
+#define TW_MAP_RANK 3
+#define TW_MAX_MAPS 4 /* of one function */
+
 /* Machine code of one module for one architecture (80 is sm_80), or, if `is_ptx`, text that the driver compiles for that
  * architecture and newer ones.  is_exact: for this architecture alone (sm_90a). */
 typedef struct tw_cuda_image {
@@ -95,7 +106,16 @@ typedef struct tw_cuda_function {
     uint32_t grid[3], block[3];
     uint32_t dynamic_shared;
     uint32_t parameter_count;
+    uint32_t first_map, map_count; /* of the parameters that are tensor maps */
 } tw_cuda_function;
+
+/* A parameter that describes the memory at its address: type as the driver numbers it; the contiguous axis first, strides
+ * in bytes from the second axis on. */
+typedef struct tw_cuda_map {
+    uint32_t parameter, type, rank;
+    uint64_t sizes[TW_MAP_RANK], strides[TW_MAP_RANK - 1];
+    uint32_t box[TW_MAP_RANK];
+} tw_cuda_map;
 
 typedef struct tw_cuda_address {
     enum { TW_ARENA, TW_CONSTANTS, TW_INPUT, TW_OUTPUT, TW_NOWHERE } space;
@@ -117,6 +137,7 @@ typedef struct tw_cuda_descriptor {
     const char *architectures; /* for messages: "sm_80, sm_90" */
     const tw_cuda_image *images; /* [module][image_count] */
     const tw_cuda_function *functions;
+    const tw_cuda_map *maps;
     const tw_cuda_address *addresses;
     const tw_cuda_step *steps;
     uint32_t module_count, image_count, function_count, step_count, counter_count;

@@ -18,17 +18,38 @@ static CUdeviceptr address_of(const tw_cuda_model *model, const tw_cuda_address 
     return 0;
 }
 
+enum { NO_INTERLEAVE = 0, SWIZZLE_128_BYTES = 3, PROMOTE_TO_256_BYTES = 3, FILL_WITH_ZEROS = 0 };
+
+/* The tensor maps of a launch, in the place of the addresses that they describe. */
+static CUresult encode_maps(tw_cuda_model *model, const tw_cuda_function *f, const CUdeviceptr *values, tw_tensor_map *maps,
+                            void **parameters)
+{
+    static const uint32_t steps[TW_MAP_RANK] = { 1, 1, 1 };
+    CUresult error = 0;
+    for (uint32_t i = 0; i < f->map_count && !error; i++) {
+        const tw_cuda_map *m = &model->descriptor->maps[f->first_map + i];
+        error = model->driver.encode_map(&maps[i], (int)m->type, m->rank, (void *)(uintptr_t)values[m->parameter], m->sizes,
+                                         m->strides, m->box, steps, NO_INTERLEAVE, SWIZZLE_128_BYTES, PROMOTE_TO_256_BYTES,
+                                         FILL_WITH_ZEROS);
+        parameters[m->parameter] = &maps[i];
+    }
+    return error;
+}
+
 static CUresult launch(tw_cuda_model *model, const tw_cuda_step *step, CUstream stream)
 {
     const tw_cuda_function *f = &model->descriptor->functions[step->function];
     CUdeviceptr values[TW_MAX_ARGUMENTS];
     void *parameters[TW_MAX_ARGUMENTS];
+    tw_tensor_map maps[TW_MAX_MAPS]; /* the driver copies them with the other parameters, into a graph too */
     for (uint32_t i = 0; i < f->parameter_count; i++) {
         values[i] = address_of(model, &model->descriptor->addresses[step->first + i]);
         parameters[i] = &values[i];
     }
-    return model->driver.launch(model->functions[step->function], f->grid[0], f->grid[1], f->grid[2], f->block[0], f->block[1],
-                                f->block[2], f->dynamic_shared, stream, parameters, NULL);
+    const CUresult error = encode_maps(model, f, values, maps, parameters);
+    return error ? error
+                 : model->driver.launch(model->functions[step->function], f->grid[0], f->grid[1], f->grid[2], f->block[0],
+                                        f->block[1], f->block[2], f->dynamic_shared, stream, parameters, NULL);
 }
 
 /* A launch between two events. */

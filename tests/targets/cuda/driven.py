@@ -43,6 +43,7 @@ def driven_artifact(program: Program, machine: GpuMachine = MACHINE, **options: 
     driver.fake_emulator(emulator.library.emulator_launch)
     for launches in source.launches.values():
         for launch in launches:
-            driver.fake_kernel(launch.function.encode(), len(launch.params))
+            maps = sum(1 << m.parameter for m in launch.maps)
+            driver.fake_kernel(launch.function.encode(), len(launch.params), maps)
     images = [[Image(arch, False, b"code", {}) for arch in machine.architectures] for _ in module_names(source)]
     return build(program, machine, images=images, **options)

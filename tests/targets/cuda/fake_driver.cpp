@@ -28,12 +28,19 @@ typedef int Emulate(const char *, const unsigned *, const unsigned *, size_t, vo
 struct Function {
     std::string name;
     int parameters;
+    unsigned maps; // of the parameters, which are tensor maps
 };
+struct alignas(64) Map { // of the emulator
+    uint64_t address, sizes[3], strides[3];
+    uint32_t box[3], rank, element_bytes;
+};
+static_assert(sizeof(Map) == 128, "CUtensorMap");
 struct Launch {
     Function *function;
     unsigned grid[3], block[3];
     size_t shared;
     std::vector<uint64_t> arguments;
+    std::vector<Map> maps; // one for each parameter; of tensor maps
 };
 typedef std::vector<Launch> Graph;
 struct Stream {
@@ -43,6 +50,7 @@ struct Stream {
 
 Emulate *emulate;
 std::map<std::string, int> parameter_counts;
+std::map<std::string, unsigned> map_parameters;
 std::map<std::string, int> calls;
 std::map<std::string, int> failures; // symbol -> error
 std::map<uint64_t, uint64_t> allocations; // host address -> bytes
@@ -75,7 +83,14 @@ int run(const Launch &launch)
         regions.push_back({ (unsigned char *)a.first, a.second, 1, 1, "device memory" });
     }
     std::vector<void *> arguments;
-    for (const uint64_t a : launch.arguments) {
+    std::vector<Map> maps = launch.maps;
+    for (size_t n = 0; n < launch.arguments.size(); n++) {
+        const uint64_t a = launch.arguments[n];
+        if (launch.function->maps >> n & 1u) {
+            maps[n].address = host_of(maps[n].address);
+            arguments.push_back(&maps[n]);
+            continue;
+        }
         if (!host_of(a)) {
             return 1;
         }
@@ -97,7 +112,11 @@ extern "C" {
 
 // --- for tests
 void fake_emulator(Emulate *function) { emulate = function; }
-void fake_kernel(const char *name, int parameters) { parameter_counts[name] = parameters; }
+void fake_kernel(const char *name, int parameters, unsigned maps)
+{
+    parameter_counts[name] = parameters;
+    map_parameters[name] = maps;
+}
 int fake_calls(const char *symbol) { return calls[symbol]; }
 void fake_reset(void)
 {
@@ -183,7 +202,7 @@ int cuModuleGetFunction(void **function, void *, const char *name)
     ENTER()
     const auto found = parameter_counts.find(name);
     if (found == parameter_counts.end()) return 500;
-    *function = new Function{ name, found->second };
+    *function = new Function{ name, found->second, map_parameters[name] };
     return 0;
 }
 int cuFuncSetAttribute(void *, int, int) { ENTER() return 0; }
@@ -322,14 +341,33 @@ int cuGraphLaunch(void *exec, void *)
     }
     return 0;
 }
+// As the driver checks them: alignments, sizes of the box, and the row of the permutation.
+int cuTensorMapEncodeTiled(Map *map, int type, uint32_t rank, void *address, const uint64_t *sizes, const uint64_t *strides,
+                           const uint32_t *box, const uint32_t *steps, int interleave, int swizzle, int promotion, int fill)
+{
+    ENTER()
+    const bool known = (type == 6 || type == 9) && interleave == 0 && swizzle == 3 && promotion == 3 && fill == 0;
+    if ((uintptr_t)map % 64 || !known || rank < 2 || rank > 3 || (uint64_t)address % 16 || box[0] * 2 != 128) return 1;
+    *map = Map{ (uint64_t)address, { 1, 1, 1 }, { 2, 0, 0 }, { 1, 1, 1 }, rank, 2 };
+    for (uint32_t n = 0; n < rank; n++) {
+        if (!sizes[n] || sizes[n] > 1ull << 32 || !box[n] || box[n] > 256 || steps[n] != 1) return 1;
+        if (n && (strides[n - 1] % 16 || strides[n - 1] >= 1ull << 40)) return 1;
+        map->sizes[n] = sizes[n];
+        map->strides[n] = n ? strides[n - 1] : 2;
+        map->box[n] = box[n];
+    }
+    return 0;
+}
 int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
                    void *stream, void **parameters, void **)
 {
     ENTER()
     if (!contexts_pushed) return 201;
-    Launch launch = { (Function *)function, { gx, gy, gz }, { bx, by, bz }, shared, {} };
+    Launch launch = { (Function *)function, { gx, gy, gz }, { bx, by, bz }, shared, {}, {} };
+    launch.maps.resize((size_t)launch.function->parameters);
     for (int i = 0; i < launch.function->parameters; i++) {
         launch.arguments.push_back(*(uint64_t *)parameters[i]);
+        if (launch.function->maps >> i & 1u) launch.maps[(size_t)i] = *(Map *)parameters[i];
     }
     if (stream_of(stream)->capturing) {
         stream_of(stream)->graph.push_back(launch);

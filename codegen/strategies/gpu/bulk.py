@@ -1,0 +1,138 @@
+"""Tiles of products brought by bulk tensor copies (sm_90a): one warp brings, the warpgroups multiply, and nobody waits for all.
+
+    full[s], empty[s]: mbarriers of stage s                    (initialised by one thread, then a barrier of the block)
+    warps of the warpgroups, for ko:   wait full[s]; acc += left[s] * right[s]
+                                       once the products of ko - 1 are done: arrive at empty[its stage]
+    a thread of the last warp, for ko: wait empty[s]; full[s] expects the bytes of both tiles; copy left[s], right[s]
+
+A copy takes a box out of a matrix that a tensor map describes: the host makes the map from the address at the launch
+(`Buffer` of space "tensor_map").  What lies outside of the matrix arrives as zero, so neither rows nor k need conditions, and
+rows of 128 bytes arrive in the permutation that the matrix unit reads (`StagedTile`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ....ir.expr import Expr, Load, Type, Var, as_expr, binary, linear
+from ....ir.kernel import Alloc, Block, Buffer, Do, For, If, axis, flat_index
+from ....ir.types import DTYPES
+from .operand import ACCESS, Operand
+from .staging import StagedTile
+from .warpgroup import WarpgroupCore
+
+PRODUCERS = 1  # warps that bring
+MOST_BOX = 256  # elements along one axis of a box
+MOST_STRIDE = 2**40  # bytes
+TILE_ALIGN = 1024  # the permutation repeats after eight rows
+
+
+@dataclass(frozen=True)
+class TensorView:
+    """A parameter as a matrix for bulk copies.  map: the kernel's parameter; source: the parameter whose memory it describes,
+    from element number `offset` on."""
+
+    map: Buffer
+    source: str
+    offset: int
+
+
+def tensor_view(name: str, x: Operand, batches: int, rows: int, depth: int) -> TensorView | None:
+    """The map of an operand with boxes of rows x depth, or None where its addresses are not multiples of the numbers of
+    batch, row and k, or not those of whole pieces of 16 bytes."""
+    if x.inside is not None or rows > MOST_BOX or depth > MOST_BOX:
+        return None
+    shape = (batches, x.own, x.depth)
+    numbers = tuple(axis(f"n{d}", n) for d, n in enumerate(shape))
+    at = x.at(*numbers)
+    offset, terms = linear(flat_index(at.buf, at.idx))
+    if not set(terms) <= set(numbers):
+        return None
+    size = DTYPES[x.dtype].size
+    strides = [terms.get(v, 0) if n > 1 else 0 for v, n in zip(numbers, shape, strict=True)]
+    # The stride of an axis of one element is never used, but must be a valid one.
+    row_bytes = -(-x.depth * size // ACCESS) * ACCESS
+    strides = [strides[0] or strides[1] * x.own or row_bytes // size, strides[1] or row_bytes // size, strides[2] or 1]
+    pieces = all(n * size % ACCESS == 0 for n in (offset, *strides[:2]))
+    if strides[2] != 1 or not pieces or at.buf.align % ACCESS or max(strides) * size >= MOST_STRIDE:
+        return None
+    first = 0 if batches > 1 else 1
+    box = (1, rows, depth)[first:]
+    made = Buffer(f"{name}_map", x.dtype, shape[first:], "tensor_map", tuple(strides[first:]), ACCESS, (("box", *box),))
+    return TensorView(made, at.buf.name, offset)
+
+
+@dataclass(frozen=True)
+class BulkPipeline:
+    """The loop over k of one block.  left, right: the maps; consumers: warps that multiply; lane, warp: of the thread."""
+
+    core: WarpgroupCore
+    left: TensorView
+    right: TensorView
+    consumers: int
+    warp: Var
+    lane: Var
+
+    @property
+    def stages(self) -> int:
+        return self.core.left.buffer.static_shape[0]
+
+    @property
+    def full(self) -> Buffer:
+        return Buffer("full", "u64", (self.stages,), "shared")
+
+    @property
+    def empty(self) -> Buffer:
+        return Buffer("empty", "u64", (self.stages,), "shared")
+
+    def allocate(self) -> Block:
+        return (Alloc(self.core.left.buffer), Alloc(self.core.right.buffer), Alloc(self.full), Alloc(self.empty))
+
+    def start(self) -> Block:
+        """One thread makes the barriers; all threads meet after it."""
+        s = axis("s", self.stages)
+        made: Block = (Do("mbarrier_init", (_place(self.full, s), as_expr(1))),
+                       Do("mbarrier_init", (_place(self.empty, s), as_expr(self.consumers))))
+        first = binary("and", binary("eq", self.warp, 0), binary("eq", self.lane, 0))
+        return (If(first, (For(s, made, "unroll"), Do("fence_mbarrier_init"))),)
+
+    def run(self, batch: Expr, start: tuple[Expr, Expr], k_start: Expr, steps: int, at: tuple[Expr, Expr]) -> Block:
+        """Producer and consumers.  start: first row of either tile; at: row and column of the warp within the tile."""
+        consume = (*self.consume(steps, at), *self.core.after_loop())
+        one = If(binary("eq", self.lane, 0), self.produce(batch, start, k_start, steps))
+        return (If(binary("lt", self.warp, self.consumers), consume, (one,)),)
+
+    def consume(self, steps: int, at: tuple[Expr, Expr]) -> Block:
+        ko = axis("ko", steps)
+        behind = self.core.in_flight
+        done = binary("and", binary("eq", self.lane, 0), binary("le", behind, ko))
+        return (For(ko, (
+            Do("mbarrier_wait", (_place(self.full, ko % self.stages), ko / self.stages % 2)),
+            *self.core.multiply(ko % self.stages, *at, self.lane),
+            If(done, (Do("mbarrier_arrive", (_place(self.empty, (ko + (self.stages - behind)) % self.stages),)),)),
+        ), "serial", ("reduce",)),)
+
+    def produce(self, batch: Expr, start: tuple[Expr, Expr], k_start: Expr, steps: int) -> Block:
+        """The first round of stages finds them empty: the phase before the first one counts as complete."""
+        ko = axis("ko", steps)
+        stage = ko % self.stages
+        tiles = self.core.left, self.core.right
+        copies = tuple(
+            self.copy(view, tile, (batch, own, k_start + ko * self.core.tile.depth), stage)
+            for view, tile, own in zip((self.left, self.right), tiles, start, strict=True)
+        )
+        expected = sum(t.own * t.depth * DTYPES[t.buffer.dtype].size for t in tiles)
+        return (For(ko, (
+            Do("mbarrier_wait", (_place(self.empty, stage), (ko / self.stages + 1) % 2)),
+            Do("mbarrier_expect", (_place(self.full, stage), as_expr(expected))), *copies,
+        )),)
+
+    def copy(self, view: TensorView, tile: StagedTile, at: tuple[Expr, Expr, Expr], stage: Expr) -> Do:
+        to = Load.of(tile.buffer, (stage,), Type(tile.buffer.dtype))
+        rank = len(view.map.shape)
+        source = Load.of(view.map, at[3 - rank:], Type(view.map.dtype))
+        return Do(f"bulk_copy_{rank}d", (to, source, _place(self.full, stage)))
+
+
+def _place(barriers: Buffer, stage: Expr) -> Load:
+    return Load.of(barriers, (stage,), Type(barriers.dtype))
