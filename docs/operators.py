@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
 
 import onnx
 from onnx import NodeProto
+from tilewright.compiler.target_support import lacks_class
+from tilewright.compiler.targets import TARGETS
 from tilewright.frontend.onnx.support import reason_for
 from tilewright.frontend.onnx.table import op_versions
+from tilewright.ir import ops
+from tilewright.ir.ops import bounded
+from tilewright.ir.ops.base import Op
+from tilewright.ir.ops.control import Fused
+from tilewright.ir.ops.recurrent import Recurrent
 
 PAGE = Path(__file__).with_suffix(".md")
 DOMAINS = {"": "ai.onnx", "ai.onnx.ml": "ai.onnx.ml", "ai.onnx.preview.training": "ai.onnx.preview.training"}
@@ -18,7 +27,7 @@ HEAD = """# Operators
 
 Written by `docs/operators.py` from the importer's tables; a test keeps it current. The standard is that of onnx {version},
 up to opset {opset}. What an operator's row says holds for every target, unless the last column names an exception: all
-operators are imported into the same core operators. A target that lacks one of these says so when it compiles.
+operators are imported into the same core operators. The last table says which of these a target lacks.
 
 - **since**: the first opset in which the operator can be imported. A meaning that changed later is followed.
 - **definition**: the operator is imported as the standard's own definition by other operators.
@@ -69,7 +78,33 @@ def page() -> str:
     for domain in EXTENSIONS:
         names = sorted(name for d, name in op_versions() if d == domain)
         lines += ["", f"## {domain}: {len(names)}", "", *_table([(n, "any", NOTES.get((domain, n), "")) for n in names])]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *_targets()]) + "\n"
+
+
+def _targets() -> list[str]:
+    """The core operators that a target lacks."""
+    lines = [
+        "## Targets", "", "Core operators (`ir/ops`) that a target has no rule, loops or hardware for.",
+        "`tilewright check` tells it for the operators of a model.", "", "| target | lacks |", "|---|---|",
+    ]
+    for target in TARGETS:
+        lacking = [op.__name__ for op in _core_operators() if lacks_class(target, op)]
+        lines.append(f"| {target} | {', '.join(lacking) or 'none'} |")
+    return lines
+
+
+def _core_operators() -> list[type[Op]]:
+    """Those that graphs of models are made of; fused groups and the forms that results of unknown size are compiled in are
+    the compiler's own."""
+    for module in pkgutil.iter_modules(ops.__path__):
+        import_module(f"{ops.__name__}.{module.name}")
+    found, queue = set(), list(Op.__subclasses__())
+    while queue:
+        op = queue.pop()
+        queue += op.__subclasses__()
+        if not op.__name__.startswith("_") and op.__module__ != bounded.__name__ and op not in (Fused, Recurrent):
+            found.add(op)
+    return sorted(found, key=lambda op: op.__name__)
 
 
 def _standard_row(domain: str, name: str, version: int) -> tuple[str, str, str]:

@@ -12,10 +12,13 @@ from .builder import NotConstantError
 from .importer import import_graph
 from .inputs import Shapes
 from .reader import ModelSource, read_model
-from .support import ModelSummary, OperatorUse, operators_used, require_supported
+from .support import ModelSummary, OperatorUse, node_operators, operators_used, require_supported
 from .tensors import DTYPE_OF_ONNX, NARROW
 
-__all__ = ["ModelSource", "ModelSummary", "NotConstantError", "OperatorUse", "check_model", "check_supported", "import_model"]
+__all__ = [
+    "ModelSource", "ModelSummary", "NotConstantError", "OperatorUse", "check_model", "check_supported", "import_model",
+    "operators_of_nodes",
+]
 
 
 def import_model(
@@ -45,6 +48,11 @@ def check_model(model: ModelSource, *, base_dir: Path | None = None) -> ModelSum
     inputs = tuple((v.name, _declared(v)) for v in graph.input if v.name not in constants)
     outputs = tuple((v.name, _declared(v)) for v in graph.output)
     return ModelSummary(file.name, file.opsets, inputs, outputs, operators_used(file))
+
+
+def operators_of_nodes(model: ModelSource) -> dict[str, str]:
+    """Node -> its operator."""
+    return node_operators(read_model(model))
 
 
 def check_supported(model: ModelSource) -> None:

@@ -59,6 +59,23 @@ def operators_used(model: ModelFile) -> tuple[OperatorUse, ...]:
     return tuple(sorted(uses.values(), key=lambda u: (-u.count, u.full_name)))
 
 
+def node_operators(model: ModelFile) -> dict[str, str]:
+    """The operator of every node by its name, and of nodes without one by the operator's own; those of functions too."""
+    found: dict[str, str] = {}
+
+    def collect(nodes: Iterable[NodeProto]) -> None:
+        for node in nodes:
+            domain = normal_domain(node.domain)
+            found.setdefault(node.name or node.op_type, f"{domain or 'ai.onnx'}:{node.op_type}")
+            for graph in subgraphs(node):
+                collect(graph.node)
+
+    collect(model.proto.graph.node)
+    for f in model.proto.functions:
+        collect(f.node)
+    return found
+
+
 def _count(
     nodes: Iterable[NodeProto], opsets: Mapping[str, int], functions: Mapping[FunctionKey, FunctionProto],
     uses: dict[tuple[str, str, int], OperatorUse], calls: tuple[FunctionKey, ...], numbers: Iterator[int],

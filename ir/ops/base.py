@@ -65,7 +65,11 @@ class Op:
 
 def form_of(op: Op) -> str:
     """Which lowering the operator has: "expand", "compute", "kernel", "support" or "control"."""
+    return form_of_class(type(op))
+
+
+def form_of_class(op: type[Op]) -> str:
     for form in ("expand", "compute", "kernel", "support"):
-        if getattr(type(op), form) is not getattr(Op, form):
+        if getattr(op, form) is not getattr(Op, form):
             return form
     return "control"

@@ -77,7 +77,7 @@ def build(
     settings = fpga or FpgaOptions()
     say = progress or (lambda stage: None)
     seconds: dict[str, float] = {}
-    _require_static(graph)
+    require_ports(graph)
     say("calibration")
     with timed(seconds, "calibration"):
         samples = _samples(graph, settings)
@@ -119,7 +119,8 @@ class Made:
     lowered: Lowered
 
 
-def _require_static(graph: Graph) -> None:
+def require_ports(graph: Graph) -> None:
+    """Raises ModelError for inputs and outputs that no design has: of unknown size, or of other types."""
     for v in graph.inputs:
         if not v.type.is_static:
             raise ModelError(f"fpga: input {v.name!r} is {v.type}; hardware needs every size: bind it with --dim or --shape")

@@ -305,11 +305,20 @@ def vector_of(array: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, in
     return np.broadcast_to(inner, shape[kept:last]).ravel(), prod(shape[last:])
 
 
-def unsupported(nodes: list[Node]) -> ModelError:
+class NoHardwareError(ModelError):
+    """nodes: those that the FPGA target has no process for."""
+
+    def __init__(self, message: str, nodes: list[Node]) -> None:
+        super().__init__(message)
+        self.nodes = nodes
+
+
+def unsupported(nodes: list[Node]) -> NoHardwareError:
     """All nodes that the FPGA target has no process for."""
     lines = sorted({f"  {n.op.name} ({n.op}) at {n.where or n.outputs[0].name}"[:200] for n in nodes})
-    return ModelError(
+    message = (
         f"fpga: {len(nodes)} operation(s) have no hardware process:\n" + "\n".join(lines)
         + "\nremove them from the model, or compute them on the host before or after the kernel"
     )
+    return NoHardwareError(message, nodes)
 

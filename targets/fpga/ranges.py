@@ -7,6 +7,7 @@ reach further into a network than noise.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -26,6 +27,7 @@ Samples = list[list[np.ndarray]]
 Key = TypeVar("Key")
 
 SEED = 20260
+ASSUMED: Range = (-1.0, 1.0)
 
 
 def random_samples(graph: Graph, reach: Range, count: int) -> Samples:
@@ -100,6 +102,15 @@ class Ranges:
             for v in graph.inputs:
                 if is_float(v.type.dtype):
                     self.of[v] = (min(declared[0], self.of[v][0]), max(declared[1], self.of[v][1]))
+
+    @classmethod
+    def assumed(cls, graph: Graph) -> Ranges:
+        """The same small range for every value, without a run: enough to see what can be lowered, not how well."""
+        ranges = cls.__new__(cls)
+        ranges.of = {v: ASSUMED for v in (*graph.inputs, *(v for n in graph.nodes for v in n.outputs))}
+        ranges.cells = defaultdict(lambda: ASSUMED)
+        ranges.outputs = []
+        return ranges
 
     def _observe(self, node: Node, results: tuple[np.ndarray, ...]) -> None:
         for v, a in zip(node.outputs, results, strict=True):

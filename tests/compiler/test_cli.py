@@ -11,12 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 from tilewright import InternalError, OptionError
 from tilewright.compiler import commands
 from tilewright.compiler.cli import INTERNAL, INTERRUPTED, OK, USER_ERROR, main, make_parser
 from tilewright.compiler.commands import parse_bindings, parse_dim, parse_shape
 from tilewright.compiler.running import write_arrays
+from tilewright.compiler.targets import TARGETS
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 COMMANDS = ("compile", "run", "check", "quantize", "inspect", "targets", "cache", "prune", "completion")
@@ -233,7 +236,26 @@ def test_check_lists_the_operators(tilewright: Tilewright) -> None:
         assert words in text
     told = json.loads(tilewright("check", DIGITS / "digits.onnx", "--json")[1])
     assert told["compiles"]
+    assert {t: facts["compiles"] for t, facts in told["targets"].items()} == dict.fromkeys(TARGETS, True)
     assert {o["operator"]: o["nodes"] for o in told["operators"]}["ai.onnx:Conv"] == 4
+
+
+def test_check_says_what_targets_lack(tilewright: Tilewright, tmp_path: Path) -> None:
+    text, flags = (helper.make_tensor_value_info(n, t, [3]) for n, t in (("x", TensorProto.STRING), ("f", TensorProto.BOOL)))
+    nodes = [
+        helper.make_node("StringConcat", ["x", "x"], ["twice"], "join"),
+        helper.make_node("Compress", ["f", "f"], ["kept"], "keep", axis=0),
+    ]
+    made = (("twice", TensorProto.STRING), ("kept", TensorProto.BOOL))
+    outputs = [helper.make_tensor_value_info(n, t, None) for n, t in made]
+    graph = helper.make_graph(nodes, "strings", [text, flags], outputs)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), tmp_path / "m.onnx")
+    told = json.loads(tilewright("check", tmp_path / "m.onnx", "--json")[1])["targets"]
+    assert told["cpu"]["compiles"]
+    for target in ("cuda", "xla", "tpu", "tvm", "fpga"):
+        assert set(told[target]["reasons"]) == {"ai.onnx:StringConcat", "ai.onnx:Compress"}
+    _, words, _ = tilewright("check", tmp_path / "m.onnx")
+    assert "not on cuda, xla, tpu, tvm, fpga: ai.onnx:StringConcat: strings are for processors' libraries" in words
 
 
 def test_inspect_prints_the_manifest(tilewright: Tilewright, digits: Path) -> None:
