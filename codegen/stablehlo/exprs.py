@@ -51,6 +51,8 @@ class ExprWriter:
                 return self.w.select(self.write(e.cond), self.write(e.a), self.write(e.b))
             case Cast():
                 return conversion(self.w, self.write(e.a), e.type.dtype)
+            case Call(fn="bitcast", args=(a,)):
+                return self.w.simple("bitcast_convert", (self.write(a),), TensorType(e.type.dtype, self.shape))
             case Call(args=(a,)):
                 return unary(self.w, e.fn, self.write(a))
             case Call(args=(a, b)):
@@ -78,7 +80,8 @@ class ExprWriter:
     def _load(self, e: Load) -> Ref:
         x = self.buffers[e.buf]
         places = [self.axes.get(i) for i in e.idx]
-        if all(p is not None for p in places) and places == sorted(set(places)):  # type: ignore[type-var]
+        whole = all(p is not None and n == self.shape[p] for p, n in zip(places, x.shape, strict=True))
+        if whole and places == sorted(set(places)):  # type: ignore[type-var]
             return self.w.broadcast(x, self.shape, places)  # type: ignore[arg-type]
         if not e.idx:
             return self.w.broadcast(x, self.shape, ())

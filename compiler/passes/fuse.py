@@ -27,7 +27,7 @@ from ...ir.graph import Graph, Node, Value
 from ...ir.ops.base import form_of
 from ...ir.ops.contract import Conv, MatMul
 from ...ir.ops.control import Fused
-from ...ir.ops.elementwise import Binary, Cast, Select, Unary
+from ...ir.ops.elementwise import Binary, Bitcast, Cast, Select, Unary
 from ...ir.ops.norm import Attention
 from ...ir.ops.quantize import Lookup, Saturate
 from ...ir.ops.reduce import Reduce
@@ -35,8 +35,8 @@ from ...ir.ops.window import Pool
 from ...ir.products import at_least
 from ...ir.types import Dim
 
-ELEMENTWISE = (Unary, Binary, Select, Cast, Saturate, Lookup)
-CHEAP = (Binary, Select, Cast, Saturate, Lookup)  # elementwise, without functions that take many instructions
+ELEMENTWISE = (Unary, Binary, Select, Cast, Bitcast, Saturate, Lookup)
+CHEAP = (Binary, Select, Cast, Bitcast, Saturate, Lookup)  # elementwise, without functions that take many instructions
 MAX_ROW_ELEMENTS = 32768  # a row of a "rows" group has to stay in the second-level cache
 TYPICAL_ROW = 128  # elements of an open dimension
 MAX_NODES = 100  # of a group: one pass over memory is little beside so much work, and code must not grow without bound

@@ -24,6 +24,7 @@ from tilewright.ir.ops.movement import (
 from tilewright.ir.ops.recurrent import Gru, Lstm, Rnn
 from tilewright.ir.ops.scatter import REDUCTIONS, ScatterElements, ScatterND
 from tilewright.ir.ops.sort import TopK
+from tilewright.ir.ops.trees import TreeStep
 from tilewright.ir.types import DTYPES, NUMBERS
 
 from suites.row import Row, Spec
@@ -96,6 +97,24 @@ def _gather_rows() -> list[Row]:
         Row("gather-nd-batch", GatherND(1), (X, literal("i64", [0], [-1]))),
         Row("gather-nd-batch-rows", GatherND(1), (X, indices(2, 5, 1, low=-3, high=2))),
         Row("gather-nd-whole", GatherND(0), (f(3, 2), indices(2, 0, low=0, high=0))),
+    ]
+
+
+def _tree_rows() -> list[Row]:
+    """20 random nodes that lead to each other; column 7 of 6 counts as the last."""
+    rng = np.random.default_rng(5)
+    flags, columns, targets = (rng.integers(0, high, 20).astype(np.uint64) for high in (8, 8, 19))
+    links = flags | columns << np.uint64(3) | targets << np.uint64(6)
+    values = rng.integers(-2, 3, 20) / 2
+    words = links << np.uint64(32) | values.astype(np.float32).view(np.uint32)
+    rows = literal("f32", *[[NAN, 0.5, -1, 1, 0, NAN], [INF, -INF, 0, 0.5, 1, -0.5]] * 9)
+    at = indices(18, 21, low=0, high=19, dtype="i32")
+    rows_64 = rows.astype(np.float64)
+    return [
+        Row("tree-step-f32", TreeStep(0, 3, equal=True, missing=True), (rows, words, at)),
+        Row("tree-step-f64", TreeStep(0, 3, equal=True, missing=True), (rows_64, links, values, at)),
+        Row("tree-step-plain", TreeStep(0, 3, equal=False, missing=False), (rows, words & ~np.uint64(6 << 32), at)),
+        Row("tree-step-roots", TreeStep(17, 3, equal=True, missing=True), (rows, words)),
     ]
 
 
@@ -212,6 +231,6 @@ def _recurrent_rows() -> list[Row]:
 
 
 ROWS: tuple[Row, ...] = (
-    *_layout_rows(), *_gather_rows(), *_scatter_rows(), *_sort_rows(), *_resize_rows(), *_grid_rows(),
+    *_layout_rows(), *_gather_rows(), *_tree_rows(), *_scatter_rows(), *_sort_rows(), *_resize_rows(), *_grid_rows(),
     *_recurrent_rows(),
 )

@@ -1,60 +1,24 @@
-"""Tree ensembles without branches: all rows walk all trees at once, one level per step.
-
-    at[n, t]                      the node where row n stands in tree t; at first the root
-    at = where(x[n, feature[at]] <= value[at], yes[at], no[at])       as often as the deepest tree is deep
-    y[n] = sum over t of weights[at[n, t]]
-
-A leaf leads to itself.  Every step is gathers from small tables, which stay in the cache.
-"""
+"""Tree ensembles: from the attributes to `Trees`, and from the leaves that `ml_tree_walk` reaches to scores."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ....ir.errors import ModelError
 from ....ir.graph import Value
-from ....ir.ops.movement import GatherElements
 from ....ir.ops.reduce import Reduce
 from ..builder import OnnxBuilder
 from ..table import Outputs, onnx_op
 from .ml_scores import DOMAIN, labels_of, numbers, transformed
+from .ml_tree_walk import MODES, Trees, tree_of_nodes, walked
 
-_COMPARE = {"BRANCH_LEQ": "le", "BRANCH_LT": "lt", "BRANCH_GTE": "ge", "BRANCH_GT": "gt", "BRANCH_EQ": "eq",
-            "BRANCH_NEQ": "ne"}  # fmt: skip
-_MODES = (*_COMPARE, "BRANCH_MEMBER")  # by number in TreeEnsemble
+_MODES = (*MODES, "BRANCH_MEMBER")  # by number in TreeEnsemble
 _AGGREGATES = ("AVERAGE", "SUM", "MIN", "MAX")
 _TRANSFORMS = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")
-_DEEPEST = 256  # steps; a deeper tree is a chain or a cycle
 _MOST_WEIGHTS = 2**26  # elements of the table of leaf weights
-
-
-@dataclass(frozen=True)
-class Trees:
-    """One entry per node of all trees: the feature, how it is compared ("" in leaves), with what, whether a missing value
-    counts as yes, and the next nodes.  roots: one per tree.  weights[node, target]."""
-
-    features: np.ndarray
-    modes: np.ndarray
-    values: np.ndarray
-    missing: np.ndarray
-    yes: np.ndarray
-    no: np.ndarray
-    roots: np.ndarray
-    weights: np.ndarray
-
-    def depth(self) -> int:
-        """Steps to the deepest leaf.  Raises ModelError for nodes that lead back to themselves."""
-        level, steps = np.unique(self.roots), 0
-        while (self.modes[level] != "").any():
-            inner = level[self.modes[level] != ""]
-            level = np.unique(np.concatenate([self.yes[inner], self.no[inner]]))
-            steps += 1
-            if steps > _DEEPEST:
-                raise ModelError(f"a tree is deeper than {_DEEPEST} levels, or its nodes lead back to themselves")
-        return steps
+_MOST_COLUMNS = 64  # outputs that are summed on their own where each tree is about one of them
 
 
 def _check(ok: bool, message: str) -> None:
@@ -62,42 +26,44 @@ def _check(ok: bool, message: str) -> None:
         raise ModelError(message)
 
 
-def _walk(b: OnnxBuilder, x: Value, trees: Trees) -> Value:
-    """The leaf [N, T] that each row of x[N, F] reaches in each tree."""
-    n = x.type.shape[0]
-    features = x.type.shape[1]
-    inner = trees.features[trees.modes != ""]
-    if isinstance(features, int):
-        _check(not inner.size or (inner.min() >= 0 and inner.max() < features), f"a node reads a feature outside of {x.type}")
-    at = b.broadcast(b.constant(trees.roots.astype(np.int64)), (n, len(trees.roots)))
-    feature, value = b.constant(trees.features.astype(np.int64)), b.constant(trees.values.astype(np.float64))
-    yes, no = b.constant(trees.yes.astype(np.int64)), b.constant(trees.no.astype(np.int64))
-    value = b.cast(value, x.type.dtype)
-    for _ in range(trees.depth()):
-        found = b.add(GatherElements(1), x, b.gather(feature, at, 0))
-        goes = _compared(b, trees, found, b.gather(value, at, 0), at)
-        at = b.select(goes, b.gather(yes, at, 0), b.gather(no, at, 0))
-    return at
-
-
-def _compared(b: OnnxBuilder, trees: Trees, x: Value, value: Value, at: Value) -> Value:
-    modes = sorted(set(trees.modes) - {""})
-    result = b.binary(_COMPARE[modes[0]], x, value)
-    for mode in modes[1:]:
-        here = b.gather(b.constant(trees.modes == mode), at, 0)
-        result = b.select(here, b.binary(_COMPARE[mode], x, value), result)
-    if trees.missing.any() or "BRANCH_NEQ" in modes:  # every other comparison with NaN is false
-        result = b.select(b.unary("isnan", x), b.gather(b.constant(trees.missing), at, 0), result)
-    return result
-
-
 def _sums(b: OnnxBuilder, x: Value, trees: Trees, aggregate: str, dtype: str) -> Value:
     """Leaf weights [N, K] over all trees."""
     _check(aggregate in _AGGREGATES, f"attribute 'aggregate_function' is {aggregate!r}, expected one of {_AGGREGATES}")
-    weights = b.cast(b.constant(trees.weights), dtype)
-    found = b.gather(weights, _walk(b, x, trees), 0)  # [N, T, K]
-    total = b.add(Reduce({"MIN": "min", "MAX": "max"}.get(aggregate, "sum"), (1,), False), found)
-    return b.binary("div", total, len(trees.roots)) if aggregate == "AVERAGE" else total
+    fn = {"MIN": "min", "MAX": "max"}.get(aggregate, "sum")
+    count = len(trees.roots)
+    everything = np.arange(count)
+    outputs = trees.weights.shape[1]
+    of = _one_output_each(trees) if fn == "sum" and 1 < outputs <= _MOST_COLUMNS else None
+    if of is None:
+        total = _aggregated(b, x, trees, everything, slice(None), fn, dtype)
+    else:
+        columns = [_aggregated(b, x, trees, everything[of == k], slice(k, k + 1), fn, dtype) for k in range(outputs)]
+        total = b.concat(columns, 1)
+    return b.binary("div", total, count) if aggregate == "AVERAGE" else total
+
+
+def _aggregated(
+    b: OnnxBuilder, x: Value, trees: Trees, chosen: np.ndarray, outputs: slice, fn: str, dtype: str
+) -> Value:
+    """The weights of some outputs over some trees."""
+    total = None
+    for leaves, weights in walked(b, x, trees, chosen):
+        found = b.gather(b.cast(b.constant(weights[:, outputs]), dtype), leaves, 0)  # [N, T, K]
+        part = b.add(Reduce(fn, (1,), False), found)
+        total = part if total is None else b.binary("add" if fn == "sum" else fn, total, part)
+    if total is None:  # no tree is about this output
+        return b.broadcast(b.scalar(0, dtype), (x.type.shape[0], 1))
+    return total
+
+
+def _one_output_each(trees: Trees) -> np.ndarray | None:
+    """The only output that each tree has weights for; None if a tree has several."""
+    root = tree_of_nodes(trees)
+    node, output = np.nonzero(trees.weights)
+    node, output = node[root[node] >= 0], output[root[node] >= 0]
+    of = np.zeros(len(trees.roots), np.int64)
+    of[root[node]] = output
+    return of if bool((of[root[node]] == output).all()) else None
 
 
 # ---- the form with node ids ----
@@ -113,7 +79,7 @@ def _by_ids(a: dict[str, Any], targets: str, count: int, fill: float) -> Trees:
     for name, column in columns.items():
         _check(len(column) == size, f"attribute 'nodes_{name}' has {len(column)} entries for {size} nodes")
     modes = np.array([m if m != "LEAF" else "" for m in columns["modes"]], dtype=object)
-    unknown = set(modes) - {*_COMPARE, ""}
+    unknown = set(modes) - {*MODES, ""}
     _check(not unknown, f"attribute 'nodes_modes' has the unknown {sorted(unknown)}")
     inner = modes != ""
     here = np.arange(size)
