@@ -102,7 +102,8 @@ def _core_operators() -> list[type[Op]]:
     while queue:
         op = queue.pop()
         queue += op.__subclasses__()
-        if not op.__name__.startswith("_") and op.__module__ != bounded.__name__ and op not in (Fused, Recurrent):
+        own = op.__module__.startswith(ops.__name__) and op.__module__ != bounded.__name__
+        if own and not op.__name__.startswith("_") and op not in (Fused, Recurrent):
             found.add(op)
     return sorted(found, key=lambda op: op.__name__)
 

@@ -50,7 +50,8 @@ class TreeStep(Op):
         tables = 2 if x.dtype == "f64" else 1
         require(len(types) == 1 + tables + (not self.trees), self, "got {} operands", len(types))
         if tables == 2:
-            require(types[2] == TensorType("f64", words.shape), self, "expected a value for each of {}, got {}", words, types[2])
+            fits = types[2] == TensorType("f64", words.shape)
+            require(fits, self, "expected a value for each of {}, got {}", words, types[2])
         if self.trees:
             return (TensorType("i32", (x.shape[0], self.trees)),)
         at = types[-1]

@@ -107,7 +107,7 @@ class Ranges:
     def assumed(cls, graph: Graph) -> Ranges:
         """The same small range for every value, without a run: enough to see what can be lowered, not how well."""
         ranges = cls.__new__(cls)
-        ranges.of = {v: ASSUMED for v in (*graph.inputs, *(v for n in graph.nodes for v in n.outputs))}
+        ranges.of = dict.fromkeys((*graph.inputs, *(v for n in graph.nodes for v in n.outputs)), ASSUMED)
         ranges.cells = defaultdict(lambda: ASSUMED)
         ranges.outputs = []
         return ranges
