@@ -59,11 +59,13 @@ class Memory:
 
 @dataclass(frozen=True)
 class Cost:
-    """products: (how many, bits of one operand, bits of the other).  adder_bits: of all adders and selectors; memories."""
+    """products: (how many, bits of one operand, bits of the other).  adder_bits: of all adders and selectors; memories;
+    register_bits: flip-flops beside those of logic."""
 
     products: tuple[tuple[int, int, int], ...] = ()
     adder_bits: int = 0
     memories: tuple[Memory, ...] = ()
+    register_bits: int = 0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

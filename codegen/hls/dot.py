@@ -1,7 +1,7 @@
 """Products with constant weights: the part of convolutions and matrix products behind the window.
 
 `Dot` reads the K values of each of P positions, once, and writes O results: folded over O / pe groups of outputs and
-K / simd packets of inputs, one packet a cycle.  `ChannelDot` keeps channels apart: depthwise convolution and pooling.
+K / simd packets of inputs, one packet a cycle.  Where every product has hardware of its own, zeros have none.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from .shift_add import Adders, adders_code, shift_add, sum_code
 
 MAX_UNROLL = 1024  # multipliers of one process
 ADDED_BITS = 10  # bits of weights up to which shifts and additions are tried
+SPARSE = 0.1  # the part of zeros from which on products are written one by one, without those of zeros
+TERMS = 6  # products in a line
 LUTS_PER_PRODUCT = 40  # of adders for each product, up to which they are cheaper than multipliers
 
 
@@ -44,7 +46,7 @@ def rom_memories(roms: tuple[Rom, ...]) -> tuple[Memory, ...]:
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Dot(Process):
     """weights [O, K], bias [O]: integers; body: from the accumulator to the result, its vectors of period O.
-    run_length: how many inputs lie side by side in the stream; simd divides it."""
+    run_length: how many inputs lie side by side in the stream; simd divides it, or is all K of a window."""
 
     kind: ClassVar[str] = "dot"
 
@@ -80,7 +82,7 @@ class Dot(Process):
         return (self.body.run(acc.ravel()).reshape(self.outputs[0].shape),)
 
     def foldings(self) -> tuple[Process, ...]:
-        outputs = self.weights.shape[0]
+        outputs, k = self.weights.shape
         best: dict[int, tuple[int, int]] = {}
         for pe in divisors(outputs):
             for simd in divisors(self.run_length):
@@ -88,6 +90,9 @@ class Dot(Process):
                     old = best.get(pe * simd)
                     if old is None or abs(pe - simd) < abs(old[0] - old[1]):
                         best[pe * simd] = (pe, simd)
+        for pe in divisors(outputs):  # whole windows, once single taps are not enough
+            if outputs * self.run_length < pe * k <= MAX_UNROLL:
+                best[pe * k] = (pe, k)
         return tuple(replace(self, pe=pe, simd=simd) for _, (pe, simd) in sorted(best.items()))
 
     def accepts(self, lanes: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
@@ -102,6 +107,11 @@ class Dot(Process):
         return Timing(total, (reads,), (writes,), 6 + len(self.body.tables) * 4)
 
     @property
+    def whole(self) -> bool:
+        """It reads a window at once."""
+        return self.simd > self.run_length
+
+    @property
     def adders(self) -> Adders | None:
         """All products as shifts and additions, where every one has a multiplier of its own and this is cheaper."""
         if self.sizes != (1, 1) or self.weight_type.bits > ADDED_BITS:
@@ -109,12 +119,22 @@ class Dot(Process):
         found = shift_add(self.weights, self.inputs[0].type)
         return found if found.bits <= LUTS_PER_PRODUCT * np.count_nonzero(self.weights) else None
 
+    @property
+    def unrolled(self) -> bool:
+        """Every product has hardware of its own."""
+        return self.sizes == (1, 1)
+
+    @property
+    def skips(self) -> bool:
+        """Products with zero are left out."""
+        return self.unrolled and int(np.count_nonzero(self.weights)) <= (1 - SPARSE) * self.weights.size
+
     def roms(self) -> tuple[Rom, ...]:
         groups, packets = self.sizes
         w = self.weights.reshape(groups, self.pe, packets, self.simd).transpose(0, 2, 1, 3)
         weights = Rom(f"{self.name}_w", w.reshape(groups * packets, self.pe * self.simd), self.weight_type)
         bias = Rom(f"{self.name}_b", self.bias.reshape(groups, self.pe), holding(int(self.bias.min()), int(self.bias.max())))
-        return (*(() if self.adders else (weights,)), bias, *vector_roms(self.name, self.body, self.pe))
+        return (*(() if self.adders or self.skips else (weights,)), bias, *vector_roms(self.name, self.body, self.pe))
 
     def cost(self) -> Cost:
         groups, packets = self.sizes
@@ -124,8 +144,9 @@ class Dot(Process):
             return Cost(((self.pe * self.body.products, 18, 18),), bits, (*rom_memories(self.roms()), *self._tables))
         acc = self.body.inputs[0].bits
         buffered = (Memory(packets, self.simd * self.inputs[0].type.bits),) if groups > 1 else ()
-        products = ((lanes, self.inputs[0].type.bits, self.weight_type.bits), (self.pe * self.body.products, 18, 18))
-        return Cost(products, self.pe * (acc * self.simd + self.body.adder_bits),
+        kept = int(np.count_nonzero(self.weights)) if self.skips else lanes
+        products = ((kept, self.inputs[0].type.bits, self.weight_type.bits), (self.pe * self.body.products, 18, 18))
+        return Cost(products, acc * kept + self.pe * self.body.adder_bits,
                     (*rom_memories(self.roms()), *buffered, *self._tables))
 
     @property
@@ -139,16 +160,43 @@ class Dot(Process):
             return (f"{self.positions} x ({k} -> {outputs}), weights {self.weight_type}, all products in "
                     f"{len(self.adders.adders)} adders")
         return (f"{self.positions} x ({k} -> {outputs}), weights {self.weight_type}, accumulator {self.body.inputs[0]}, "
-                f"{self.pe} x {self.simd} products a cycle")
+                f"{self.pe} x {self.simd} products a cycle"
+                + f", {np.count_nonzero(self.weights == 0)} of them with zero left out" * self.skips)
 
-    def _adders_code(self, a: Adders) -> str:
+    def _added(self, a: Adders) -> list[str]:
         n, acc = self.name, self.body.inputs[0].cpp
         names = [f"x.v[{i}]" for i in range(self.simd)]
         lines = adders_code(a, names, "a", "    ")
         for o, t in enumerate(a.sums):
             total = f"{acc}({n}_b[0][{o}] + {sum_code(t, names)})"
             lines.append(f"    y.v[{o}] = {n}_body({total}{vector_arguments(n, self.body, '0', str(o))});")
-        text = "\n".join(lines)
+        return lines
+
+    def _without_zeros(self) -> list[str]:
+        n, acc = self.name, self.body.inputs[0].cpp
+        lines = []
+        for o, row in enumerate(self.weights):
+            terms = [f"x.v[{i}] * {w}" for i, w in enumerate(row.tolist()) if w]
+            lines.append(f"    {acc} sum{o} = {n}_b[0][{o}];")
+            lines += [f"    sum{o} += {' + '.join(terms[i:i + TERMS])};" for i in range(0, len(terms), TERMS)]
+            lines.append(f"    y.v[{o}] = {n}_body(sum{o}{vector_arguments(n, self.body, '0', str(o))});")
+        return lines
+
+    def _in_loops(self) -> list[str]:
+        n, acc = self.name, self.body.inputs[0].cpp
+        return f"""    for (int o = 0; o < {self.pe}; ++o) {{
+#pragma HLS UNROLL
+      {acc} sum = {n}_b[0][o];
+      for (int i = 0; i < {self.simd}; ++i) {{
+#pragma HLS UNROLL
+        sum += x.v[i] * {n}_w[0][o * {self.simd} + i];
+      }}
+      y.v[o] = {n}_body(sum{vector_arguments(n, self.body, '0', 'o')});
+    }}""".splitlines()
+
+    def _unrolled_code(self) -> str:
+        adders, n = self.adders, self.name
+        text = "\n".join(self._added(adders) if adders else self._without_zeros() if self.skips else self._in_loops())
         return f"""{self.body.code(n + "_body")}
 {self.opening()}
   for (int p = 0; p < {self.positions}; ++p) {{
@@ -162,8 +210,8 @@ class Dot(Process):
 """
 
     def code(self) -> str:
-        if self.adders:
-            return self._adders_code(self.adders)
+        if self.unrolled:
+            return self._unrolled_code()
         groups, packets = self.sizes
         acc, n = self.body.inputs[0].cpp, self.name
         read = "const auto x = x0.read();"
@@ -228,113 +276,3 @@ def accumulator(weights: np.ndarray, bias: np.ndarray, low: int, high: int, frac
     if max(int(top.max()), -int(bottom.min())) >= 2**61:
         raise ModelError("fpga: an accumulator of more than 62 bits; use fewer bits")
     return holding(int(bottom.min()), int(top.max()), frac)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class ChannelDot(Process):
-    """Windows of `taps` values per channel to one value per channel: fn "dot" (weights [taps, C] and bias [C]), "max" or
-    "sum".  It reads, for each position and each packet of channels, the taps in order.
-
-    A vector of the body has period C, or positions * C (averages whose windows are cut by the border)."""
-
-    kind: ClassVar[str] = "channels"
-
-    fn: str
-    taps: int
-    body: Body
-    weights: np.ndarray | None = None
-    weight_type: Fixed | None = None
-    bias: np.ndarray | None = None
-    pe: int = 1
-
-    @property
-    def channels(self) -> int:
-        return self.outputs[0].shape[-1]
-
-    @property
-    def positions(self) -> int:
-        return self.outputs[0].size // self.channels
-
-    @property
-    def work(self) -> int:
-        return self.inputs[0].size if self.fn == "dot" else 0
-
-    @property
-    def cycles(self) -> int:
-        return self.inputs[0].size // self.pe
-
-    def run(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-        x = arrays[0].reshape(-1, self.taps, self.channels)
-        if self.fn == "dot":
-            assert self.weights is not None and self.bias is not None
-            acc = (x * self.weights).sum(1) + self.bias
-        else:
-            acc = x.max(1) if self.fn == "max" else x.sum(1)
-        return (self.body.run(acc.ravel()).reshape(self.outputs[0].shape),)
-
-    def foldings(self) -> tuple[Process, ...]:
-        return tuple(replace(self, pe=pe) for pe in divisors(self.channels) if pe <= MAX_UNROLL)
-
-    def accepts(self, lanes: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
-        return (self.pe,), self.pe
-
-    def timing(self) -> Timing:
-        total = self.cycles
-        return Timing(total, (every(total, 1),), (every(total // self.taps, self.taps, self.taps - 1),), 6)
-
-    def roms(self) -> tuple[Rom, ...]:
-        vectors = vector_roms(self.name, self.body, self.pe)
-        if self.weights is None or self.bias is None or self.weight_type is None:
-            return vectors
-        w = self.weights.reshape(self.taps, -1, self.pe).transpose(1, 0, 2).reshape(-1, self.pe)
-        bias = Rom(f"{self.name}_b", self.bias.reshape(-1, self.pe), holding(int(self.bias.min()), int(self.bias.max())))
-        return (Rom(f"{self.name}_w", w, self.weight_type), bias, *vectors)
-
-    def cost(self) -> Cost:
-        bits = self.inputs[0].type.bits
-        products = ((self.pe, bits, self.weight_type.bits),) if self.weight_type else ()
-        products += ((self.pe * self.body.products, 18, 18),)
-        tables = tuple(Memory(len(t.start), t.start_type.bits + t.slope_type.bits, True)
-                       for t in self.body.tables for _ in range(self.pe))
-        return Cost(products, self.pe * (self.body.inputs[0].bits + self.body.adder_bits),
-                    (*rom_memories(self.roms()), *tables))
-
-    def about(self) -> str:
-        return f"{self.fn} over windows of {self.taps}, {self.positions} x {self.channels}, {self.pe} channels a cycle"
-
-    def code(self) -> str:
-        acc, n, groups = self.body.inputs[0].cpp, self.name, self.channels // self.pe
-        value = "x.v[o]"
-        if self.fn == "dot":
-            first = f"{acc}({n}_b[c][o]) + x.v[o] * {n}_w[c * {self.taps} + t][o]"
-            more = f"acc[o] + x.v[o] * {n}_w[c * {self.taps} + t][o]"
-        elif self.fn == "sum":
-            first, more = f"{acc}({value})", f"acc[o] + {value}"
-        else:
-            first, more = f"{acc}({value})", f"acc[o] > {value} ? {acc}(acc[o]) : {acc}({value})"
-        row = "c" if self.body.period == self.channels or not self.body.vectors else f"p * {groups} + c"
-        return f"""{self.body.code(n + "_body")}
-{self.opening()}
-  {acc} acc[{self.pe}];
-#pragma HLS ARRAY_PARTITION variable=acc complete
-  for (int p = 0; p < {self.positions}; ++p)
-    for (int c = 0; c < {groups}; ++c)
-      for (int t = 0; t < {self.taps}; ++t) {{
-#pragma HLS PIPELINE II=1
-        const auto x = x0.read();
-        {self.packet(0, True)} y;
-        for (int o = 0; o < {self.pe}; ++o) {{
-#pragma HLS UNROLL
-          {acc} sum;
-          if (t == 0)
-            sum = {first};
-          else
-            sum = {more};
-          acc[o] = sum;
-          y.v[o] = {n}_body(sum{vector_arguments(n, self.body, row, 'o')});
-        }}
-        if (t == {self.taps - 1}) y0.write(y);
-      }}
-}}
-"""
-

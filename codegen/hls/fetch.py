@@ -117,6 +117,10 @@ class TiledDot(Dot):
         return None
 
     @property
+    def unrolled(self) -> bool:
+        return False
+
+    @property
     def cycles(self) -> int:
         groups, packets = self.sizes
         return self.positions * (packets + groups * packets + groups)

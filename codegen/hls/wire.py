@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import gcd
 
+from .channels import ChannelDot
 from .design import Process
-from .dot import ChannelDot, Dot
+from .dot import Dot
 from .route import Drop, Fork, Regroup
+from .sliding import sliding
 from .tensor import Tensor
 from .window import Window
 
@@ -71,10 +73,8 @@ def _matched(p: Process, consumers: dict[Tensor, Process]) -> Process:
     """A window emits the packets that the product behind it reads."""
     if isinstance(p, Window):
         reader = consumers.get(p.outputs[0])
-        if isinstance(reader, Dot):
-            return replace(p, emit=reader.simd)
-        if isinstance(reader, ChannelDot):
-            return replace(p, emit=reader.pe)
+        if isinstance(reader, (Dot, ChannelDot)):
+            return sliding(p) if reader.whole else replace(p, emit=reader.simd if isinstance(reader, Dot) else reader.pe)
     return p
 
 

@@ -73,7 +73,7 @@ def process_usage(p: Process, board: Board, ultra: bool = False) -> Usage:
     parts = [product_usage(n, a, b, board) for n, a, b in cost.products]
     parts += [memory_usage(m, ultra) for m in cost.memories]
     used = total([*parts, Usage(lut=cost.adder_bits + CONTROL)])
-    return used + Usage(ff=used.lut + used.lut // 4)
+    return used + Usage(ff=used.lut + used.lut // 4 + cost.register_bits)
 
 
 def fifo_usage(depth: int, width: int, ultra: bool = False) -> Usage:

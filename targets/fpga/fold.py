@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ...codegen.hls.design import Process
+from ...codegen.hls.sliding import SlidingWindow
 from ...codegen.hls.tensor import Tensor
 from ...codegen.hls.window import Window
 from ...codegen.hls.wire import wire
@@ -76,6 +77,8 @@ def _unfoldable(
             return here.name
         if len(steps) > 1:
             return None
+        if isinstance(here, SlidingWindow):
+            return None
         if isinstance(here, Window) and not here.bound_by_input:
             reader = readers[here.outputs[0]]
             return reader.name if at[reader.name] + 1 < len(foldings[reader.name]) else None
@@ -95,4 +98,4 @@ def _usage(
 
 def _shape(p: Process) -> tuple[object, ...]:
     """What decides the resources of a process, its kind and constants aside."""
-    return p.lanes_in, p.lanes_out, *(getattr(p, name, 0) for name in ("pe", "simd", "emit"))
+    return p.lanes_in, p.lanes_out, *(getattr(p, name, 0) for name in ("pe", "simd", "emit", "whole"))

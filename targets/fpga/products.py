@@ -9,7 +9,8 @@ from math import prod
 import numpy as np
 
 from ...codegen.hls.body import BodyBuilder, Reg
-from ...codegen.hls.dot import ChannelDot, Dot, accumulator, sum_range
+from ...codegen.hls.channels import ChannelDot
+from ...codegen.hls.dot import Dot, accumulator, sum_range
 from ...codegen.hls.fixed import Fixed, exact_constant, holding
 from ...codegen.hls.product import Product
 from ...codegen.hls.tensor import Tensor

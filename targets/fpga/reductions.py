@@ -8,7 +8,7 @@ from math import prod, sqrt
 import numpy as np
 
 from ...codegen.hls.body import BodyBuilder, Reg
-from ...codegen.hls.dot import ChannelDot
+from ...codegen.hls.channels import ChannelDot
 from ...codegen.hls.fixed import covering, holding
 from ...codegen.hls.rows import Norm, Reduce, Softmax, norm_shape
 from ...codegen.hls.tensor import Tensor

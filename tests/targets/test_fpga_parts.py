@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tilewright.codegen.hls.body import BodyBuilder
 from tilewright.codegen.hls.design import Design, Memory
-from tilewright.codegen.hls.dot import accumulator
+from tilewright.codegen.hls.dot import Dot, accumulator
 from tilewright.codegen.hls.emit import kernel_source
 from tilewright.codegen.hls.fixed import Fixed, covering, exact_constant, holding, round_shift
 from tilewright.codegen.hls.shift_add import digits, shift_add
 from tilewright.codegen.hls.simulate import simulate
+from tilewright.codegen.hls.sliding import SlidingWindow
 from tilewright.codegen.hls.table import make_table
 from tilewright.codegen.hls.tensor import Tensor
 from tilewright.codegen.hls.wire import connect, pack_deep, wire
@@ -22,20 +26,34 @@ from tilewright.ir.errors import ModelError, OptionError
 from tilewright.targets.fpga.boards import BOARDS, USABLE, find_board
 from tilewright.targets.fpga.build import build
 from tilewright.targets.fpga.c_names import kernel_name
+from tilewright.targets.fpga.csim import Csim, run_csim
 from tilewright.targets.fpga.estimate import memory_usage, product_usage
 from tilewright.targets.fpga.host import resolve_machine
 from tilewright.targets.fpga.lint import lint
 from tilewright.targets.fpga.lower import lower_graph
+from tilewright.targets.fpga.project import project_files
 from tilewright.targets.fpga.ranges import Ranges, random_samples
 
-from .fpga_graphs import attention, depthwise_prelu, graph_of, pools, residual
+from .fpga_graphs import (
+    attention,
+    conv_1d,
+    conv_relu,
+    depthwise_prelu,
+    dilated_conv,
+    graph_of,
+    pools,
+    residual,
+    strided_conv,
+)
 
 
-def design_of(*branches: object) -> Design:
+def design_of(*branches: object, fastest: bool = False) -> Design:
     graph = graph_of(*branches)  # type: ignore[arg-type]
     lowered = lower_graph(graph, Ranges(graph, random_samples(graph, (-4.0, 4.0), 2), (-4.0, 4.0)), 12)
     processes, outputs = connect(lowered.processes, lowered.inputs, lowered.outputs)
-    names = tuple(f"in{n}" for n in range(len(lowered.inputs))), tuple(f"out{n}" for n in range(len(outputs)))
+    if fastest:
+        processes = tuple(p.foldings()[-1] for p in processes)
+    names = tuple(f"in_{n}" for n in range(len(lowered.inputs))), tuple(f"out_{n}" for n in range(len(outputs)))
     design = Design("top", wire(processes, lowered.inputs), lowered.inputs, outputs, lowered.in_ports,
                     lowered.out_ports, *names)
     return replace(design, depths=simulate(design).depths)
@@ -131,16 +149,16 @@ def self_timed(design: Design, frames: int = 3) -> int:
             room[t] += p.timing().latency
     ready: dict[Tensor, list[int]] = {t: [] for t in lanes}  # cycle from which each packet can be read
     held = dict.fromkeys(lanes, 0)
-    plans = []
+    plans: list[list[Any]] = []
     for p in design.processes:
         timing = p.timing()
-        events: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
+        events: dict[int, tuple[list[Tensor], list[Tensor]]] = defaultdict(lambda: ([], []))
         for n, t in enumerate(p.inputs):
             for i in timing.reads[n].tolist():
-                events.setdefault(i, ([], []))[0].append(t.stream)
+                events[i][0].append(t.stream)
         for n, t in enumerate(p.outputs):
             for i in timing.writes[n].tolist():
-                events.setdefault(i, ([], []))[1].append(t)
+                events[i][1].append(t)
         plans.append([timing, events, 0, frames])
     feeds = {t: frames * t.size // lanes[t] for t in design.inputs}
     drains = {t.stream: frames * t.size // lanes[t.stream] for t in design.outputs}
@@ -156,7 +174,7 @@ def self_timed(design: Design, frames: int = 3) -> int:
             timing, events, at, left = plan
             if not left:
                 continue
-            reads, writes = events.get(at, ([], []))
+            reads, writes = events[at]
             if any(not ready[t] or ready[t][0] > cycle for t in reads) or any(held[t] >= room[t] for t in writes):
                 continue
             for t in reads:
@@ -188,6 +206,44 @@ def test_the_depths_never_stop_the_design(branches: tuple) -> None:
     assert bounded <= unbounded * 1.01 + 200
     assert found.interval == max(found.busy.values())
     assert found.latency <= bounded
+
+
+def test_whole_windows_leave_in_one_packet() -> None:
+    """A pixel a cycle: the windows of convolutions and pools with strides, dilation and one dimension never wait."""
+    branches = conv_relu, strided_conv, dilated_conv, conv_1d, pools, depthwise_prelu
+    slow, fast = design_of(*branches), design_of(*branches, fastest=True)
+    windows = [p for p in fast.processes if p.kind == "sliding_window"]
+    assert len(windows) == 8 and not any(p.kind == "window" for p in fast.processes)
+    for p in windows:
+        assert isinstance(p, SlidingWindow)
+        n, h, w, c = p.image
+        assert p.cycles <= n * (h + 3) * (w + 3)
+        assert p.lanes_out == p.kernel[0] * p.kernel[1] * c
+    rng = np.random.default_rng(0)
+    codes = [rng.integers(t.type.low, t.type.high + 1, t.shape) for t in slow.inputs]
+    wanted = slow.run(codes)
+    for one, other in zip(wanted, fast.run(codes), strict=True):
+        np.testing.assert_array_equal(one, other)
+    self_timed(fast)
+    files = project_files(fast, resolve_machine("fpga:zcu104"), [codes], [wanted])
+    assert lint(files["src/top.cpp"].decode(), "top") == []
+    assert run_csim(files, "top") == Csim(1, 0, 0)
+
+
+def test_products_with_zero_have_no_hardware() -> None:
+    """Unrolled products name the weights that are not zero, and cost as many multipliers."""
+    rng = np.random.default_rng(3)
+    w = rng.integers(20_000, 30_000, (4, 30)) * (rng.random((4, 30)) < 0.4)
+    b = BodyBuilder()
+    body = b.body(b.input(accumulator(w, np.zeros(4, np.int64), -128, 127, 0)))
+    x, y = Tensor("x", (5, 30), Fixed(8)), Tensor("y", (5, 4), body.result.type)
+    p = Dot(name="dot", inputs=(x,), outputs=(y,), weights=w, weight_type=Fixed(16), bias=np.zeros(4, np.int64), body=body,
+            run_length=30, pe=4, simd=30).wired((30,))
+    assert p.cost().products[0][0] == np.count_nonzero(w)
+    code = p.code()
+    assert [len(re.findall(rf"\* {v}\b", code)) for v in set(w[w != 0].tolist())] == [1] * len(set(w[w != 0].tolist()))
+    assert code.count(" * ") == np.count_nonzero(w)
+    assert not any(r.name == "dot_w" for r in p.roms())
 
 
 def test_deep_fifos_are_packed_and_nothing_else_changes() -> None:
