@@ -26,8 +26,9 @@ from .program import Address, Branch, Call, Program, Repeat, Step
 
 _HEAD = (
     "define hidden void @tw_main(ptr %runtime, ptr %arena, ptr %scratch, ptr %constants, ptr %inputs, ptr %outputs, "
-    "i64 %tid, i64 %nt, ptr %sizes, ptr %plan) nounwind {"
+    "i64 %tid, i64 %nt"
 )
+_OPEN = ", ptr %sizes, ptr %plan"
 _TRAILING = ("ptr %scratch", "ptr %runtime", "i64 %tid", "i64 %nt")
 
 
@@ -183,4 +184,5 @@ def print_main(program: Program, defined: Collection[str], declares: dict[str, N
         start += ["  %new = icmp eq ptr %inputs, null", "  br i1 %new, label %prepare, label %begin"]
         start += ["prepare:", *first.lines, "  ret void", "begin:"]
     start += [*m.entry, "  br label %start"]
-    return "\n".join([_HEAD, *start, "start:", *m.lines, "  ret void", "}", ""])
+    head = f"{_HEAD}{_OPEN if program.sizing else ''}) nounwind {{"
+    return "\n".join([head, *start, "start:", *m.lines, "  ret void", "}", ""])

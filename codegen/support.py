@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..ir.errors import TargetError
-from ..ir.expr import const
+from ..ir.expr import as_expr
 from ..ir.graph import Node, Value
 from ..ir.kernel import Buffer, Do, Kernel
 from ..ir.ops.movement import Reshape
-from ..ir.types import TensorType
+from ..ir.types import Dim, TensorType
 from .cost import cost_of
 from .machine import Machine
 from .program import Cost
+from .sizing import bytes_of
 from .storage import Place, Scope
 from .strategies.scheduled import Scheduled
 from .views import dense_strides, is_dense
@@ -37,16 +38,16 @@ def lower_support(lowering: Lowering, scope: Scope, node: Node) -> None:
     named = {b.name: places[v] for v, b in buffers.items()} | {
         b.name: place for b, place in zip(results, outs, strict=True)
     }
-    lowering.emit(scope, made, named, node, cost_of(node))
+    lowering.emit(scope, made, named, node, cost_of(node, lowering.typical))
     for v, place in zip(node.outputs, outs, strict=True):
         target = lowering.place(scope, v)
         if target != place:
             lowering.copy(scope, v.type, place, target, node)
 
 
-def call_of(function: str, buffers: Sequence[Buffer], numbers: Sequence[int]) -> Scheduled:
+def call_of(function: str, buffers: Sequence[Buffer], numbers: Sequence[Dim]) -> Scheduled:
     """A kernel that calls the function on its parameters, each given once."""
-    call = Do(function, tuple(const(n) for n in numbers), tuple(buffers))
+    call = Do(function, tuple(as_expr(n) for n in numbers), tuple(buffers))
     return Scheduled(Kernel(function, tuple(dict.fromkeys(buffers)), (call,)), note="support code")
 
 
@@ -87,6 +88,6 @@ def _source(lowering: Lowering, scope: Scope, v: Value, node: Node) -> Place:
 
 def _dense(lowering: Lowering, v: Value, place: Place) -> Place:
     """The place, or a new one where it is not dense."""
-    if is_dense(v.type.static_shape, place.strides):
+    if is_dense(v.type.shape, place.strides):
         return place
-    return Place(lowering.new_root(v.name, v.type.nbytes), 0, dense_strides(v.type.static_shape))
+    return Place(lowering.new_root(v.name, bytes_of(v.type)), 0, dense_strides(v.type.shape))

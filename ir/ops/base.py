@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ..errors import InternalError
-from ..types import TensorType
+from ..types import Dim, TensorType
 
 if TYPE_CHECKING:
     from ..compute import Compute
@@ -57,7 +57,7 @@ class Op:
         raise InternalError(f"{self.name} has no kernel")
 
 
-    def support(self, *types: TensorType) -> tuple[str, tuple[int, ...]]:
+    def support(self, *types: TensorType) -> tuple[str, tuple[Dim, ...]]:
         """The C function and its integer arguments, for operands of these types: void f(void *runtime, results...,
         operands..., int64_t...), on dense arrays.  One thread calls it."""
         raise InternalError(f"{self.name} has no support")

@@ -12,14 +12,15 @@ from functools import cache
 
 import numpy as np
 
+from ..dims import volume
 from ..errors import ModelError
-from ..types import DTYPES, TensorType
+from ..types import DTYPES, Dim, TensorType
 from .base import Op
 from .operands import require, require_count
 from .regex import Program, matches
 
 CASES = ("lower", "upper")
-Support = tuple[str, tuple[int, ...]]
+Support = tuple[str, tuple[Dim, ...]]
 """A C function and its integer arguments, which follow (runtime, results..., operands...)."""
 
 
@@ -52,7 +53,7 @@ class TextConcat(Op):
         return (made,)
 
     def support(self, *types: TensorType) -> Support:
-        return "tw_text_concat", (types[0].size,)
+        return "tw_text_concat", (volume(types[0].shape),)
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class TextEqual(Op):
         return (made,)
 
     def support(self, *types: TensorType) -> Support:
-        return "tw_text_equal", (types[0].size,)
+        return "tw_text_equal", (volume(types[0].shape),)
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class TextMatch(Op):
         return (_each(arrays[0], lambda s: matches(program, s), "bool"),)
 
     def support(self, *types: TensorType) -> Support:
-        return "tw_text_match", (types[0].size, types[1].size)
+        return "tw_text_match", (volume(types[0].shape), volume(types[1].shape))
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class TextFind(Op):
         return (_each(arrays[0], lambda s: places.get(s, -1), "i64"),)
 
     def support(self, *types: TensorType) -> Support:
-        return "tw_text_find", (types[0].size, types[1].size)
+        return "tw_text_find", (volume(types[0].shape), volume(types[1].shape))
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class TextRank(Op):
         return (_each(arrays[0], places.__getitem__, "i64"),)
 
     def support(self, *types: TensorType) -> Support:
-        return "tw_text_rank", (types[0].size,)
+        return "tw_text_rank", (volume(types[0].shape),)
 
 
 @cache
@@ -156,7 +157,7 @@ class TextCase(Op):
         return (_each(arrays[0], lambda s: "".join(map(change, s)), "str"),)
 
     def support(self, *types: TensorType) -> Support:
-        return "tw_text_case", (types[0].size, types[1].static_shape[0], CASES.index(self.case))
+        return "tw_text_case", (volume(types[0].shape), types[1].shape[0], CASES.index(self.case))
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ class TextPieces(Op):
         return pieces, counts
 
     def support(self, *types: TensorType) -> Support:
-        return "tw_text_pieces", (types[0].size, self.cuts, self.most)
+        return "tw_text_pieces", (volume(types[0].shape), self.cuts, self.most)
 
 
 def pieces_of(text: str, delimiter: str, cuts: int) -> list[str]:
@@ -215,7 +216,7 @@ class TextFormat(Op):
         return (made,)
 
     def support(self, *types: TensorType) -> Support:
-        return "tw_text_format", (types[0].size, list(DTYPES).index(types[0].dtype))
+        return "tw_text_format", (volume(types[0].shape), list(DTYPES).index(types[0].dtype))
 
 
 def _formatted(value: np.generic) -> str:
@@ -267,7 +268,7 @@ class TextParse(Op):
         return (made,)
 
     def support(self, *types: TensorType) -> Support:
-        return "tw_text_parse", (types[0].size, list(DTYPES).index(self.to))
+        return "tw_text_parse", (volume(types[0].shape), list(DTYPES).index(self.to))
 
 
 def _number(text: str, kind: str) -> float | int:

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from frontend.onnx_models import F32, I64, model, node, value
-from onnx import ModelProto
+from frontend.onnx_models import F32, I64, model, node, unknown, value
+from onnx import ModelProto, TensorProto
 from tilewright.compiler.api import compile
 from tilewright.frontend.onnx import import_model
 from tilewright.ir.errors import OptionError
 from tilewright.ir.interpreter import run_graph
 from tilewright.targets.loader import Module
 
+STRING = TensorProto.STRING
 RNG = np.random.default_rng(8)
 SIZES = ((1, 1), (2, 3), (7, 16), (17, 5), (40, 33))
 
@@ -178,3 +179,29 @@ def test_a_gather_at_open_sizes(tmp_path: Path) -> None:
     for n, k in ((1, 4), (9, 2)):
         x, i = RNG.standard_normal((n, 3)).astype(np.float32), RNG.integers(-n, n, k)
         np.testing.assert_array_equal(module(x, i)[0], x[i])
+
+
+def test_strings_at_open_sizes(tmp_path: Path) -> None:
+    """The support code is given how many there are; a transposed operand is made dense at its own size."""
+    nodes = [node("Transpose", ["x"], ["t"], perm=[1, 0]), node("StringConcat", ["t", "t"], ["y"])]
+    proto = model(nodes, [value("x", "n", "k", dtype=STRING)], [unknown("y", STRING)])
+    compile(proto, cache=False, name="twice", jobs=1).save(tmp_path)
+    module = Module(tmp_path)
+    for shape in ((1, 2), (3, 2), (2, 5)):
+        x = np.array([f"{n}é" for n in range(shape[0] * shape[1])], object).reshape(shape)
+        np.testing.assert_array_equal(module(x)[0], x.T + x.T)
+
+
+def test_checked_kernels_know_the_sizes_of_their_buffers(tmp_path: Path) -> None:
+    proto = mlp()
+    compile(proto, debug_bounds=True, cache=False, name="mlp", jobs=1).save(tmp_path)
+    module = Module(tmp_path)
+    for n, m in ((1, 1), (7, 16)):
+        x = RNG.standard_normal((n, m, 24)).astype(np.float32)
+        wanted = run_graph(import_model(proto, shapes={"x": x.shape}), [x])
+        np.testing.assert_allclose(module(x)[0], wanted[0], rtol=2e-4, atol=2e-5)
+
+
+def test_weights_are_not_made_before_sizes_are_known() -> None:
+    with pytest.raises(OptionError, match=r"transform_weights=create with the open dimensions n, m: .*--dim NAME=N"):
+        compile(mlp(), transform_weights="create", cache=False)
