@@ -11,9 +11,7 @@ import functools
 import time
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import llvmlite.binding as llvm
 import numpy as np
 
 from ...codegen.arena import ALIGNMENT
@@ -25,6 +23,7 @@ from ...codegen.program import Address, Call, Program
 from ...codegen.strategies.scheduled import Group, Pack, Scheduled
 from ...ir.kernel import Buffer
 from ...ir.types import DTYPES, TensorType
+from .in_process import InProcess
 from .objects import compile_objects
 
 COLD_BYTES = 16 << 20  # of weights at least, over all copies
@@ -62,7 +61,7 @@ class TimedKernel:
         ))
         program = Program("timed", {kernel.name: kernel}, (call,), (), (), (), self._stride, self._arena.size)
         text = emit_module([kernel], machine, main=program)
-        self._engine = _link(compile_objects([text, _NO_BARRIER], machine, 1))
+        self._engine = InProcess(compile_objects([text, _NO_BARRIER], machine, 1))
         main = _MAIN(self._engine.get_function_address("tw_main"))
         self._scratch = _aligned(max(1, scratch_bytes(kernel)))
         memory = self._arena.ctypes.data, self._scratch.ctypes.data
@@ -155,20 +154,3 @@ def _aligned(size: int) -> np.ndarray:
     raw = np.zeros(size + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + size]
-
-
-@functools.cache
-def _prepare() -> None:
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-
-
-def _link(objects: list[bytes]) -> Any:
-    """An engine that holds these object files."""
-    _prepare()
-    target = llvm.Target.from_default_triple().create_target_machine(jit=True)
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target)
-    for data in objects:
-        engine.add_object_file(llvm.object_file.ObjectFileRef.from_data(data))
-    engine.finalize_object()
-    return engine

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import llvmlite.binding as llvm
 import numpy as np
 from tilewright.codegen.llvm import emit_kernel, scratch_bytes
 from tilewright.codegen.llvm_text import symbol
@@ -19,6 +18,7 @@ from tilewright.codegen.math import legalize_math
 from tilewright.ir.expr import Var
 from tilewright.ir.kernel import Kernel
 from tilewright.targets.cpu.host import host_machine
+from tilewright.targets.cpu.in_process import InProcess
 from tilewright.targets.cpu.objects import compile_objects
 
 _BARRIER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -57,22 +57,11 @@ class NativeKernel:
         return ctypes.CFUNCTYPE(None, *types, *tail)(self.address)
 
 
-@functools.cache
-def _prepare_jit() -> None:
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    llvm.add_symbol("tw_barrier", ctypes.cast(_wait, ctypes.c_void_p).value)
-
-
-def link(objects: list[bytes]) -> Any:
-    """An execution engine that holds these object files."""
-    _prepare_jit()
-    target = llvm.Target.from_default_triple().create_target_machine(jit=True)
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target)
-    for data in objects:
-        engine.add_object_file(llvm.object_file.ObjectFileRef.from_data(data))
-    engine.finalize_object()
-    return engine
+def link(objects: list[bytes]) -> InProcess:
+    """The functions of these object files; a barrier waits for threads of Python."""
+    barrier = ctypes.cast(_wait, ctypes.c_void_p).value
+    assert barrier
+    return InProcess(objects, {"tw_barrier": barrier})
 
 
 def compile_native(kernel: Kernel, machine: Machine | None = None) -> NativeKernel:
