@@ -96,7 +96,7 @@ class Lowering:
         if pack.transform is None:
             return pack.apply(array)
         source, transform, made = self._transformed
-        if source is not array or transform is not pack.transform:
+        if source is not array or transform != pack.transform:
             made = pack.transform(array)
             self._transformed = array, pack.transform, made
         return replace(pack, transform=None).apply(made)

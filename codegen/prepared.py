@@ -12,7 +12,7 @@ from .storage import Reference, Root
 from .strategies.scheduled import Pack
 from .strategies.strassen import HalvedWeights
 from .strategies.strassen_weights import halved_weights_kernel
-from .strategies.winograd_transforms import TILE_SIDES
+from .strategies.winograd_transforms import WinogradWeights
 from .strategies.winograd_weights import weights_kernel
 
 
@@ -28,7 +28,7 @@ class PreparedConstants:
     @staticmethod
     def takes(pack: Pack) -> bool:
         """Whether the constant is one that instances can make: transformed weights of convolutions and of large products."""
-        return isinstance(pack.transform, HalvedWeights) or pack.transform in TILE_SIDES
+        return isinstance(pack.transform, HalvedWeights | WinogradWeights)
 
     def root(self, pack: Pack, param: Buffer, array: np.ndarray, raw: Root) -> Root:
         """The memory of a transformed constant; raw: where the constant itself lies."""
@@ -45,4 +45,5 @@ class PreparedConstants:
     def _kernel(self, pack: Pack, source: Buffer, target: Buffer) -> Kernel:
         if isinstance(pack.transform, HalvedWeights):
             return halved_weights_kernel(pack, pack.transform, source, target, self.machine)
-        return weights_kernel(pack, source, target, self.machine)
+        assert isinstance(pack.transform, WinogradWeights)
+        return weights_kernel(pack, pack.transform, source, target, self.machine)

@@ -22,7 +22,7 @@ from .scheduled import Group
 from .select import SKINNY
 from .strassen import halved_product
 from .tiles import fits, tile_costs
-from .winograd import SMALLEST_CHANNELS, is_transformable
+from .winograd_plan import SMALLEST_CHANNELS, is_transformable
 
 NEAR, MOST_TILES = 1.35, 24  # tiles whose expected cost is at most so many times the best one, and how many of them
 UNROLLS = (1, 2, 3, 4, 5, 6, 7, 8)

@@ -1,7 +1,7 @@
 """Which strategy schedules a group: by the form of its computations, never by the operator's name.
 
     a product or convolution with a constant of many zeros              sparse, where the cost model expects a gain
-    a 3 x 3 convolution of stride 1 with constant weights               winograd, where the cost model expects a gain
+    a 3 x 3 convolution of stride 1 or 2, constant weights               winograd, where the cost model expects a gain
     a large product with a constant right operand                       strassen, where the cost model expects a gain
     a sum of products of two operands that the output walks alone       contract
     a depthwise convolution of bytes with constant weights              depthwise, where a dot instruction is at hand
@@ -47,7 +47,8 @@ from .sparse import schedule_sparse
 from .sparse_choice import plan_sparse
 from .strassen import halved_product, is_worth_halving, schedule_halved
 from .window import is_window, schedule_window
-from .winograd import is_transformable, schedule_winograd, winograd_tile
+from .winograd import schedule_winograd
+from .winograd_plan import is_transformable, winograd_tile
 
 SKINNY = 4  # products with fewer columns are reductions along the contiguous axis
 

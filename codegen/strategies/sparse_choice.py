@@ -23,7 +23,7 @@ from .sparse import SparsePlan
 from .sparse_forms import SparseProduct, matrix_product, weight_matrix, window_product
 from .sparse_weights import Layout, SparseWeights
 from .strassen import halved_product, is_worth_halving
-from .winograd import is_transformable, winograd_cycles
+from .winograd_plan import is_transformable, winograd_cycles
 
 WORTH = 1.1  # expected gain from which the sparse kernel is taken
 MOST_DENSITY = 0.8  # above it no pattern pays

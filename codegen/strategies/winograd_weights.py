@@ -14,25 +14,24 @@ from ..math import legalize_math
 from ..schedule import fma_contract, has_loop, vectorize
 from .scheduled import Pack
 from .winograd import channel_loops
-from .winograd_transforms import TILE_SIDES, weight_matrix
+from .winograd_transforms import Taps, WinogradWeights
 
 
-def weights_kernel(pack: Pack, source: Buffer, target: Buffer, machine: Machine) -> Kernel:
-    """source[3, 3, C, O] -> target[(m + 2)^2, panels, C, columns of a panel]; pack says which columns, and m."""
-    assert pack.transform is not None
-    m = TILE_SIDES[pack.transform]
-    _, panels, channels, width = TensorType("i64", pack.shape).static_shape
+def weights_kernel(pack: Pack, made: WinogradWeights, source: Buffer, target: Buffer, machine: Machine) -> Kernel:
+    """source[3, 3, C, O] -> target[products, panels, slots * C, columns of a panel]; pack says which columns."""
+    _, panels, depth, width = TensorType("i64", pack.shape).static_shape
     start = pack.origin[-1]
-    g = weight_matrix(m).tolist()
+    taps = made.taps()
+    channels = depth // len(taps[0])
     share = axis("p", panels * channels)
     panel, k = share // channels, share % channels
 
     def body(column: Expr) -> Block:
         w = [[cast(load(source, i, j, k, panel * width + column + start), "f32") for j in range(3)] for i in range(3)]
-        half = [[_combine(row, [w[i][j] for i in range(3)]) for j in range(3)] for row in g]
-        n = m + 2
+        half = {row: [_combine(row, [w[i][j] for i in range(3)]) for j in range(3)] for plane in taps for row, _ in plane}
         return tuple(
-            Store(target, (as_expr(r * n + s), panel, k, column), _combine(g[s], half[r])) for r in range(n) for s in range(n)
+            Store(target, (as_expr(b), panel, k + slot * channels, column), _combine(factors, half[row]))
+            for b, plane in enumerate(taps) for slot, (row, factors) in enumerate(plane)
         )
 
     loops = channel_loops(width, machine.lanes("f32"), ("ob", "ol", "ot"), body)
@@ -42,7 +41,7 @@ def weights_kernel(pack: Pack, source: Buffer, target: Buffer, machine: Machine)
     return fma_contract(kernel) if machine.fma else kernel
 
 
-def _combine(coefficients: list[float], values: list[Expr]) -> Expr:
+def _combine(coefficients: Taps, values: list[Expr]) -> Expr:
     terms = [v if c == 1.0 else v * c for c, v in zip(coefficients, values, strict=True) if c != 0.0]
     total = terms[0]
     for t in terms[1:]:

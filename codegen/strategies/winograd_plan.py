@@ -1,0 +1,110 @@
+"""Which convolutions are transformed by Winograd, into tiles of what side, and what that is expected to cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...ir.compute import Compute
+from ..machine import Machine
+from .contract import size_of
+from .product import find_dot, operands
+from .winograd_transforms import FORMS, Form
+
+SMALLEST_CHANNELS = 16
+STRIDES = (1, 2)
+BLOCK_TILES = 64  # tiles of one block at most, and a quarter of it at least
+
+
+@dataclass(frozen=True)
+class Plan:
+    """out: rows and columns of the output; tiles: of tiles per image."""
+
+    form: Form
+    images: int
+    out: tuple[int, int]
+    channels: int
+    outputs: int
+    block: int = BLOCK_TILES
+
+    @property
+    def m(self) -> int:
+        return self.form.m
+
+    @property
+    def tiles(self) -> tuple[int, int]:
+        return -(-self.out[0] // self.m), -(-self.out[1] // self.m)
+
+    @property
+    def count(self) -> int:
+        return self.images * self.tiles[0] * self.tiles[1]
+
+    @property
+    def block_rows(self) -> int:
+        """Tile rows of one block; 0 where the threads share the phases."""
+        rows, columns = self.tiles
+        if self.count < 2 * self.block:
+            return 0
+        fits = [r for r in range(1, rows + 1) if rows % r == 0 and r * columns <= self.block]
+        return max(fits, default=1)
+
+
+def winograd_tile(c: Compute, machine: Machine) -> int:
+    """The tile side that is expected to be the fastest for this computation; 0 for direct convolution."""
+    pair = operands(c)
+    if pair is None or not is_transformable(c):
+        return 0
+    (_, y, x, o), (_, _, i) = c.axes, c.reduce
+    left, right = pair
+    if min(size_of(i), size_of(o)) < SMALLEST_CHANNELS:
+        return 0
+    plans = _plans(c)
+    pairs = find_dot(left.type.dtype, right.type.dtype, c.acc, machine) is not None
+    rate = 2 * machine.lanes("f32") * (2 if pairs else 1) * 0.95
+    direct = plans[0].images * size_of(y) * size_of(x) * 9.0 * size_of(i) * size_of(o) / rate
+    best = min((_cycles(p, machine), p.m) for p in plans)
+    return best[1] if best[0] < 0.9 * direct else 0
+
+
+def winograd_cycles(c: Compute, machine: Machine) -> float:
+    """Expected cycles of the best transformed convolution.  Requires `is_transformable`."""
+    return min(_cycles(p, machine) for p in _plans(c))
+
+
+def _plans(c: Compute) -> list[Plan]:
+    return [plan_of(c, m, BLOCK_TILES) for m in (4, 2)]
+
+
+def is_transformable(c: Compute) -> bool:
+    """Whether this is a 3 x 3 convolution of stride 1 or 2 with f32 sums."""
+    return stride_of(c) is not None
+
+
+def stride_of(c: Compute) -> int | None:
+    """The stride of a convolution that can be transformed."""
+    pair = operands(c)
+    if pair is None or len(c.axes) != 4 or len(c.reduce) != 3 or c.acc != "f32":
+        return None
+    (n, y, x, o), (ky, kx, i) = c.axes, c.reduce
+    left, right = pair
+    if right.idx != (ky, kx, i, o) or (ky.extent, kx.extent) != (3, 3):
+        return None
+    strides = [s for s in STRIDES if left.idx == (n, y * s + ky, x * s + kx, i)]
+    return strides[0] if strides else None
+
+
+def plan_of(c: Compute, m: int, block: int) -> Plan:
+    n, y, x, o = (size_of(v) for v in c.axes)
+    stride = stride_of(c)
+    assert stride is not None
+    return Plan(FORMS[m, stride], n, (y, x), size_of(c.reduce[2]), o, block)
+
+
+def _cycles(p: Plan, machine: Machine) -> float:
+    """Expected cycles: products or the stream of their weights, and about one cycle per vector of a plane transformed."""
+    lanes = machine.lanes("f32")
+    weights = p.form.products * p.channels * p.outputs
+    multiply = p.count * weights / (2 * lanes) / 0.9
+    passes = 1 if not p.block_rows else p.count / (p.block_rows * p.tiles[1])
+    stream = passes * weights * 4.0 / (9.0 if weights * 4 > machine.l2 / 2 else 40.0)
+    transforms = p.count * (p.form.products * p.channels + p.form.n**2 * p.outputs) / lanes * 2.2
+    return max(multiply, stream) + transforms
