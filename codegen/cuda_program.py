@@ -94,7 +94,8 @@ def _tensor_map(number: int, p: Buffer) -> TensorMap:
     assert p.strides is not None
     ((_, *box),) = (a for a in p.attrs if isinstance(a, tuple) and a[0] == "box")
     size = DTYPES[p.dtype].size
-    strides = tuple(s * size for s in reversed(p.strides[:-1]))
+    strides = tuple(s * size for s in reversed(p.strides[:-1]) if isinstance(s, int))
+    assert len(strides) == len(p.strides) - 1, p  # only known sizes have maps
     return TensorMap(number, p.dtype, p.static_shape[::-1], strides, tuple(box[::-1]))
 
 

@@ -173,7 +173,8 @@ class _Plan:
         k_start, start, at = split * (steps * tile.depth), (row, column), (at_row, at_column)
         if tile.bulk:
             assert isinstance(core, WarpgroupCore)
-            bulk = BulkPipeline(core, *self.views, consumers, warp, lane)
+            left, right = self.views
+            bulk = BulkPipeline(core, left, right, consumers, warp, lane)
             loop = (*bulk.allocate(), *bulk.start(), Barrier("block"), *bulk.run(batch, start, k_start, steps, at))
         else:
             loop = self.pipeline(core, batch, start, k_start, steps, at, lane, warp)
