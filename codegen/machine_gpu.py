@@ -61,6 +61,7 @@ MAX_GRID = (2**31 - 1, 65535, 65535)
 REGISTERS = 65536  # of one multiprocessor, 32 bits each
 STATIC_SHARED = 48 * KIB  # beyond it shared memory must be asked for at the launch
 WARP = 32
+MAX_RESIDENT = 16  # blocks of one multiprocessor, on every architecture
 
 
 @dataclass(frozen=True)

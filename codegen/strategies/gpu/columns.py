@@ -18,7 +18,7 @@ from ....ir.kernel import Alloc, Barrier, Block, Buffer, For, If, Store, axis, n
 from ...machine_gpu import WARP, GpuMachine
 from ...schedule.vectors import vector_store
 from ..axes import substitute_axes
-from .maps import contiguous_axis, extents, vector_width
+from .maps import RESIDENT_THREADS, contiguous_axis, extents, vector_width
 
 GROUPS = (16, 8, 4)
 LEAST = 32  # iterations of a reduction that is shared out
@@ -74,4 +74,5 @@ def column_nest(c: Compute, machine: GpuMachine, number: str) -> tuple[Block, st
         Barrier("block"), If(all_of(conditions), last),
     )
     note = f"{total} columns of {size}: {width} a thread, each in {groups} parts"
-    return nest((block,), nest((group,), nest((lane,), body, "thread.x"), "thread.y"), "block.x"), note
+    inside = nest((group,), nest((lane,), body, "thread.x"), "thread.y")
+    return nest((block,), inside, "block.x", (("resident", RESIDENT_THREADS // (groups * WARP)),)), note

@@ -34,7 +34,7 @@ from .cores import INSTRUCTIONS, MatrixCore, PlainCore
 from .legalize import legalize
 from .operand import ACCESS, MatrixProduct, Operand, access_width
 from .staging import fill, in_parts, stage_operand
-from .tiles import PADDING, GpuTile, choose_tile, tile_candidates
+from .tiles import PADDING, GpuTile, choose_tile, resident_blocks, tile_candidates
 from .warpgroup import WarpgroupCore
 
 Core = Union[MatrixCore, PlainCore, WarpgroupCore]
@@ -187,8 +187,9 @@ class _Plan:
             own, finish = ((If(binary("lt", warp, consumers), b),) for b in (own, finish))
         drain = (Alloc(sums), *own, Barrier("block"), *finish)
         body = (*core.start(), *_scope("loop", loop), Barrier("block"), *_scope("end", drain))
-        resident = (("resident", PLAIN_RESIDENT),) if not self.matrix and acc_size == 4 else ()
-        return nest((block,), nest((warp,), nest((lane,), body, "thread.x"), "thread.y"), "block.x", resident)
+        resident = PLAIN_RESIDENT if not self.matrix and acc_size == 4 else resident_blocks(tile, acc_size, self.machine)
+        inside = nest((warp,), nest((lane,), body, "thread.x"), "thread.y")
+        return nest((block,), inside, "block.x", (("resident", resident),))
 
     def core(self) -> Core:
         tile, p = self.tile, self.p

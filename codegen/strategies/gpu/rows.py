@@ -18,7 +18,7 @@ from ....ir.dims import split_index
 from ....ir.expr import Expr, Load, Type, all_of, as_expr, binary, call, cast, const, load
 from ....ir.kernel import Alloc, Barrier, Block, Buffer, For, If, Store, axis, coefficient, flat_index, nest, store
 from ....ir.traverse import rewrite, substitute
-from ...machine_gpu import WARP
+from ...machine_gpu import REGISTERS, WARP
 from ...schedule.vectors import vector_store
 from ..axes import drop_unit_axes
 from .maps import extents
@@ -205,7 +205,9 @@ class _Scheduler:
             body += self.over_row(self.vector(Store(to, (self.own,), read)))
         for n, c in enumerate(self.made):
             body += self.full(c) if self.is_full(c) else self.reduced(c, str(n))
-        return nest((block,), nest((warp,), nest((lane,), body, "thread.x"), "thread.y"), "block.x")
+        threads = int(warp.extent) * int(lane.extent)  # type: ignore[arg-type]
+        resident = (("resident", max(1, REGISTERS // (MOST_REGISTERS * 2 * threads))),)
+        return nest((block,), nest((warp,), nest((lane,), body, "thread.x"), "thread.y"), "block.x", resident)
 
     @property
     def own(self) -> Expr:

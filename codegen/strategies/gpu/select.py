@@ -7,6 +7,7 @@
     a reduction along another axis than the contiguous one             columns: lines of outputs, parts of the reduction
     a map that reads along another axis than it writes                 transposes: tiles in shared memory
     any other map or window                                            maps: a vector of outputs per thread
+    recurrent cells                                                    recurrent: a block per sequence
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ....ir.kernel import Barrier, Block, Buffer, Kernel, coefficient
 from ....ir.ops.base import Op
 from ....ir.ops.contract import MatMul
 from ....ir.ops.norm import Attention
+from ....ir.ops.recurrent import Recurrent
 from ....ir.ops.reduce import ArgReduce
 from ....ir.types import DTYPES, TensorType
 from ...machine_gpu import GpuMachine
@@ -36,6 +38,7 @@ from .legalize import legalize
 from .maps import contiguous_axis, extents, map_nest
 from .operand import MatrixProduct, find_matrix_product
 from .positions import schedule_positions, takes_positions
+from .recurrent import schedule_recurrent
 from .rows import schedule_row_groups
 from .skinny import skinny_product
 from .transposes import find_transposed, transpose_nest
@@ -137,7 +140,9 @@ def schedule_irregular(op: Op, outs: tuple[Buffer, ...], ins: tuple[Buffer, ...]
     """The kernel of an operator that writes its own loops."""
     if isinstance(op, ArgReduce) and takes_positions(op, ins[0]):
         return schedule_positions(op, outs[0], ins[0])
-    return schedule_loops(op.kernel(outs, ins))
+    kernel = op.kernel(outs, ins)
+    made = schedule_recurrent(kernel, machine) if isinstance(op, Recurrent) else None
+    return made or schedule_loops(kernel)
 
 
 def is_native(machine: GpuMachine, op: Op, types: tuple[TensorType, ...]) -> bool:

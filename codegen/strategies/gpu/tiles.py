@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from ....ir.types import DTYPES
-from ...machine_gpu import GpuMachine
+from ...machine_gpu import MAX_RESIDENT, REGISTERS, GpuMachine
 
 DEPTH_BYTES = 64  # of k in one stage: two matrix instructions
 PADDING = 32  # bytes after each row of the tile of sums, so that their stores meet no bank twice
 LAUNCH = 2.5e-6  # seconds that another launch costs
 STEP_LATENCY = 0.35e-6  # of one stage when nothing else hides it
+SPARE_REGISTERS = 64
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
 CLOCK_OF_L2 = 2.2  # times the bandwidth of memory
 OLDER_SHARE = 0.65  # of the peak of tensor cores made for warpgroups that mma.sync reaches
@@ -166,6 +167,13 @@ def _rate(dtype: str, matrix: bool, machine: GpuMachine) -> float:
 def _registers(tile: GpuTile, acc_size: int) -> int:
     rows, columns = tile.warp_tile
     return min(255, rows * columns // 32 * (acc_size // 4) + (rows + columns) // 4 + 48)
+
+
+def resident_blocks(tile: GpuTile, acc_size: int, machine: GpuMachine) -> int:
+    """How many blocks a multiprocessor shall hold as far as registers go, with room for addresses: the CUDA compiler, told
+    nothing, spills a few registers for more."""
+    registers = min(255, _registers(tile, acc_size) + SPARE_REGISTERS)
+    return max(1, min(REGISTERS // (tile.threads * registers), machine.threads_per_processor // tile.threads, MAX_RESIDENT))
 
 
 def _efficiency(tile: GpuTile) -> float:
