@@ -376,7 +376,7 @@ class _Writer:
             case Ramp():
                 return self.constant(e, np.arange(lanes, dtype=info.numpy))
             case Shuffle():
-                both = f"_np.concatenate(({self.expr(e.a)}, {self.expr(e.b)}))"
+                both = f"_np.hstack(({self.expr(e.a)}, {self.expr(e.b)}))"  # scalars too
                 if e.type.lanes == 1:
                     return f"int({both}[{e.mask[0]}])" if e.type == I64 else f"{both}[{e.mask[0]}]"
                 return f"{both}[{self.constant(e.mask, np.array(e.mask, np.int64))}]"

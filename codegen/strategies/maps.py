@@ -33,6 +33,7 @@ from .nests import (
     work,
 )
 
+NARROW_TILE = 16  # the smallest side of a tile that is only a part of a vector
 FEW_ROWS = 16  # outer iterations below which threads share the vector axis instead
 
 
@@ -57,7 +58,8 @@ def _schedule_nest(kernel: Kernel, machine: Machine) -> Kernel:
     found = memory_accesses(body)
     costs = {f.var: vector_cost(found, f.var, lanes) for f in reversed(loops)}
     vector = min(costs, key=lambda v: costs[v])
-    tile = _transposed(store, loops, lanes, costs[vector])
+    sizes = _tile_sizes(lanes, machine)
+    tile = next((t for size in sizes if (t := _transposed(store, loops, size, costs[vector])) is not None), None)
     names = [f.var.name for f in loops]
     if tile is not None:
         return _tiles(kernel, names, tile[0].name, tile[1].name, tile[2])
@@ -104,9 +106,15 @@ def _long_rows(kernel: Kernel, names: list[str], vector: str, n: int, lanes: int
 # ---- transposition -----------------------------------------------------------------------------------------------
 
 
-def _transposed(store: Store, loops: list[For], lanes: int, best: float) -> tuple[Var, Var, int] | None:
+def _tile_sizes(lanes: int, machine: Machine) -> tuple[int, ...]:
+    """Sides of tiles, the best first: a whole vector, or for narrow elements a part of one that the registers hold."""
+    whole = 1 << (lanes.bit_length() - 1)
+    most = min(whole, machine.vector_registers)
+    return (most, *(n for n in (32, NARROW_TILE) if n < most)) if whole > NARROW_TILE else (whole,)
+
+
+def _transposed(store: Store, loops: list[For], size: int, best: float) -> tuple[Var, Var, int] | None:
     """(axis contiguous in the output, axis contiguous in the operands, tile) if transposing in registers pays."""
-    size = 1 << (lanes.bit_length() - 1)
     long = [f.var for f in loops if size_of(f.var.extent) >= size and isinstance(f.var.extent, int)]
     written = [v for v in long if coefficient(store.buf, store.idx, v) == 1]
     if not written or size < 4:

@@ -9,6 +9,8 @@ broadcast; so a block needs to be only one output wide, and one step of the redu
             sums[R, panel] += values[block, R] * copy[index[block], panel]
         turn the sums round, finish them (bias, activation, residual) along the outputs, store
 
+Sums of integers are those of `sparse_integers`; all else is the same.
+
 A tile is what the first-level cache holds of a panel where blocks are too narrow to hide the second level; the sums of a
 chunk stay there too.  A window of stride 1 reads rows of the padded image from one start to another (constant distances in
 the copy), so that the rows run over the border, where results are left out.
@@ -31,8 +33,10 @@ from ..math import legalize_math
 from ..schedule import cut, fma_contract, has_loop, parallel, split, transpose_tile, unroll, vectorize
 from .join import join_kernels
 from .nests import several_vectors, stores_of, vector_loops
+from .product import Dot
 from .scheduled import Group, Pack, Scheduled
 from .sparse_forms import IMAGE, ROW, SparseProduct
+from .sparse_integers import IntegerSums, packed_values
 from .sparse_weights import SparseWeights
 
 AHEAD = 8  # blocks: what a block reads is asked for so much earlier where it comes from the second-level cache
@@ -41,7 +45,8 @@ LINE = 16  # elements of f32 in a cache line
 
 @dataclass(frozen=True, eq=False)
 class SparsePlan:
-    """Compared by identity: the weights are part of it.  width: rows of one panel.  dense, sparse: expected cycles."""
+    """Compared by identity: the weights are part of it.  width: rows of one panel.  dense, sparse: expected cycles.
+    dot: the instruction for sums of integers, None for floats."""
 
     product: SparseProduct
     weights: SparseWeights
@@ -50,6 +55,7 @@ class SparsePlan:
     density: float
     dense: float
     sparse: float
+    dot: Dot | None = None
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -91,7 +97,8 @@ class _Part:
         self.group, self.plan, self.machine, self.number = group, plan, machine, number
         self.start, self.count, self.width, self.packs = start, count, width, packs
         self.p, self.w = plan.product, plan.weights
-        self.lanes = machine.lanes("f32")
+        self.sum_type = plan.product.compute.acc
+        self.lanes = machine.lanes(self.sum_type)
         self.pitch = -(-width // self.lanes) * self.lanes
         self.source = next(b for b in group.params if b.name == self.p.left)
 
@@ -109,54 +116,75 @@ class _Part:
         self.packs[name] = _constant(self.p.weights, self.source, lambda _: array, array.shape)
         return Buffer(name, dtype, array.shape)
 
-    def _copy(self) -> tuple[Buffer, Callable[[np.ndarray], np.ndarray], Callable[[Expr, Expr], Expr]]:
-        """(the left operand's copy, where a step begins in it, (image, panel) -> where the panel's rows begin)"""
+    def _copy(self) -> tuple[Buffer, Callable[[Expr, Expr], Expr]]:
+        """(the left operand's copy, (image, panel) -> where the panel's rows begin)"""
         p = self.p
         if p.panels is not None:
             pack = p.panels(self.start, self.count, self.width)
             name, size = f"rows{self.number}", p.depth * self.width
             base = lambda image, panel: panel * size  # noqa: E731
-            offset = lambda k: k * self.width  # noqa: E731
         else:
-            assert p.copy is not None and p.copy_offset is not None
-            pack, name, offset = p.copy, "rows", p.copy_offset
+            assert p.copy is not None
+            pack, name = p.copy, "rows"
             stride = prod(pack.shape) // p.images
             base = lambda image, panel: image * stride + panel * self.width + self.start  # noqa: E731
         self.packs[name] = pack
-        return Buffer(name, self.source.dtype, (prod(pack.shape),)), offset, base
+        return Buffer(name, self.source.dtype, (prod(pack.shape),)), base
+
+    def _index(self, base: Expr) -> tuple[Buffer, Callable[[Expr], Expr]]:
+        """(step of each block, number of a block -> where its rows begin in the copy).  In 16 bits where that is enough."""
+        p, w = self.p, self.w
+        offset = p.copy_offset if p.panels is None else None
+        steps = np.pad(w.index(offset or (lambda k: k)), (0, AHEAD))
+        short = int(steps.max(initial=0)) < 1 << 16
+        index = self._buffer("index", steps.astype(np.uint16 if short else np.int32), "u16" if short else "i32")
+        each = 1 if offset else self.width
+        return index, lambda block: base + cast(load(index, block), "i64") * each
 
     # -- loops
 
     def _chunks(self, first: int, count: int, outputs: int) -> Kernel:
         """Chunks first .. first + count, each of so many outputs."""
         p, w, panels = self.p, self.w, self.count
-        copy, offset, base = self._copy()
+        copy, base = self._copy()
         share = axis("p", count * p.images * panels)
         chunk, image, panel = share // (p.images * panels) + first, share // panels % p.images, share % panels
-        sums = Buffer("sums", "f32", (w.layout.chunk, self.pitch), "stack")
-        turned = Buffer("turned", "f32", (self.pitch, w.layout.chunk), "stack")
+        sums = Buffer("sums", self.sum_type, (w.layout.chunk, self.pitch), "stack")
+        turned = Buffer("turned", self.sum_type, (self.pitch, w.layout.chunk), "stack")
         body: list[Stmt] = [Alloc(sums)]
-        body += self._products(sums, copy, offset, chunk, base(image, panel))
+        products = self._products if self.plan.dot is None else self._integer_products
+        body += products(sums, copy, chunk, base(image, panel))
         body += [Alloc(turned), self._turn(sums, turned)]
         body.append(self._finish(turned, chunk * w.layout.chunk, image, panel, outputs))
         params = tuple(dict.fromkeys((*self.group.params, copy, *self._constants.values())))
         k = Kernel("sparse", params, (For(share, tuple(body)),))
         return self._schedule(k)
 
-    def _products(
-        self, sums: Buffer, copy: Buffer, offset: Callable[[np.ndarray], np.ndarray], chunk: Expr, base: Expr
-    ) -> Block:
+    def _integer_products(self, sums: Buffer, copy: Buffer, chunk: Expr, base: Expr) -> Block:
+        w, dot = self.w, self.plan.dot
+        assert dot is not None
+        index, at = self._index(base)
+        values = self._buffer("values", packed_values(w, dot.count), "i32")
+        starts = self._buffer("starts", w.starts() // dot.count, "i32")
+        self._constants = {b.name: b for b in (values, index, starts)}
+        order = self._order()
+        return IntegerSums(w, dot, copy, at, values, starts, order, self.width, self.lanes).block(sums, chunk)
+
+    def _order(self) -> Buffer | None:
+        if not self.w.is_reordered:
+            return None
+        order = self._constants["order"] = self._buffer("order", self.w.order(), "i32")
+        return order
+
+    def _products(self, sums: Buffer, copy: Buffer, chunk: Expr, base: Expr) -> Block:
         w, size = self.w, self.w.layout
-        suffix = str(self.number) if self.p.panels is not None else ""
         values = self._buffer("values", w.values(), "f32")
-        index = self._buffer(f"index{suffix}", np.pad(w.index(offset), (0, AHEAD)), "i32")
+        index, at = self._index(base)
         starts = self._buffer("starts", w.starts() // size.steps, "i32")
         self._constants = {b.name: b for b in (values, index, starts)}
         t, g = axis("t", w.tiles), axis("g", w.groups)
-        place: Expr = g
-        if w.is_reordered:
-            order = self._constants["order"] = self._buffer("order", w.order(), "i32")
-            place = cast(load(order, chunk, t, g), "i64")
+        order = self._order()
+        place: Expr = g if order is None else cast(load(order, chunk, t, g), "i64")
         r, ni, u = axis("r", size.block), axis("ni", self.width), axis("u", size.steps)
         vectors = size.block * (self.pitch // self.lanes)
         sets = next((s for s in (1, 2, 4) if size.steps % s == 0 and vectors * s >= 8), 1)
@@ -165,7 +193,7 @@ class _Part:
         q = Var.of("q", cast(load(starts, chunk, t, g + 1), "i64") - first)
         j = (first + q) * size.steps + u
         cell = (u % sets if sets > 1 else as_expr(0), r, ni)
-        x = load(copy, base + cast(load(index, j), "i64") + ni)
+        x = load(copy, at(j) + ni)
         step = Store(acc, cell, binary("add", load(acc, *cell), load(values, j, r) * x))
         own = (place * size.block + r, ni)
         zero = as_expr(0.0, load(acc, *cell).type)
@@ -182,7 +210,7 @@ class _Part:
             clears += tile((Store(acc, (as_expr(s), r, ni), zero),))
         soon: Block = ()
         if w.tiles == 1:
-            ahead = base + cast(load(index, j + AHEAD), "i64")
+            ahead = at(j + AHEAD)
             soon = tuple(Prefetch(copy, (ahead + v,), 1) for v in range(0, self.width, LINE))
         work = For(q, (For(u, (*tile((step,)), *soon), "unroll", ("reduce",)),), "serial", ("reduce",))
         one = (Alloc(acc), *clears, work, *tile((Store(sums, own, total),)))
@@ -207,7 +235,10 @@ class _Part:
         place: dict[Expr, Expr] = {ROW: row, IMAGE: image}
         mapping: dict[Expr, Expr] = {v: substitute(e, place) for v, e in p.at.items()}
         mapping[p.columns] = first + n
-        value = substitute(c.result(load(turned, i, n)), mapping)
+        total = load(turned, i, n)
+        if c.init is not None:
+            total = total + (c.init if isinstance(c.init, Expr) else as_expr(c.init, total.type))
+        value = substitute(c.result(total), mapping)
         store = Store(c.out, tuple(substitute(e, mapping) for e in c.out_index), value)
         body: Block = (For(n, (store,)),)
         if p.line > p.valid:
@@ -220,12 +251,17 @@ class _Part:
         k = legalize_math(parallel(k, "p"), machine)
         k = fma_contract(k) if machine.fma else k
         k = transpose_tile(k, "ti", "tj") if lanes > 1 else k
-        whole = self.width // lanes * lanes
+        if self.plan.dot is None:
+            k = self._vectors_of_rows(k)
+        finish = [s for s in stores_of(k.body) if s.buf == self.p.compute.out]
+        return vector_loops(k, "fn", lanes, several_vectors(finish))
+
+    def _vectors_of_rows(self, k: Kernel) -> Kernel:
+        lanes, whole = self.lanes, self.width // self.lanes * self.lanes
         if whole:
             if whole < self.width:
                 k = cut(k, "ni", whole, "ni", "nt")
             k = unroll(split(k, "ni", lanes, "nv", "nl"), "nv")
         for v in ("nl", "nt") if whole else ("ni",):
             k = vectorize(k, v) if has_loop(k, v) else k
-        finish = [s for s in stores_of(k.body) if s.buf == self.p.compute.out]
-        return vector_loops(k, "fn", lanes, several_vectors(finish))
+        return k

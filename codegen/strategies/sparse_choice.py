@@ -15,9 +15,10 @@ import numpy as np
 from ...ir.compute import Compute
 from ...ir.expr import Load, Var
 from ..machine import Machine
+from . import sparse_integers
 from .axes import without_empty_sum
 from .contract import size_of
-from .product import find_product, operands
+from .product import Dot, find_dot, find_product, operands
 from .scheduled import Group
 from .sparse import SparsePlan
 from .sparse_forms import SparseProduct, matrix_product, weight_matrix, window_product
@@ -55,14 +56,18 @@ def plan_sparse(group: Group, arrays: Mapping[str, np.ndarray], machine: Machine
     matrix = weight_matrix(work, right, columns, arrays[product.weights])
     if product.rows < machine.lanes("f32") or machine.lanes("f32") < 4 or matrix.shape[1] < 4:
         return None
-    dense = _dense_cycles(group, product, matrix, machine, accuracy)
+    left = next(b for b in group.params if b.name == product.left)
+    dot = find_dot(left.dtype, matrix.dtype.name.replace("int", "i"), work.acc, machine) if work.acc == "i32" else None
+    if work.acc == "i32" and dot is None:
+        return None
+    dense = _dense_cycles(group, product, matrix, machine, accuracy, dot)
     kept = np.ascontiguousarray(matrix.T != 0)
-    best = min((_candidate(product, kept, r, v, machine) for r, v in _shapes(machine)), key=lambda t: t[0])
+    best = min((_candidate(product, kept, r, v, machine, dot) for r, v in _shapes(machine, dot)), key=lambda t: t[0])
     if best[0] * WORTH > dense:
         return None
     cycles, layout, width = best
     density = np.count_nonzero(matrix) / matrix.size
-    return SparsePlan(product, SparseWeights(matrix, layout), width, pattern_of(matrix), density, dense, cycles)
+    return SparsePlan(product, SparseWeights(matrix, layout), width, pattern_of(matrix), density, dense, cycles, dot)
 
 
 def find_sparse_product(group: Group) -> Found | None:
@@ -71,7 +76,7 @@ def find_sparse_product(group: Group) -> Found | None:
         return None
     c = without_empty_sum(group.computes[0])
     pair = None if c.is_map else operands(c)
-    if pair is None or c.acc != "f32" or any(x.type.dtype != "f32" for x in pair):
+    if pair is None or (c.acc != "i32" and (c.acc != "f32" or any(x.type.dtype != "f32" for x in pair))):
         return None
     found = _window(c) or _matrix(c)
     constant = found is not None and found[0].weights in group.constants and found[0].left not in group.constants
@@ -101,18 +106,19 @@ def _matrix(c: Compute) -> Found | None:
     return None if product is None else (product, (p.compute, p.right, p.columns))
 
 
-def _shapes(machine: Machine) -> tuple[tuple[int, int], ...]:
-    return SHAPES[max(n for n in SHAPES if n <= machine.vector_registers)]
+def _shapes(machine: Machine, dot: Dot | None) -> tuple[tuple[int, int], ...]:
+    table = SHAPES if dot is None else sparse_integers.SHAPES
+    return table[max(n for n in table if n <= machine.vector_registers)]
 
 
 def _candidate(
-    product: SparseProduct, kept: np.ndarray, block: int, vectors: int, machine: Machine
+    product: SparseProduct, kept: np.ndarray, block: int, vectors: int, machine: Machine, dot: Dot | None
 ) -> tuple[float, Layout, int]:
     """(expected cycles, layout, rows of a panel) with blocks of this height.  kept[outputs, depth]."""
     lanes = machine.lanes("f32")
     columns, depth = kept.shape
     width = min(vectors * lanes, product.rows)
-    tile = depth if block >= COARSE else min(depth, max(16, int(machine.l1 * 2 / 3) // (4 * vectors * lanes)))
+    tile = _tile(product, block, vectors * lanes, machine, dot)
     chunk = min(CHUNK, -(-columns // max(lanes, block)) * max(lanes, block))
     whole = columns // block * block
     blocks = int(kept[:whole].reshape(-1, block, depth).any(axis=1).sum()) + int(kept[whole:].any(axis=0).sum())
@@ -120,19 +126,37 @@ def _candidate(
     total = 0.0
     for count, rows in ((product.rows // width, width), (1, product.rows % width)):
         v = -(-rows // lanes)
-        each = max(block * v / 2, (block + v + 1) / 2, 4.0 if block * v < 8 else 0.0) * BLOCK_OVERHEAD
+        if dot is None:
+            each = max(block * v / 2, (block + v + 1) / 2, 4.0 if block * v < 8 else 0.0) * BLOCK_OVERHEAD
+        else:  # blocks are filled up to whole groups: half a group each on average
+            each = sparse_integers.cycles_of_group(block, v, dot.count, machine) / dot.count
+            total += count * groups * each * (dot.count - 1) / 2 if rows else 0.0
         total += count * (blocks * each + groups * (GROUP_CYCLES + block * v)) if rows else 0.0
     total += TURN_CYCLES * product.rows * columns / lanes
     copied = product.rows * depth if product.copy is None else prod(product.copy.shape) / product.images
-    total += (TURN_CYCLES if product.copy is None or product.line else COPY_CYCLES) * copied / lanes
-    return product.images * total, Layout(block, chunk, tile), width
+    per_vector = sparse_integers.COPY_CYCLES if dot is not None else TURN_CYCLES
+    total += (per_vector if product.copy is None or product.line else COPY_CYCLES) * copied / lanes
+    return product.images * total, Layout(block, chunk, tile, 1 if dot is None else dot.count), width
 
 
-def _dense_cycles(group: Group, product: SparseProduct, matrix: np.ndarray, machine: Machine, accuracy: str) -> float:
+def _tile(product: SparseProduct, block: int, width: int, machine: Machine, dot: Dot | None) -> int:
+    """Steps of the reduction that the first-level cache holds of a panel; all where a block hides the second level."""
+    if dot is None and block >= COARSE:
+        return product.depth
+    row = 4 * width if dot is None else width * 4 // dot.count
+    row = row if product.copy is None else max(row, 64)  # rows of a copy without panels lie on lines of their own
+    return min(product.depth, max(16, machine.l1 * 2 // 3 // row))
+
+
+def _dense_cycles(
+    group: Group, product: SparseProduct, matrix: np.ndarray, machine: Machine, accuracy: str, dot: Dot | None
+) -> float:
     """Of the dense kernel that would be chosen."""
     c = without_empty_sum(group.computes[0])
     rows = product.rows if not product.line else product.rows // product.line * product.valid + product.valid
     direct = product.images * rows * matrix.size / (2 * machine.lanes("f32")) / DENSE_SHARE
+    if dot is not None:
+        return direct / dot.count
     if accuracy != "strict" and is_transformable(c):
         return min(direct, winograd_cycles(c, machine))
     halved = halved_product(group, c, machine) if accuracy != "strict" else None
