@@ -41,7 +41,7 @@ from .prepare import prepared
 from .samples import Batch, Samples, Source, as_samples
 from .sensitivity import Step, Switched, judged, losses, search
 from .statistics import Statistics, collect
-from .timing import UnitTime, measure, slower, unit_times
+from .timing import Point, UnitTime, measure, race, slower, unit_times
 from .write_qdq import write_qdq, write_switched
 
 ROUNDINGS = ("auto", "nearest", "gptq")
@@ -72,7 +72,9 @@ class Quantized:
     """model: the QDQ file.  verdict: on the held-out samples.  met: whether the drop is within max_drop.
     plans: of all units by tensor; quantized: the units that are integers; losses: what each unit alone costs, if measured;
     refused: products that are no layers, with the reason; steps: what the search tried.  bytes: of the files' weights,
-    before and after.  times, speed: of units and of the whole, if measured; unpaid: units that integers make slower.
+    before and after.  times, speed: of units and of the whole, if measured; unpaid: units that are floats because integers
+    are slower; outweighed: units that are slower in integers while the whole is not: the whole's times with them in floats,
+    in integers.  front: every model that was timed.
     seconds: by step."""
 
     name: str
@@ -91,6 +93,8 @@ class Quantized:
     times: Mapping[str, UnitTime] = field(default_factory=dict)
     speed: UnitTime | None = None
     unpaid: frozenset[str] = frozenset()
+    outweighed: Mapping[str, UnitTime] = field(default_factory=dict)
+    front: list[Point] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -271,26 +275,37 @@ class _Run:
         done.verdict = self._verdict(judge, done.model)
 
     def _leave_out_slow(self, done: Quantized, judge: Judge, images: frozenset[str]) -> None:
-        """Measured on one thread.  Fewer integers are kept only if the whole is faster for it, and no less accurate than
-        the contract."""
+        """Measured on one thread."""
         start = time.perf_counter()
         batch = self.held[0]
         plain, steps = measure(self.edit.finish(), batch)
         whole, quantized_steps = measure(done.model, batch)
         done.times = unit_times(done.plans, steps, quantized_steps)
         done.speed = UnitTime(plain, whole)
-        unpaid = slower(done.times, done.quantized)
-        if unpaid:
-            before = done.quantized, done.model, done.verdict
-            self._select(done, done.quantized - unpaid, judge, images)
-            better, _ = measure(done.model, batch)
-            if better < whole and (done.met or before[2].drop > done.max_drop):
-                done.speed, done.unpaid = UnitTime(plain, better), unpaid
-            else:
-                done.quantized, done.model, done.verdict = before
+        floats = len(done.plans) - len(done.quantized)
+        done.front = [Point("original", plain, 0.0),
+                      Point(f"integers, {floats} units in floats" if floats else "integers", whole, done.verdict.drop)]
+        for units in slower(done.times, done.quantized):
+            if units <= done.quantized:
+                self._try_in_floats(done, units, judge, images)
         if done.speed.quantized > done.speed.original:
             done.notes.append("the quantized model is no faster than the original here")
         self._timed("time", start)
+
+
+    def _try_in_floats(self, done: Quantized, units: frozenset[str], judge: Judge, images: frozenset[str]) -> None:
+        """Keeps them so if the whole is no slower and no less accurate than the contract."""
+        before = done.quantized, done.model, done.verdict
+        self._select(done, done.quantized - units, judge, images)
+        floats, integers = race([done.model, before[1]], self.held[0])
+        assert done.speed is not None
+        done.front.append(Point(f"{', '.join(sorted(units))} in floats", floats, done.verdict.drop))
+        if floats <= integers and (done.met or before[2].drop > done.max_drop):
+            done.speed, done.unpaid = UnitTime(done.speed.original, floats), done.unpaid | units
+            done.outweighed = {x: t for x, t in done.outweighed.items() if x not in units}
+        else:
+            done.quantized, done.model, done.verdict = before
+            done.outweighed = {**done.outweighed, **dict.fromkeys(units, UnitTime(floats, integers))}
 
 
 def _constant_bytes(model: ModelProto) -> int:

@@ -19,14 +19,15 @@ from .plan import LayerPlan, UnitPlan, decibels
 _OUTLIER = 8.0  # times the median channel
 _CLIPPED = 1e-3
 _TAIL = 24.0  # times the standard deviation
-HEADING = ("share of loss", "layer", "type", "now", "SNR plain", "SNR now", "range", "cause", "tried", "f32", "int8")
+HEADING = ("share of loss", "layer", "type", "now", "SNR plain", "SNR now", "range", "cause", "tried", "f32", "int8", "KiB")
 
 
 @dataclass(frozen=True)
 class Blame:
     """One layer.  share: of the loss of the outputs when every unit alone is quantized, 0..1; estimated from the layer's own
     error where it was not measured.  plain, now: signal to noise of its outputs in dB with min-max ranges and nearest
-    rounding, and as planned.  seconds: of its unit, original and quantized, if measured."""
+    rounding, and as planned.  seconds: of its unit, original and quantized, if measured.  bytes: of its weights, before and
+    after."""
 
     layer: str
     kind: str
@@ -38,6 +39,7 @@ class Blame:
     cause: str
     tried: str
     seconds: tuple[float, float] | None
+    bytes: tuple[int, int]
 
 
 def blame(q: Quantized) -> list[Blame]:
@@ -58,8 +60,13 @@ def _row(q: Quantized, x: str, unit: UnitPlan, p: LayerPlan, share: float) -> Bl
     seconds = (times.original, times.quantized) if times is not None and shown else None
     return Blame(
         p.layer.name, p.layer.kind, x in q.quantized, share, decibels(p.plain), p.snr, unit.range.method,
-        cause(q, x, unit, p), tried(q, x, unit, p), seconds,
+        cause(q, x, unit, p), tried(q, x, unit, p), seconds, _bytes(p, x in q.quantized),
     )
+
+
+def _bytes(p: LayerPlan, quantized: bool) -> tuple[int, int]:
+    before = 4 * p.integers.size
+    return before, p.integers.nbytes + 4 * p.scales.size if quantized else before
 
 
 def cause(q: Quantized, x: str, unit: UnitPlan, p: LayerPlan) -> str:
@@ -96,13 +103,16 @@ def tried(q: Quantized, x: str, unit: UnitPlan, p: LayerPlan) -> str:
         done.append("bias corrected")
     if x not in q.quantized:
         done.append("back in floats: " + ("integers are slower" if x in q.unpaid else "accuracy"))
+    if x in q.outweighed:
+        t = q.outweighed[x]
+        done.append(f"floats are faster here, not as a whole: {seconds_text(t.original)} against {seconds_text(t.quantized)}")
     return ", ".join(done) or "nothing needed"
 
 
 def _cells(b: Blame) -> tuple[str, ...]:
     times = tuple(map(seconds_text, b.seconds)) if b.seconds else ("", "")
     return (f"{100 * b.share:.1f} %", b.layer, b.kind, "int8" if b.quantized else "f32", f"{b.plain:.1f}", f"{b.now:.1f}",
-            b.range, b.cause, b.tried, *times)
+            b.range, b.cause, b.tried, *times, " -> ".join(f"{n / 1024:.1f}" for n in b.bytes))
 
 
 def summary_lines(q: Quantized) -> list[tuple[str, str]]:
@@ -142,6 +152,7 @@ def as_json(q: Quantized) -> dict[str, Any]:
         "rows": v.rows, "interval": v.interval, "cosine_mean": v.cosine_mean, "cosine_min": v.cosine_min, "snr": v.snr,
         "speed": None if q.speed is None else asdict(q.speed), "bytes": list(q.bytes),
         "layers": [asdict(b) for b in blame(q)], "refused": dict(q.refused), "seconds": q.seconds, "notes": q.notes,
+        "front": [asdict(p) for p in q.front],
         "tried": [
             {"floats": s.floats, "drop": s.verdict.drop, "snr": s.verdict.snr, "cost": s.cost, "fits": s.fits} for s in q.steps
         ],
@@ -154,7 +165,7 @@ def write_page(q: Quantized, path: Path) -> None:
     page = render_page(
         "quantize.html.j2", title=f"Tilewright quantization: {q.name}", name=q.name, version=__version__,
         summary=summary_lines(q), heading=HEADING, rows=[(_cells(b), b.share) for b in rows], refused=dict(q.refused),
-        points=_points(q), notes=q.notes,
+        points=_points(q), front=_front(q), notes=q.notes,
     )
     write_whole(path, page.encode())
 
@@ -168,4 +179,16 @@ def _points(q: Quantized) -> list[Mapping[str, Any]]:
         {"x": s.cost, "y": max(0.0, s.verdict.drop) / most, "fits": s.fits, "floats": s.floats,
          "drop": f"{100 * s.verdict.drop:.2f} %", "cost": f"{s.cost:.2f}"}
         for s in q.steps
+    ]
+
+
+def _front(q: Quantized) -> list[Mapping[str, Any]]:
+    """What was timed, for a plot of drop over time: coordinates in 0..1; best: nothing is faster and loses less."""
+    slowest = max((p.seconds for p in q.front), default=1.0)
+    most = max([abs(p.drop) for p in q.front] + [q.max_drop, 1e-9])
+    return [
+        {"x": p.seconds / slowest, "y": max(0.0, p.drop) / most, "what": p.what, "drop": f"{100 * p.drop:.2f} %",
+         "time": seconds_text(p.seconds),
+         "fits": not any(o.seconds < p.seconds and o.drop <= p.drop for o in q.front)}
+        for p in q.front
     ]

@@ -6,6 +6,8 @@ With H = X^T X of the rows x that a layer reads, the squared change of its outpu
           error is spread on those that are not rounded yet, by the Cholesky factor of H^-1.
 `refine`  cyclic descent on the integers: each is moved to where its column's error is least, given the others; it can only
           lower the error.
+
+Weights that are zero stay zero, so that a sparse model stays sparse.
 """
 
 from __future__ import annotations
@@ -52,6 +54,7 @@ def sweep(w: np.ndarray, c: Curvature, scales: np.ndarray, bits: int) -> np.ndar
     """The integers (f32) of weights [K, N].  scales: [K, N] or what broadcasts to it."""
     top = 2 ** (bits - 1) - 1
     w = w[c.order].astype(np.float64)
+    kept = w != 0
     s = np.broadcast_to(scales, w.shape)[c.order].astype(np.float64)
     inverse = c.factor
     q = np.empty_like(w)
@@ -59,7 +62,7 @@ def sweep(w: np.ndarray, c: Curvature, scales: np.ndarray, bits: int) -> np.ndar
         stop = min(start + _BLOCK, len(w))
         errors = np.empty((stop - start, w.shape[1]))
         for k in range(start, stop):
-            q[k] = np.clip(np.rint(w[k] / s[k]), -top, top)
+            q[k] = np.clip(np.rint(w[k] / s[k]), -top, top) * kept[k]
             errors[k - start] = (w[k] - q[k] * s[k]) / inverse[k, k]
             w[k + 1 : stop] -= np.outer(inverse[k, k + 1 : stop], errors[k - start])
         w[stop:] -= inverse[start:stop, stop:].T @ errors
@@ -73,13 +76,14 @@ def refine(q: np.ndarray, w: np.ndarray, c: Curvature, scales: np.ndarray, bits:
     top = 2 ** (bits - 1) - 1
     s = np.broadcast_to(scales, w.shape).astype(np.float64)
     q = q.astype(np.float64)
+    kept = w != 0
     h = c.h
     gradient = h @ (q * s - w)
     diagonal = np.diag(h)
     for _ in range(sweeps):
         moved = 0
         for k in range(len(w)):
-            step = np.clip(np.rint(q[k] - gradient[k] / (diagonal[k] * s[k])), -top, top) - q[k]
+            step = (np.clip(np.rint(q[k] - gradient[k] / (diagonal[k] * s[k])), -top, top) - q[k]) * kept[k]
             changed = np.flatnonzero(step)
             if changed.size:
                 gradient[:, changed] += np.outer(h[:, k], step[changed] * s[k][changed])

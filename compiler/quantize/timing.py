@@ -1,7 +1,8 @@
 """Measured times of the original and of the quantized model, as a whole and per unit; integers stay only where they pay.
 
-Both models are compiled to record the times of their steps, and run on one batch, in turns.  A step belongs to the unit whose
-layers, or whose quantization, its model nodes name.
+Both models are compiled to record the times of their steps, and run on one batch.  A step belongs to the unit whose layers, or
+whose quantization, its model nodes name.  A unit whose steps are slower in integers goes back to floats if that makes no model
+slower: the models with and without it are timed in turns, for its neighbours pay for conversions then.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from ..options import make_options
 from .plan import UnitPlan
 from .samples import Batch
 
-_SLOWER = 1.1  # by which a unit must be slower in integers to be put back
-_LEAST = 2e-6  # seconds; less is not worth a change
+_SLOWER = 1.03  # by which a unit must be slower in integers to be looked at
+_LEAST = 2e-8  # seconds: the timer's steps
+_SINGLE = 6  # units that are put back one by one, those first that lose most, where all at once are no gain
 _SECONDS = 1.0  # of runs, at most, for each measurement
 
 
@@ -31,6 +33,15 @@ class UnitTime:
 
     original: float
     quantized: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model that was tried: seconds of a run on one thread, and what the metric loses on the held-out samples."""
+
+    what: str
+    seconds: float
+    drop: float
 
 
 def measure(model: ModelProto, batch: Batch) -> tuple[float, Mapping[str, float]]:
@@ -75,9 +86,31 @@ def _words(where: str) -> Sequence[str]:
     return [w for w in re.split(r"[\s,;+]+", where) if w]
 
 
-def slower(times: Mapping[str, UnitTime], kept: frozenset[str]) -> frozenset[str]:
-    """The units that integers make slower."""
-    return frozenset(
-        x for x, t in times.items()
+def race(models: Sequence[ModelProto], batch: Batch) -> list[float]:
+    """Seconds of a run of each on one thread, measured in turns."""
+    options = make_options("cpu", shapes=dict(batch.signature), name="model", verify=False)
+    modules = [compile_model(m, options, cache=open_cache()).artifact.load(1) for m in models]
+    try:
+        times: list[list[float]] = [[] for _ in modules]
+        until = time.perf_counter() + _SECONDS * len(modules)
+        while len(times[0]) < 5 or (len(times[0]) < 200 and time.perf_counter() < until):
+            for module, found in zip(modules, times, strict=True):
+                start = time.perf_counter()
+                module(batch.inputs)
+                found.append(time.perf_counter() - start)
+        return [sorted(found)[len(found) // 10] for found in times]
+    finally:
+        for module in modules:
+            module.close()
+
+
+def slower(times: Mapping[str, UnitTime], kept: frozenset[str]) -> list[frozenset[str]]:
+    """What is to be tried in floats: all units that integers make slower, then the worst of them alone."""
+    lost = {
+        x: t.quantized - t.original for x, t in times.items()
         if x in kept and t.original and t.quantized > max(_SLOWER * t.original, t.original + _LEAST)
-    )
+    }
+    if not lost:
+        return []
+    worst = sorted(lost, key=lambda x: -lost[x])[:_SINGLE]
+    return [frozenset(lost), *(frozenset([x]) for x in worst if len(lost) > 1)]

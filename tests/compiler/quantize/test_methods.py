@@ -17,6 +17,7 @@ from tilewright.compiler.quantize.rounding import curvature, refine, sweep
 from tilewright.compiler.quantize.samples import Batch
 from tilewright.compiler.quantize.sensitivity import search
 from tilewright.compiler.quantize.statistics import BINS, Histogram, RowSample, collect
+from tilewright.compiler.quantize.timing import UnitTime, slower
 from tilewright.compiler.quantize.weights import channel_scales, nearest
 from tilewright.frontend.onnx import import_model
 from tilewright.ir.errors import OptionError
@@ -206,3 +207,19 @@ def test_the_search_finds_the_least_number_with_few_evaluations(needed: int) -> 
     kept, steps = search(units, evaluate, lambda v: v <= 32 - needed, lambda kept: 1.0)  # type: ignore[arg-type]
     assert kept == frozenset(units[needed:])
     assert count <= 6 and len(steps) == count
+
+
+def test_units_that_integers_make_slower_are_tried_together_and_the_worst_alone() -> None:
+    times = {"a": UnitTime(1e-6, 2e-6), "b": UnitTime(1e-6, 9e-7), "c": UnitTime(1e-6, 1.5e-6), "d": UnitTime(0.0, 1e-6)}
+    kept = frozenset(times)
+    assert slower(times, kept) == [frozenset("ac"), frozenset("a"), frozenset("c")]
+    assert slower(times, frozenset("bc")) == [frozenset("c")] and slower(times, frozenset("b")) == []
+
+
+def test_rounding_keeps_zeros() -> None:
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((200, 24)) @ rng.standard_normal((24, 24))
+    w = rng.standard_normal((24, 8)) * (rng.random((24, 8)) < 0.4)
+    scales, c = np.full((24, 8), 0.3, np.float32), curvature(x)
+    for q in (sweep(w, c, scales, 4), refine(nearest(w, scales, 4), w, c, scales, 4)):
+        assert not q[w == 0].any() and q[w != 0].any()
