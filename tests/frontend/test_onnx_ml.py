@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -170,3 +171,110 @@ def test_labels_that_are_strings() -> None:
     numbers, same = run(one("LinearClassifier", 2, coefficients=weights, classlabels_ints=[0, 1]), X)
     np.testing.assert_array_equal(labels, np.array(["no", "yes"], object)[numbers])
     np.testing.assert_array_equal(scores, same)
+
+
+def machine(classes: int, kernel: str, seed: int = 4) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    sizes = [3 + k for k in range(classes)]
+    pairs = classes * (classes - 1) // 2
+    return {
+        "kernel_type": kernel, "kernel_params": [0.3, 0.5, 2.0], "vectors_per_class": sizes,
+        "rho": rng.normal(size=pairs).tolist(),
+        "support_vectors": rng.normal(size=sum(sizes) * 5).tolist(),
+        "coefficients": rng.normal(size=(classes - 1) * sum(sizes)).tolist(),
+    }  # fmt: skip
+
+
+def comparisons(x: np.ndarray, a: dict[str, Any]) -> np.ndarray:
+    """The score of every pair of classes, one row and one vector after the other."""
+    sizes, vectors = a["vectors_per_class"], np.reshape(a["support_vectors"], (-1, 5))
+    gamma, offset, degree = a["kernel_params"]
+    kernels = {
+        "LINEAR": lambda u, v: u @ v, "POLY": lambda u, v: (gamma * (u @ v) + offset) ** degree,
+        "SIGMOID": lambda u, v: np.tanh(gamma * (u @ v) + offset), "RBF": lambda u, v: np.exp(-gamma * ((u - v) ** 2).sum()),
+    }  # fmt: skip
+    coefficients = np.reshape(a["coefficients"], (len(sizes) - 1, -1))
+    own = np.repeat(np.arange(len(sizes)), sizes)
+    scores = []
+    for row in x:
+        k = np.array([kernels[a["kernel_type"]](row, v) for v in vectors])
+        pairs = [(i, j) for i in range(len(sizes)) for j in range(i + 1, len(sizes))]
+        scores.append([
+            (coefficients[j - 1] * k)[own == i].sum() + (coefficients[i] * k)[own == j].sum() + r
+            for (i, j), r in zip(pairs, a["rho"], strict=True)
+        ])  # fmt: skip
+    return np.array(scores)
+
+
+@pytest.mark.parametrize("kernel", ["LINEAR", "POLY", "RBF", "SIGMOID"])
+@pytest.mark.parametrize("classes", [2, 4])
+def test_machines_compare_classes(classes: int, kernel: str) -> None:
+    a = machine(classes, kernel)
+    labels = [5, 3, 9, 7][:classes]
+    x = draw(12, 5)
+    label, score = run(one("SVMClassifier", 2, classlabels_ints=labels, **a), x)
+    expected = comparisons(x, a)
+    votes = np.zeros((12, classes))
+    for p, (i, j) in enumerate(itertools.combinations(range(classes), 2)):
+        votes[:, i] += expected[:, p] > 0
+        votes[:, j] += expected[:, p] <= 0
+    np.testing.assert_array_equal(label, np.array(labels)[votes.argmax(1)])
+    wanted = np.concatenate([-expected, expected], 1) if classes == 2 else expected
+    np.testing.assert_allclose(score, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_probabilities_of_machines(classes: int) -> None:
+    """They are the minimum that they are defined as, up to the error at which the iteration stops."""
+    a = machine(classes, "RBF")
+    pairs = classes * (classes - 1) // 2
+    slopes, offsets = (-0.5 - abs(draw(pairs))).tolist(), draw(pairs).tolist()
+    x = draw(12, 5)
+    m = one("SVMClassifier", 2, classlabels_ints=list(range(classes)), prob_a=slopes, prob_b=offsets, **a)
+    score = run(m, x)[1].astype(np.float64)
+    np.testing.assert_allclose(score.sum(1), 1, rtol=1e-5)
+    share = 1 / (1 + np.exp(comparisons(x, a) * slopes + offsets))
+    for n, p in enumerate(score):
+        r = np.zeros((classes, classes))
+        r[np.triu_indices(classes, 1)] = share[n]
+        r += np.tril(1 - r.T, -1)
+        q = np.diag((r**2).sum(0)) - r * r.T
+        assert abs(q @ p - p @ q @ p).max() < 0.005 / classes + 1e-5
+
+
+@pytest.mark.parametrize(("attributes", "message"), [
+    ({**machine(2, "RBF"), "post_transform": "SOFTMAX"}, "runtimes disagree"),
+    ({"coefficients": [1.0] * 10, "rho": [0.5]}, "use LinearClassifier"),
+    ({**machine(2, "RBF"), "rho": [0.5, 0.5]}, "2 entries for 1 pairs"),
+])  # fmt: skip
+def test_machines_that_are_refused(attributes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        run(one("SVMClassifier", 2, classlabels_ints=[0, 1], **attributes), draw(12, 5))
+
+
+def test_deep_and_wide_trees() -> None:
+    """Chains beside small trees, outputs of one each and of several; a feature that no row has."""
+    small = forest(40, 3, ["BRANCH_LT"])
+    chain = {k: list(v) for k, v in forest(2, 1, ["BRANCH_LEQ"]).items()}
+    for _ in range(30):  # the first leaf of the first tree becomes a test, again and again
+        first = [i for i, t in enumerate(chain["nodes_treeids"]) if t == 0]
+        leaf = next(i for i in first if chain["nodes_modes"][i] == "LEAF")
+        last = max(chain["nodes_nodeids"][i] for i in first)
+        chain["nodes_modes"][leaf], chain["nodes_values"][leaf] = "BRANCH_GT", 0.1 * last - 1
+        chain["nodes_truenodeids"][leaf], chain["nodes_falsenodeids"][leaf] = last + 1, last + 2
+        for n in (last + 1, last + 2):
+            for key, entry in zip(chain, (0, n, n % 5, "LEAF", 0.0, 0, 0, 0), strict=True):
+                chain[key].append(entry)
+    for key, column in small.items():
+        chain[key] += [t + 2 for t in column] if key == "nodes_treeids" else column
+    nodes = zip(chain["nodes_treeids"], chain["nodes_nodeids"], chain["nodes_modes"], strict=True)
+    ends = [(t, n) for t, n, mode in nodes if mode == "LEAF"]
+    weights = np.random.default_rng(3).normal(size=len(ends)).tolist()
+    for ids in ([t % 3 for t, _ in ends], [n % 3 for _, n in ends]):
+        attributes = {"target_treeids": [t for t, _ in ends], "target_nodeids": [n for _, n in ends], "target_ids": ids,
+                      "target_weights": weights, "n_targets": 3}  # fmt: skip
+        check_reference(one("TreeEnsembleRegressor", **chain, **attributes), X)
+    chain["nodes_featureids"] = [f + 2**28 for f in chain["nodes_featureids"]]
+    n = node("TreeEnsembleRegressor", ["x"], ["y"], domain="ai.onnx.ml", **chain, **attributes)
+    with pytest.raises(ModelError, match="outside of f32"):
+        run(model([n], [value("x", 12, 5)], ["y"], domains=DOMAINS), X)

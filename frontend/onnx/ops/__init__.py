@@ -15,6 +15,7 @@ from . import (
     microsoft,
     ml,
     ml_categories,
+    ml_svm,
     ml_trees,
     narrow_quantize,
     norm,
@@ -26,6 +27,7 @@ from . import (
     recurrent,
     reduce,
     regions,
+    roi,
     sequence,
     shape,
     signal,
@@ -36,6 +38,7 @@ from . import (
 
 __all__ = [
     "attention", "attention_microsoft", "contract", "control", "conv", "elementwise", "fused", "gather", "image",
-    "legacy", "linear", "microsoft", "ml", "ml_categories", "ml_trees", "narrow_quantize", "norm", "pad", "pool", "qonnx",
-    "quantize", "random", "recurrent", "reduce", "regions", "sequence", "shape", "signal", "strings", "text", "training",
+    "legacy", "linear", "microsoft", "ml", "ml_categories", "ml_svm", "ml_trees", "narrow_quantize", "norm", "pad",
+    "pool", "qonnx", "quantize", "random", "recurrent", "reduce", "regions", "roi", "sequence", "shape", "signal", "strings",
+    "text", "training",
 ]  # fmt: skip

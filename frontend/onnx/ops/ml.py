@@ -1,4 +1,4 @@
-"""Operators of ai.onnx.ml on rows of features: linear and support vector models, scalers, encoders."""
+"""Operators of ai.onnx.ml on rows of features: linear models, scalers, and what else makes numbers of numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Ints = tuple[int, ...]
 Strings = tuple[str, ...]
 
 
-def _matrix(values: Floats | None, rows: int, what: str, dtype: str) -> np.ndarray:
+def matrix(values: Floats | None, rows: int, what: str, dtype: str) -> np.ndarray:
     """A flat attribute as a matrix of so many rows."""
     if not values or rows < 1 or len(values) % rows:
         raise ModelError(f"attribute {what!r} has {len(values or ())} entries, they do not make {rows} rows")
@@ -35,8 +35,8 @@ def _per_row(b: OnnxBuilder, values: Floats | None, count: int, what: str, dtype
     return b.cast(b.constant(np.array(values, np.float32)), dtype)
 
 
-def _linear(b: OnnxBuilder, x: Value, rows: int, coefficients: Floats | None, intercepts: Floats | None) -> Value:
-    w = _matrix(coefficients, rows, "coefficients", x.type.dtype)
+def linear_rows(b: OnnxBuilder, x: Value, rows: int, coefficients: Floats | None, intercepts: Floats | None) -> Value:
+    w = matrix(coefficients, rows, "coefficients", x.type.dtype)
     if isinstance(x.type.shape[1], int) and x.type.shape[1] != w.shape[1]:
         raise ModelError(f"attribute 'coefficients' has {w.shape[1]} features, x is {x.type}")
     y = b.add(MatMul(), x, b.constant(np.ascontiguousarray(w.T)))
@@ -49,7 +49,7 @@ def linear_regressor(
     b: OnnxBuilder, x: Value, *, coefficients: Floats | None = None, intercepts: Floats | None = None, targets: int = 1,
     post_transform: str = "NONE",
 ) -> Outputs:  # fmt: skip
-    return transformed(b, b.cast(_linear(b, numbers(b, x), targets, coefficients, intercepts), "f32"), post_transform)
+    return transformed(b, b.cast(linear_rows(b, numbers(b, x), targets, coefficients, intercepts), "f32"), post_transform)
 
 
 @onnx_op("LinearClassifier", since=1, domain=DOMAIN)
@@ -65,50 +65,11 @@ def linear_classifier(
     count = len(coefficients or ()) // features if isinstance(features, int) and features else len(labels)
     if len(labels) < 2 or count not in (1, len(labels)) or (count == 1 and len(labels) != 2):
         raise ModelError(f"{count} rows of coefficients do not fit {len(labels)} classes")
-    scores = b.cast(_linear(b, rows, count, coefficients, intercepts), "f32")
+    scores = b.cast(linear_rows(b, rows, count, coefficients, intercepts), "f32")
     if count == 1:
         scores = b.concat((b.unary("neg", scores), scores), 1)
     scores = transformed(b, scores, post_transform)
     return labels_of(b, scores, labels), scores
-
-
-@onnx_op("SVMRegressor", since=1, domain=DOMAIN)
-def svm_regressor(
-    b: OnnxBuilder, x: Value, *, coefficients: Floats | None = None, kernel_params: Floats | None = None,
-    kernel_type: str = "LINEAR", n_supports: int = 0, one_class: int = 0, post_transform: str = "NONE",
-    rho: Floats | None = None, support_vectors: Floats | None = None,
-) -> Outputs:  # fmt: skip
-    rows = b.cast(numbers(b, x), "f32")
-    if not rho:
-        raise ModelError("attribute 'rho' is empty")
-    if n_supports:
-        kernel = _kernel(b, rows, _matrix(support_vectors, n_supports, "support_vectors", "f32"), kernel_type, kernel_params)
-        weights = _matrix(coefficients, n_supports, "coefficients", "f32")
-        y = b.add(MatMul(), kernel, b.constant(weights))
-    else:
-        y = _linear(b, rows, 1, coefficients, None)
-    y = b.binary("add", y, rho[0])
-    if one_class:
-        y = b.select(b.binary("gt", y, 0), b.scalar(1, "f32"), b.scalar(-1, "f32"))
-    return transformed(b, y, post_transform)
-
-
-def _kernel(b: OnnxBuilder, x: Value, vectors: np.ndarray, kind: str, params: Floats | None) -> Value:
-    """The kernel of every row with every support vector, [N, supports]."""
-    gamma, offset, degree = params if params and len(params) == 3 else (0.0, 0.0, 0.0)
-    if kind == "RBF":
-        pairs = b.binary("sub", b.reshape(x, (x.type.shape[0], 1, x.type.shape[1])), b.constant(vectors))
-        distance = b.add(Reduce("sum", (2,), False), b.binary("mul", pairs, pairs))
-        return b.unary("exp", b.binary("mul", distance, -gamma))
-    y = b.add(MatMul(), x, b.constant(np.ascontiguousarray(vectors.T)))
-    if kind == "LINEAR":
-        return y
-    y = b.binary("add", b.binary("mul", y, gamma), offset)
-    if kind == "SIGMOID":
-        return b.unary("tanh", y)
-    if kind != "POLY":
-        raise ModelError(f"attribute 'kernel_type' is {kind!r}, expected LINEAR, POLY, RBF or SIGMOID")
-    return b.binary("pow", y, int(degree))
 
 
 # ---- numbers to numbers ----

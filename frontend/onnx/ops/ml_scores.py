@@ -67,7 +67,11 @@ def _probit(b: OnnxBuilder, scores: Value) -> Value:
 
 def labels_of(b: OnnxBuilder, scores: Value, labels: tuple[int, ...] | tuple[str, ...]) -> Value:
     """The label of the largest score of every row, the first one of several."""
-    best = b.add(ArgReduce("max", 1, False, False), scores)
+    return labels_at(b, b.add(ArgReduce("max", 1, False, False), scores), labels)
+
+
+def labels_at(b: OnnxBuilder, best: Value, labels: tuple[int, ...] | tuple[str, ...]) -> Value:
+    """The labels at these positions."""
     if labels == tuple(range(len(labels))):
         return best
     return b.gather(b.constant(np.array(labels, object if isinstance(labels[0], str) else np.int64)), best, 0)

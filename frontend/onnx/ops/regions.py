@@ -1,4 +1,4 @@
-"""Operators that read images at positions computed from data: regions of interest, deformable convolution; unpooling."""
+"""Operators that read or write images at positions computed from data: deformable convolution, unpooling."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from ....ir.errors import ModelError
 from ....ir.graph import Value
 from ....ir.ops.contract import MatMul
 from ....ir.ops.movement import GatherND, Pad
-from ....ir.ops.reduce import Reduce
 from ....ir.ops.scatter import ScatterElements
-from ....ir.types import Dim, is_float
+from ....ir.types import is_float
 from ..builder import OnnxBuilder
 from ..symbolic import product
 from ..table import Outputs, onnx_op
@@ -47,114 +46,14 @@ def max_unpool(
     return b.add(Pad((0,) * len(outer), more, "constant"), y, b.scalar(0, x.type.dtype)) if any(more) else y
 
 
-# ---- bilinear reads ----
-
-
-class _Axis:
-    """Bilinear interpolation along one dimension of n elements: the element below and above, and the weight of the
-    latter."""
-
-    def __init__(self, b: OnnxBuilder, at: Value, n: Dim) -> None:
-        """at: positions, already moved into [0, n - 1] by the caller or to be masked by it."""
-        last = b.cast(b.reshape(b.dim_tensor([n]), ()), at.type.dtype)
-        last = b.binary("sub", last, 1)
-        low = b.binary("min", b.binary("max", b.unary("floor", at), 0), last)
-        self.part = b.binary("sub", at, low)
-        self.low = b.cast(low, "i64")
-        self.high = b.cast(b.binary("min", b.binary("add", low, 1), last), "i64")
-
-
-def _corners(b: OnnxBuilder, y: _Axis, x: _Axis, width: Dim) -> list[tuple[Value, Value]]:
-    """(flat position, weight) of the four elements around a point."""
-    row = b.reshape(b.dim_tensor([width]), ())
-    made = []
-    for far_y, rows in ((False, y.low), (True, y.high)):
-        for far_x, columns in ((False, x.low), (True, x.high)):
-            weight = b.binary("mul", _share(b, y.part, far_y), _share(b, x.part, far_x))
-            made.append((b.binary("add", b.binary("mul", rows, row), columns), weight))
-    return made
-
-
-def _share(b: OnnxBuilder, part: Value, far: bool) -> Value:
+def share(b: OnnxBuilder, part: Value, far: bool) -> Value:
     return part if far else b.binary("sub", b.scalar(1, part.type.dtype), part)
 
 
-def _as_points(b: OnnxBuilder, x: Value) -> Value:
+def as_points(b: OnnxBuilder, x: Value) -> Value:
     """[N, C, H, W] as [N, H * W, C]."""
     n, c, h, w = x.type.shape
     return b.reshape(b.transpose(x, (0, 2, 3, 1)), (n, product([h, w]), c))
-
-
-@onnx_op("RoiAlign", since=10)
-def roi_align_10(
-    b: OnnxBuilder, x: Value, rois: Value, batch: Value, *, mode: str = "avg", output_height: int = 1,
-    output_width: int = 1, sampling_ratio: int = 0, spatial_scale: float = 1.0,
-) -> Outputs:  # fmt: skip
-    return _roi_align(b, x, rois, batch, mode, (output_height, output_width), sampling_ratio, spatial_scale, False)
-
-
-@onnx_op("RoiAlign", since=16)
-def roi_align(
-    b: OnnxBuilder, x: Value, rois: Value, batch: Value, *, coordinate_transformation_mode: str = "half_pixel",
-    mode: str = "avg", output_height: int = 1, output_width: int = 1, sampling_ratio: int = 0, spatial_scale: float = 1.0,
-) -> Outputs:  # fmt: skip
-    half = coordinate_transformation_mode == "half_pixel"
-    return _roi_align(b, x, rois, batch, mode, (output_height, output_width), sampling_ratio, spatial_scale, half)
-
-
-def _roi_align(
-    b: OnnxBuilder, x: Value, rois: Value, batch: Value, mode: str, sizes: tuple[int, int], ratio: int, scale: float,
-    half: bool,
-) -> Value:  # fmt: skip
-    """Every bin is the mean or maximum of ratio * ratio bilinear samples (for the maximum, of their weighted corners)."""
-    if ratio < 1:
-        raise ModelError(
-            "attribute 'sampling_ratio' is 0: how many samples a bin has would depend on the regions; give a number"
-        )
-    if x.type.rank != 4 or rois.type.rank != 2 or mode not in ("avg", "max"):
-        raise ModelError(f"expected x[N, C, H, W], rois[R, 4] and a mode of avg or max, got {x.type}, {rois.type}, {mode!r}")
-    if not all(0 < n * ratio <= _MOST_SAMPLES for n in sizes):
-        raise ModelError(f"an output of {sizes} with {ratio} samples a bin: each axis may have {_MOST_SAMPLES} samples")
-    regions, channels = rois.type.shape[0], x.type.shape[1]
-    height, width = x.type.shape[2:]
-    y, inside_y = _samples(b, rois, 1, sizes[0], ratio, scale, half, height)
-    xs, inside_x = _samples(b, rois, 0, sizes[1], ratio, scale, half, width)
-    rows, columns = sizes[0] * ratio, sizes[1] * ratio
-    inside = b.binary("and", b.reshape(inside_y, (regions, rows, 1)), b.reshape(inside_x, (regions, 1, columns)))
-    axes = _Axis(b, b.reshape(y, (regions, rows, 1)), height), _Axis(b, b.reshape(xs, (regions, 1, columns)), width)
-    image = b.reshape(b.cast(batch, "i64"), (regions, 1, 1, 1))
-    points, zero = _as_points(b, x), b.scalar(0, x.type.dtype)
-    terms = []
-    for flat, weight in _corners(b, *axes, width):
-        where = (regions, rows, columns, 1)
-        index = b.concat([b.broadcast(image, where), b.reshape(flat, where)], 3)
-        weight = b.select(inside, b.cast(weight, x.type.dtype), zero)
-        terms.append(b.binary("mul", b.add(GatherND(0), points, index), b.reshape(weight, where)))
-    while len(terms) > 1:
-        terms = [*terms[2:], b.binary("add" if mode == "avg" else "max", terms[0], terms[1])]
-    bins = b.reshape(terms[0], (regions, sizes[0], ratio, sizes[1], ratio, channels))
-    pooled = b.add(Reduce("mean" if mode == "avg" else "max", (2, 4), False), bins)
-    return b.transpose(pooled, (0, 3, 1, 2))
-
-
-def _samples(
-    b: OnnxBuilder, rois: Value, column: int, bins: int, ratio: int, scale: float, half: bool, n: Dim
-) -> tuple[Value, Value]:
-    """Positions [R, bins * ratio] of the samples along one axis, moved into the image, and whether they are near it."""
-    regions = rois.type.shape[0]
-    start, end = (b.binary("mul", b.slice(rois, 1, c, 1), scale) for c in (column, column + 2))
-    if half:
-        start, end = b.binary("sub", start, 0.5), b.binary("sub", end, 0.5)
-    length = b.binary("sub", end, start)
-    if not half:
-        length = b.binary("max", length, 1)
-    steps = (np.arange(bins * ratio) + 0.5) / (ratio * bins)
-    at = b.binary("mul", length, b.reshape(b.cast(b.constant(steps), rois.type.dtype), (1, bins * ratio)))
-    at = b.binary("add", start, at)
-    size = b.cast(b.reshape(b.dim_tensor([n]), ()), rois.type.dtype)
-    near = b.binary("and", b.binary("ge", at, -1), b.binary("le", at, size))
-    clamped = b.binary("min", b.binary("max", at, 0), b.binary("sub", size, 1))
-    return b.reshape(clamped, (regions, bins * ratio)), near
 
 
 @onnx_op("DeformConv", since=19)
@@ -212,12 +111,12 @@ def _sampled(b: OnnxBuilder, x: Value, at: Sequence[Value]) -> Value:
     n, _, h, w = x.type.static_shape
     p = at[0].type.static_shape[1]
     low = [b.unary("floor", v) for v in at]
-    points, total = _as_points(b, x), None
+    points, total = as_points(b, x), None
     for dy in (0, 1):
         for dx in (0, 1):
             place = [b.binary("add", v, d) for v, d in zip(low, (dy, dx), strict=True)]
             inside, index = _inside(b, place, (h, w))
-            shares = [_share(b, b.binary("sub", v, f), bool(d)) for v, f, d in zip(at, low, (dy, dx), strict=True)]
+            shares = [share(b, b.binary("sub", v, f), bool(d)) for v, f, d in zip(at, low, (dy, dx), strict=True)]
             weight = b.select(inside, b.binary("mul", *shares), b.scalar(0, x.type.dtype))
             found = b.add(GatherND(1), points, b.reshape(index, (n, p, 1)))
             term = b.binary("mul", found, b.reshape(weight, (n, p, 1)))
