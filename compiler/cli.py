@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 the model, an option or the target is at fault, 2 wrong us
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 
@@ -171,6 +172,7 @@ def _add_compile(parser: argparse.ArgumentParser) -> None:
     for name, kind in (("max-error", float), ("calibration", str), ("input-range", str), ("max-dsp", str),
                        ("max-lut", str), ("max-bram", str)):
         code.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
+    parser._negative_number_matcher = re.compile(r"-\.?\d.*")  # --input-range -4,4 is a value, not an option
     work = parser.add_argument_group("compiler")
     work.add_argument("--no-cache", action="store_true", help="neither read nor write the cache")
     work.add_argument("--jobs", type=int, metavar="N", help="processes for machine code (default: one per core)")

@@ -34,6 +34,7 @@ HOMES = {
     "jax": ("targets/xla/", "targets/tpu/"),
     "jaxlib": ("targets/xla/", "targets/tpu/"),
     "tvm": ("targets/tvm/",),
+    "clang": ("targets/fpga/",),
     "jinja2": ("compiler/",),
     "rich": ("compiler/",),
 }

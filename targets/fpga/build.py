@@ -31,6 +31,7 @@ from ..cpu.packaging import timed
 from ..loader import ABI_VERSION, FORMAT, FORMAT_VERSION
 from .boards import BOARDS, USABLE, Board
 from .c_names import kernel_name
+from .clang_lint import available, clang_lint
 from .csim import Csim, run_csim
 from .elementwise import MARGIN, RANDOM_MARGIN
 from .estimate import URAM_WORD, design_usage
@@ -98,6 +99,7 @@ def build(
         expected = [made.design.run(f) for f in frames]
         files = project_files(made.design, machine, frames, expected)
         faults = lint(files[f"src/{made.design.name}.cpp"].decode(), made.design.name)
+        faults += clang_lint(files, made.design.name) if available() else []
     if faults:
         raise InternalError("fpga: the generated kernel breaks the rules of synthesis:\n" + "\n".join(faults[:20]))
     say("C simulation")
@@ -256,6 +258,7 @@ def _package(
     design = made.design
     report = make_report(design, machine, made.simulation, accuracy, made.limits, made.folding.stopped, made.lowered.notes)
     report["csim"] = {"frames": csim.frames, "equal": True}
+    report["lint"] = "syntax tree" if available() else "patterns; pip install tilewright[fpga] for the syntax tree"
     files = {**files, "report.json": (json.dumps(report, indent=1) + "\n").encode(),
              "report.html": page(report, f"{design.name} on {machine.name}").encode()}
     given = {v.name: v.type.dtype for v in graph.inputs}
@@ -291,6 +294,7 @@ def _summary(report: dict[str, Any], accuracy: Accuracy) -> list[tuple[str, str]
     return [
         ("precision", f"{accuracy.bits} bits; largest error against f32 on {accuracy.samples} samples: {errors}"),
         ("C simulation", f"{report['csim']['frames']} frames, every bit as the integer interpreter"),
+        ("lint", f"nothing that synthesis refuses ({report['lint']})"),
         ("throughput", f"{report['fps']:,.0f} frames a second at {report['clock_mhz']:g} MHz, "
                        f"{report['interval_cycles']:,} cycles ({report['bottleneck']}); "
                        f"latency {report['latency_us']:,.1f} us"),

@@ -2,13 +2,15 @@
 
 The kernel is written in a regular subset, which is what makes these checks exact: constant loop bounds, no recursion, no
 dynamic memory, no calls of the system, known pragmas at places where they mean something, and every stream of the top
-function with one writer and one reader.
+function with one writer and one reader.  `clang_lint` looks at the syntax tree instead, where libclang is installed.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+
+from .pragmas import PRAGMAS, read_pragma
 
 _FORBIDDEN = {
     r"\b(new|delete|malloc|calloc|realloc|free|alloca)\b": "dynamic memory",
@@ -18,17 +20,9 @@ _FORBIDDEN = {
     r"\b(while|do)\b": "a loop without constant bounds",
     r"\b(float|double)\b": "floating point",
 }
-PRAGMAS = {
-    "INTERFACE": r"(m_axi|s_axilite) port=\w+( offset=slave bundle=\w+ depth=\d+)?",
-    "DATAFLOW": r"", "INLINE": r"", "UNROLL": r"", "PIPELINE": r"II=\d+",
-    "STREAM": r"variable=\w+ depth=\d+", "ARRAY_PARTITION": r"variable=\w+ (complete|cyclic factor=\d+)( dim=\d+)?",
-    "BIND_STORAGE": r"variable=\w+ (type=fifo impl=(bram|lutram|uram)|type=ram_s2p impl=uram)", "AGGREGATE": r"variable=\w+",
-    "ARRAY_RESHAPE": r"variable=\w+ complete dim=2", "DEPENDENCE": r"variable=\w+ inter false",
-}
 _FOR = re.compile(r"for \((?:int|long) (\w+) = -?\d+; (\w+) (?:<|>=|<=|>) -?\d+; (?:\+\+|--)?(\w+)(?: [-+]= \d+)?\)")
 _FUNCTION = re.compile(r"^(?:static |extern \"C\" |inline )+[\w:<>, ]+?[ &](\w+)\((.*)\) \{$", re.MULTILINE)
 _CALL = re.compile(r"\b([A-Za-z_]\w*)\s*\(")
-_LOOP_PRAGMAS = ("PIPELINE", "UNROLL")
 
 
 def lint(source: str, top: str) -> list[str]:
@@ -54,15 +48,13 @@ def lint(source: str, top: str) -> list[str]:
 
 
 def _pragma(text: str, number: int, lines: list[str]) -> list[str]:
-    m = re.fullmatch(r"#pragma HLS (\w+) ?(.*)", text)
-    if m is None or m.group(1) not in PRAGMAS:
-        return [f"line {number}: an unknown pragma: {text}"]
-    if not re.fullmatch(PRAGMAS[m.group(1)], m.group(2)):
-        return [f"line {number}: arguments that the pragma does not take: {text}"]
-    if m.group(1) in _LOOP_PRAGMAS:
+    read = read_pragma(text)
+    if isinstance(read, str):
+        return [f"line {number}: {read}"]
+    if PRAGMAS[read[0]].place == "loop":
         before = next((x for x in reversed(lines[:number - 1]) if x.strip() and not x.startswith("#pragma")), "")
         if not re.search(r"\bfor \(.*\{$", before):
-            return [f"line {number}: {m.group(1)} is not at the top of a loop: {text}"]
+            return [f"line {number}: {read[0]} is not at the top of a loop: {text}"]
     return []
 
 

@@ -24,6 +24,7 @@ def page(report: dict[str, Any], title: str) -> str:
         ("throughput", f"{report['fps']:,.0f} frames a second: {report['interval_cycles']:,} cycles a frame"),
         ("latency", f"{report['latency_us']:,.1f} us: {report['latency_cycles']:,} cycles"),
         ("slowest", f"{report['bottleneck']}; {report['limited_by']}"),
+        ("checked", f"C simulation of {report['csim']['frames']} frames equals the integers; lint: {report['lint']}"),
         ("precision", f"{accuracy['bits']} bits; largest error " + ", ".join(f"{e:.3g} of {r:.3g}" for e, r in errors)),
     ]
     facts = "".join(f"<tr><td>{escape(a)}</td><td class=l>{escape(b)}</td></tr>" for a, b in rows)

@@ -224,7 +224,8 @@ def test_the_command_line_builds_a_project(tmp_path: Path) -> None:
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent")
     command = [sys.executable, "-m", "tilewright.compiler.cli", "compile", str(folder / "model.onnx"), "--no-cache", "-o",
-               str(tmp_path / "out"), "--target", "fpga:arty-a7-100t@120", "--bits", "12", "--fps", "1000", "--max-dsp", "50%"]
+               str(tmp_path / "out"), "--target", "fpga:arty-a7-100t@120", "--bits", "12", "--fps", "1000", "--max-dsp", "50%",
+               "--input-range", "-3.5,4"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "NO_COLOR": "1"})
     assert done.returncode == 0, done.stderr
     assert "frames a second at 120 MHz" in done.stdout
