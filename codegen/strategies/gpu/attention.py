@@ -43,25 +43,40 @@ def takes_attention(op: Attention, q: tuple[int, ...], v: tuple[int, ...], dtype
 
 def schedule_attention(group: Group, machine: GpuMachine) -> Scheduled:
     """One kernel for all heads."""
-    assert isinstance(group.op, Attention)
-    q, k, v, *mask = group.operands
-    out = next(p for p in group.params if p.name.startswith("y"))
+    op, (q, k, v, mask), out = attention_buffers(group)
     batch, heads, rows, depth = q.static_shape
     groups, keys = v.static_shape[1:3]
     dtype = q.dtype if q.dtype in HALVES else machine.precision
     warps = 8 if batch * heads * -(-rows // 128) >= 2 * machine.processors else 4
-    plan = _Plan(group.op, q, k, v, mask[0] if mask else None, out, dtype, warps, heads // groups)
+    plan = _Plan(op, q, k, v, mask, out, dtype, warps, heads // groups)
     kernel = legalize(Kernel("attention", tuple(dict.fromkeys(group.params)), plan.body()))
     note = (f"{batch * heads} heads, {rows} x {keys} of {depth}: {warps * WARP_QUERIES} queries a block, {KEYS} keys at a "
             f"time, {INSTRUCTIONS[dtype, dtype]}, running maxima and sums")
     return Scheduled(kernel, note=note)
 
 
+def attention_buffers(group: Group) -> tuple[Attention, tuple[Buffer, Buffer, Buffer, Buffer | None], Buffer]:
+    """(operator, (queries, keys, values, mask), result) of a group."""
+    assert isinstance(group.op, Attention)
+    q, k, v, *mask = group.operands
+    out = next(p for p in group.params if p.name.startswith("y"))
+    return group.op, (q, k, v, mask[0] if mask else None), out
+
+
+def seen_steps(op: Attention, tile: Expr, queries: int, rows: int, keys: int, at_once: int) -> Expr:
+    """How many pieces of `at_once` keys the queries of a tile see."""
+    every = -(-keys // at_once)
+    if not op.causal:
+        return as_expr(every)
+    last = tile * queries + (queries + keys - rows + at_once - 1)
+    return binary("min", last / at_once, every)
+
+
 def _power_of_two(n: int) -> int:
     return max(16, 1 << (n - 1).bit_length())
 
 
-def _operand(buf: Buffer, batch: Expr, head: Expr, *, transposed: bool) -> Operand:
+def head_operand(buf: Buffer, batch: Expr, head: Expr, *, transposed: bool) -> Operand:
     """Rows of one head as an operand; transposed: its rows are the k of the product."""
     _, _, rows, width = buf.static_shape
 
@@ -117,11 +132,11 @@ class _Plan:
         first = tile * self.queries
         group = head / self.sharing
         zero = as_expr(0)
-        q = stage_operand("q_tile", _operand(self.q, b, head, transposed=False), self.queries, self.depth, 1, self.dtype,
+        q = stage_operand("q_tile", head_operand(self.q, b, head, transposed=False), self.queries, self.depth, 1, self.dtype,
                           k_major=True, swizzled=True)
-        k = stage_operand("k_tile", _operand(self.k, b, group, transposed=False), KEYS, self.depth, 2, self.dtype,
+        k = stage_operand("k_tile", head_operand(self.k, b, group, transposed=False), KEYS, self.depth, 2, self.dtype,
                           k_major=True, swizzled=True)
-        v = stage_operand("v_tile", _operand(self.v, b, group, transposed=True), self.width, KEYS, 2, self.dtype,
+        v = stage_operand("v_tile", head_operand(self.v, b, group, transposed=True), self.width, KEYS, 2, self.dtype,
                           k_major=False, swizzled=True)
         threads = self.warps * 32
 
@@ -133,7 +148,7 @@ class _Plan:
                 *fill(v, stage, zero, (zero, start), deepest, threads, thread, True), Do("cp_async_commit"),
             )
 
-        count = self.steps(tile)
+        count = seen_steps(self.op, tile, self.queries, rows, self.keys, KEYS)
         step = axis("step", count)
         state = _State(self, lane)
         row = first + warp * WARP_QUERIES + lane / 4
@@ -149,14 +164,6 @@ class _Plan:
             For(step, loop, "serial", ("reduce",)), *self.finish(state, b, head, row),
         )
         return nest((block,), nest((warp,), nest((lane,), inside, "thread.x"), "thread.y"), "block.x")
-
-    def steps(self, tile: Expr) -> Expr:
-        """How many pieces of keys the queries of a tile see."""
-        every = -(-self.keys // KEYS)
-        if not self.op.causal:
-            return as_expr(every)
-        last = tile * self.queries + (self.queries + self.keys - self.q.static_shape[2] + KEYS - 1)
-        return binary("min", last / KEYS, every)
 
     def masked(self, state: _State, batch: Expr, head: Expr, row: Expr, step: Expr) -> Block:
         """Scores as exponents of two, minus infinity where a query does not see a key."""

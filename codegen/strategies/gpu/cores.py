@@ -117,6 +117,7 @@ class PlainCore:
     left: StagedTile
     right: StagedTile
     acc_dtype: str
+    name: str = "acc"
 
     @property
     def cells(self) -> tuple[int, int]:
@@ -125,7 +126,7 @@ class PlainCore:
 
     @property
     def acc(self) -> Buffer:
-        return Buffer("acc", self.acc_dtype, self.cells, "register")
+        return Buffer(self.name, self.acc_dtype, self.cells, "register")
 
     @property
     def group(self) -> int:
@@ -148,18 +149,19 @@ class PlainCore:
     def after_loop(self) -> Block:
         return ()
 
-    def multiply(self, stage: Expr, row: Expr, column: Expr, lane: Expr) -> Block:
-        """acc += left[row.., k] * right[column.., k] over the k of one stage."""
+    def multiply(self, stage: Expr, row: Expr, column: Expr, lane: Expr, right_stage: Expr | None = None) -> Block:
+        """acc += left[row.., k] * right[column.., k] over the k of one stage, or of one of the left and one of the right."""
+        right = stage if right_stage is None else right_stage
         (ti, tj), group = self.cells, self.group
         g = axis("g", self.tile.depth // group)
-        places = ((self.left, "a", ti, row, lane / LANE_COLUMNS, LANE_ROWS),
-                  (self.right, "b", tj, column, lane % LANE_COLUMNS, LANE_COLUMNS))
+        places = ((self.left, "a", ti, stage, row, lane / LANE_COLUMNS, LANE_ROWS),
+                  (self.right, "b", tj, right, column, lane % LANE_COLUMNS, LANE_COLUMNS))
         body: Block = ()
         values = []
         k, i, j = axis("k", group), axis("i", ti), axis("j", tj)
-        for (tile, name, count, start, own, lanes), v in zip(places, (i, j), strict=True):
+        for (tile, name, count, at, start, own, lanes), v in zip(places, (i, j), strict=True):
             read = Buffer(name, tile.buffer.dtype, (count, group) if tile.k_major else (group, count), "register")
-            body += (Alloc(read), *self._read(tile, read, stage, start, own, lanes, g * group))
+            body += (Alloc(read), *self._read(tile, read, at, start, own, lanes, g * group))
             values.append(cast(load(read, v, k) if tile.k_major else load(read, k, v), self.acc_dtype))
         cell = load(self.acc, i, j)
         total = fma(values[0], values[1], cell) if DTYPES[self.acc_dtype].kind == "f" else cell + values[0] * values[1]
@@ -171,11 +173,11 @@ class PlainCore:
         count, group = (to.static_shape[0], to.static_shape[1]) if tile.k_major else to.static_shape[::-1]
         if tile.k_major:
             i = axis("i", count)
-            at = tile.index(stage, start + _place(tile, i, own, lanes), k)
+            at = tile.index(stage, start + thread_place(tile, i, own, lanes), k)
             return _unroll((i,), (Store(to, (i, as_expr(0)), Load.of(tile.buffer, at, Type(to.dtype, group))),))
         piece = _piece(tile)
         q, i = axis("k", group), axis("i", count // piece)
-        at = tile.index(stage, start + _place(tile, i * piece, own, lanes), k + q)
+        at = tile.index(stage, start + thread_place(tile, i * piece, own, lanes), k + q)
         value = Load.of(tile.buffer, at, Type(to.dtype, piece))
         return _unroll((q, i), (Store(to, (q, i * piece), value),))
 
@@ -184,8 +186,8 @@ class PlainCore:
         i = axis("i", self.cells[0])
         piece = 1 if self.right.k_major else min(_piece(self.right), ACCESS // DTYPES[self.acc_dtype].size)
         j = axis("j", self.cells[1] // piece)
-        at = (row + _place(self.left, i, lane / LANE_COLUMNS, LANE_ROWS),
-              column + _place(self.right, j * piece, lane % LANE_COLUMNS, LANE_COLUMNS))
+        at = (row + thread_place(self.left, i, lane / LANE_COLUMNS, LANE_ROWS),
+              column + thread_place(self.right, j * piece, lane % LANE_COLUMNS, LANE_COLUMNS))
         value = Load.of(self.acc, (i, j * piece), Type(self.acc_dtype, piece))
         return _unroll((i, j), (Store(sums, at, value),))
 
@@ -195,7 +197,7 @@ def _piece(tile: StagedTile) -> int:
     return min(4, ACCESS // DTYPES[tile.buffer.dtype].size)
 
 
-def _place(tile: StagedTile, i: Expr, own: Expr, lanes: int) -> Expr:
+def thread_place(tile: StagedTile, i: Expr, own: Expr, lanes: int) -> Expr:
     """The row or column that is number i of a thread.  own: the thread's number among `lanes`."""
     if tile.k_major:
         return i * lanes + own

@@ -1,6 +1,7 @@
 """Which strategy schedules a group on a graphics processor: by the form of its computations, never by the operator's name.
 
     attention in 16 bits                                               attention: one kernel, running maxima
+    attention in f32                                                   plain_attention: the same without tensor cores
     a sum of products of two operands, enough of rows, columns and k   contract: tiles in shared memory, tensor cores
     the same with few rows and weights                                 skinny: a warp per output, along lines of the weights
     maps and reductions over shared rows                               rows: a warp or block per row
@@ -37,6 +38,7 @@ from .direct import schedule_loops
 from .legalize import legalize
 from .maps import contiguous_axis, extents, map_nest
 from .operand import MatrixProduct, find_matrix_product
+from .plain_attention import schedule_plain_attention, takes_plain_attention
 from .positions import schedule_positions, takes_positions
 from .recurrent import schedule_recurrent
 from .rows import schedule_row_groups
@@ -49,7 +51,9 @@ SHORT_ROW = 16  # elements of a row that one thread reduces alone
 def schedule_group(group: Group, machine: GpuMachine, accuracy: str = "default") -> Scheduled:
     """A scheduled kernel for a fused group."""
     if isinstance(group.op, Attention):
-        return schedule_attention(group, machine)
+        q, _, v = (x.static_shape for x in group.operands[:3])
+        on_cores = takes_attention(group.op, q, v, group.operands[0].dtype, machine)
+        return schedule_attention(group, machine) if on_cores else schedule_plain_attention(group, machine)
     computes = tuple(map(without_empty_sum, group.computes))
     if len(computes) == 1 and computes[0].combine == "add":
         product = find_matrix_product(computes[0], group.constants)
@@ -151,7 +155,8 @@ def is_native(machine: GpuMachine, op: Op, types: tuple[TensorType, ...]) -> boo
     if isinstance(op, MatMul):
         return op.to == "i32" and (types[0].dtype, types[1].dtype) in (("i8", "i8"), ("u8", "i8")) and machine.has("mma_s8")
     if isinstance(op, Attention) and all(t.is_static for t in types):
-        return takes_attention(op, types[0].static_shape, types[2].static_shape, types[0].dtype, machine)
+        q, v, dtype = types[0].static_shape, types[2].static_shape, types[0].dtype
+        return takes_attention(op, q, v, dtype, machine) or takes_plain_attention(q, v, dtype, machine)
     return False
 
 
