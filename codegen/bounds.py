@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from ..ir.bind import bind_type
 from ..ir.errors import InternalError
 from ..ir.expr import I64, Expr, HReduce, Load, Type, as_expr, binary, const
 from ..ir.kernel import Block, Buffer, Do, For, If, Kernel, Prefetch, Stmt, Store, flat_index
@@ -112,6 +113,14 @@ class _Checker:
 
 def _require_inside(program: Program) -> None:
     """Of open dimensions at their typical sizes."""
+    for v in program.versions:
+        ins, outs = (
+            tuple((name, bind_type(t, dict(v.sizes))) for name, t in some) for some in (program.inputs, program.outputs)
+        )
+        own = replace(
+            program, steps=v.steps, inputs=ins, outputs=outs, arena_bytes=v.arena_bytes, sizing=v.sizing, versions=()
+        )
+        _require_inside(own)
     number = program.sizing.typical if program.sizing is not None else as_number
     for call in all_calls((*program.prepare, *program.steps)):
         for buf, address in zip(program.kernels[call.kernel].buffers, call.args, strict=False):

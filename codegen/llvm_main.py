@@ -24,8 +24,8 @@ from .llvm_text import symbol
 from .machine import Machine
 from .program import Address, Branch, Call, Program, Repeat, Step
 
-_HEAD = (
-    "define hidden void @tw_main(ptr %runtime, ptr %arena, ptr %scratch, ptr %constants, ptr %inputs, ptr %outputs, "
+_PARAMETERS = (
+    "ptr %runtime, ptr %arena, ptr %scratch, ptr %constants, ptr %inputs, ptr %outputs, "
     "i64 %tid, i64 %nt"
 )
 _OPEN = ", ptr %sizes, ptr %plan"
@@ -170,6 +170,32 @@ class _Main:
 
 def print_main(program: Program, defined: Collection[str], declares: dict[str, None], machine: Machine) -> str:
     """The function `tw_main`; kernels that are not in `defined` are declared."""
+    if program.versions:
+        return _print_choice(program, defined, declares, machine)
+    return _print_main("hidden void @tw_main", program, defined, declares, machine)
+
+
+def _print_choice(program: Program, defined: Collection[str], declares: dict[str, None], machine: Machine) -> str:
+    """`tw_main` of a program with versions: plan[0] is the number of the one that `tw_plan` chose, 0 for none of them; what
+    it planned for it follows."""
+    own = [replace(program, versions=())]
+    own += [replace(program, steps=v.steps, sizing=v.sizing, prepare=(), versions=()) for v in program.versions]
+    texts = [_print_main(f"internal void @tw_main_{n}", p, defined, declares, machine) for n, p in enumerate(own)]
+    cases = " ".join(f"i64 {n}, label %of{n}" for n in range(1, len(own)))
+    lines = [
+        f"define hidden void @tw_main({_PARAMETERS}{_OPEN}) nounwind {{", "entry:",
+        "  %which = load i64, ptr %plan, align 8", "  %own = getelementptr inbounds i64, ptr %plan, i64 1",
+        f"  switch i64 %which, label %of0 [ {cases} ]",
+    ]
+    for n, p in enumerate(own):
+        sizes = ", ptr %sizes, ptr %own" if p.sizing else ""
+        lines += [f"of{n}:", f"  call void @tw_main_{n}({_PARAMETERS}{sizes})", "  ret void"]
+    return "\n".join([*texts, *lines, "}", ""])
+
+
+def _print_main(
+    head: str, program: Program, defined: Collection[str], declares: dict[str, None], machine: Machine
+) -> str:
     m = _Main(program, declares, machine)
     m.steps(program.steps)
     first = _Main(replace(program, profile=False), declares, machine)
@@ -184,5 +210,5 @@ def print_main(program: Program, defined: Collection[str], declares: dict[str, N
         start += ["  %new = icmp eq ptr %inputs, null", "  br i1 %new, label %prepare, label %begin"]
         start += ["prepare:", *first.lines, "  ret void", "begin:"]
     start += [*m.entry, "  br label %start"]
-    head = f"{_HEAD}{_OPEN if program.sizing else ''}) nounwind {{"
-    return "\n".join([head, *start, "start:", *m.lines, "  ret void", "}", ""])
+    opening = f"define {head}({_PARAMETERS}{_OPEN if program.sizing else ''}) nounwind {{"
+    return "\n".join([opening, *start, "start:", *m.lines, "  ret void", "}", ""])

@@ -6,6 +6,8 @@ checks the sizes, and plans for them.  sizes: one i64 per symbol.  plan: receive
 the bytes of the arena and of one thread's scratch memory.  Gives 0; n for check number n that fails, counted from 1; -1 for
 sizes beyond any memory, and then has written nothing.
 
+The plan of a program with versions begins with the number of the one that runs, see `llvm_main.py`.
+
     void tw_shapes(ptr sizes, ptr shapes)
 
 writes the dimensions of all inputs and outputs, one after the other.
@@ -23,9 +25,10 @@ from .arena import ALIGNMENT
 from .llvm_expr import evaluate
 from .llvm_text import Printer
 from .machine import Machine
-from .program import Program
+from .program import Program, Version
 from .sizing import Sizing, products_in
 
+_PLAN = "ptr %sizes, ptr %plan, ptr %needs"
 LARGEST = float(2**47)  # bytes or elements: beyond what a process can address
 
 
@@ -95,10 +98,54 @@ def print_sizing(program: Program, machine: Machine, declares: dict[str, None]) 
     """`tw_plan` and `tw_shapes`."""
     sizing = program.sizing
     assert sizing is not None
-    return [_print_plan(sizing, machine, declares), _print_shapes(program, sizing, machine, declares)]
+    shapes = _print_shapes(program, sizing, machine, declares)
+    if not program.versions:
+        return [_print_plan("hidden i64 @tw_plan", sizing, machine, declares), shapes]
+    texts = [_print_plan("internal i64 @tw_plan_0", sizing, machine, declares)]
+    for n, v in enumerate(program.versions, 1):
+        head = f"internal i64 @tw_plan_{n}"
+        known = _print_known_plan(head, v) if v.sizing is None else _print_plan(head, v.sizing, machine, declares)
+        texts.append(known)
+    return [*texts, _print_choice(program, sizing), shapes]
 
 
-def _print_plan(sizing: Sizing, machine: Machine, declares: dict[str, None]) -> str:
+def _print_known_plan(head: str, v: Version) -> str:
+    """The plan of a version whose sizes are all known."""
+    return "\n".join([
+        f"define {head}({_PLAN}) nounwind {{", "entry:", f"  store i64 {v.arena_bytes}, ptr %needs, align 8",
+        "  %second = getelementptr inbounds i64, ptr %needs, i64 1",
+        f"  store i64 {v.scratch_bytes}, ptr %second, align 8", "  ret i64 0", "}", "",
+    ])
+
+
+def _print_choice(program: Program, sizing: Sizing) -> str:
+    """`tw_plan` of a program with versions: the first that fits, its number to plan[0].  Checks of all are counted through."""
+    lines = ["%own = getelementptr inbounds i64, ptr %plan, i64 1"]
+    for n in range(len(sizing.symbols)):
+        lines += [f"%at{n} = getelementptr inbounds i64, ptr %sizes, i64 {n}", f"%size{n} = load i64, ptr %at{n}, align 8"]
+    lines = [f"  {line}" for line in lines]
+    passed = len(sizing.checks)
+    for n, v in enumerate(program.versions, 1):
+        holds = "true"
+        for m, (var, size) in enumerate(v.sizes):
+            lines.append(f"  %is{n}_{m} = icmp eq i64 %size{sizing.number(var)}, {size}")
+            lines.append(f"  %all{n}_{m} = and i1 {holds}, %is{n}_{m}")
+            holds = f"%all{n}_{m}"
+        lines += [f"  br i1 {holds}, label %take{n}, label %other{n}", f"take{n}:", *_planned(n, passed), f"other{n}:"]
+        passed += len(v.sizing.checks) if v.sizing is not None else 0
+    return "\n".join([f"define hidden i64 @tw_plan({_PLAN}) nounwind {{", "entry:", *lines, *_planned(0, 0), "}", ""])
+
+
+def _planned(n: int, passed: int) -> list[str]:
+    """Take the plan number n, whose checks are counted on from `passed`."""
+    return [
+        f"  store i64 {n}, ptr %plan, align 8", f"  %failed{n} = call i64 @tw_plan_{n}(ptr %sizes, ptr %own, ptr %needs)",
+        f"  %is_check{n} = icmp sgt i64 %failed{n}, 0", f"  %count{n} = add i64 %failed{n}, {passed}",
+        f"  %told{n} = select i1 %is_check{n}, i64 %count{n}, i64 %failed{n}", f"  ret i64 %told{n}",
+    ]
+
+
+def _print_plan(head: str, sizing: Sizing, machine: Machine, declares: dict[str, None]) -> str:
     s = _Sizes(sizing, machine, declares)
     checked = products_in([*sizing.volumes, *sizing.scratch, *(c.value for c in sizing.checks)])
     for n, e in enumerate(checked):
@@ -111,7 +158,7 @@ def _print_plan(sizing: Sizing, machine: Machine, declares: dict[str, None]) -> 
         s.p.line(f"br i1 {holds}, label %holds{n}, label %fails{n}")
         s.p.scopes[0].lines += [f"fails{n}:", f"  ret i64 {n}", f"holds{n}:"]
     _place(s, sizing)
-    text = ["define hidden i64 @tw_plan(ptr %sizes, ptr %plan, ptr %needs) nounwind {", "entry:", *s.lines, "  ret i64 0"]
+    text = [f"define {head}({_PLAN}) nounwind {{", "entry:", *s.lines, "  ret i64 0"]
     if checked:
         text += ["large:", "  ret i64 -1"]
     return "\n".join([*text, "}", ""])

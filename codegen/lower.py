@@ -34,6 +34,7 @@ from .machine_gpu import GpuMachine
 from .open_symbols import open_symbols
 from .prepared import PreparedConstants
 from .program import Address, Call, Cost, Placement, Program, SizedOutput, Step
+from .shared_panels import SharedPanels
 from .sizing import Check, Sizing, Symbol, bytes_of, checks_of, evaluate, slots_of, typical_sizes
 from .storage import Place, Reference, Root, Scope, memory_dtype
 from .strategies.by_machine import AnyMachine, strategies_of
@@ -51,7 +52,9 @@ class Lowering:
     def __init__(
         self, graph: Graph, machine: AnyMachine, name: str, accuracy: str, choices: Mapping[str, Choice] | None = None,
         prepare_weights: bool = False, symbols: tuple[Symbol, ...] = (), checks: Sequence[Check] = (),
+        panels: SharedPanels | None = None,
     ) -> None:
+        self.panels = panels
         self.graph, self.machine, self.name = graph, machine, name
         self.symbols, self.typical, self.checks = symbols, typical_sizes(symbols), checks
         self.choices = choices or {}
@@ -267,7 +270,11 @@ class Lowering:
             computes = compose(body, buffers, node.op.kind)
             group = Group(node.op.kind, computes, tuple(outer.values()), constants=frozenset(arrays))
             group = self.strategies.with_sparsity(group, arrays, self.machine, self.accuracy)
+        if self.panels is not None:
+            group = replace(group, choice=self.panels.choice(arrays))
         made = self.schedule(group)
+        if self.panels is not None:
+            self.panels.keep(made, arrays)
         self._place_constants(made, places, arrays)
         self.emit(scope, made, places, node, cost_of(node, self.typical), arrays)
 
@@ -402,11 +409,12 @@ def lower(
     graph: Graph, machine: AnyMachine, name: str = "model", *, accuracy: str = "default",
     choices: Mapping[str, Choice] | None = None, prepare_weights: bool = False,
     ranges: Mapping[str, tuple[int, int | None]] | None = None, checks: Sequence[Check] = (),
+    panels: SharedPanels | None = None,
 ) -> Program:
     """Lower a fused graph.  choices: measured numbers for groups, by `group_hash`.  prepare_weights: let
     instances transform weights when they are created, instead of storing them transformed.  ranges: the least and largest
     sizes of symbolic dimensions, by name; a processor's program takes their sizes at run time.  checks: what the sizes must
-    fulfil beside what the graph itself says: that of the model before its passes.
+    fulfil beside what the graph itself says: that of the model before its passes.  panels: of other programs of the model.
 
     Raises TargetError for what a machine cannot run with open dimensions, OptionError for a choice that does not fit its
     group."""
@@ -416,7 +424,7 @@ def lower(
             f"transform_weights=create with the open dimensions {', '.join(s.var.name for s in free)}: instances make weights "
             "before they know any sizes; bind the dimensions (--dim NAME=N), or use transform_weights=compile"
         )
-    program = Lowering(graph, machine, name, accuracy, choices, prepare_weights, free, checks).run()
+    program = Lowering(graph, machine, name, accuracy, choices, prepare_weights, free, checks, panels).run()
     if not isinstance(machine, GpuMachine):
         return synchronize(program, machine)
     if program.sized:

@@ -13,6 +13,7 @@ from typing import Union
 
 import numpy as np
 
+from ..ir.expr import Var
 from ..ir.kernel import Do, Kernel
 from ..ir.types import Dim, TensorType
 from .sizing import Sizing
@@ -113,13 +114,26 @@ class Site:
 
 
 @dataclass(frozen=True)
+class Version:
+    """What a program with open dimensions runs instead of its steps where some of them have these sizes (`versions.py`).
+    sizing: where others stay open, on the symbols of the program."""
+
+    sizes: tuple[tuple[Var, int], ...]
+    steps: tuple[Step, ...]
+    arena_bytes: int
+    scratch_bytes: int
+    sizing: Sizing | None = None
+
+
+@dataclass(frozen=True)
 class Program:
     """constants: (offset, array) pairs in increasing order; arrays are C-contiguous, offsets are multiples of 64.
     inputs and outputs: names and types in the model's order.  scratch_bytes: memory each thread needs for the `stack`
     buffers of the kernels.  profile: threads record the times of every call (`tw_profile.c`).  prepare: calls that every
     instance makes once, when it is created, on arena memory that no step reuses.  sized: see SizedOutput.  sites: what the
     checks of checked kernels name by number (`bounds.py`); empty: the kernels check nothing.  sizing: of a program with open
-    dimensions, whose arena_bytes and scratch_bytes are those of typical sizes."""
+    dimensions, whose arena_bytes and scratch_bytes are those of typical sizes.  versions: the first that fits the sizes is
+    run."""
 
     name: str
     kernels: Mapping[str, Kernel]
@@ -136,6 +150,12 @@ class Program:
     sized: tuple[SizedOutput, ...] = ()
     sites: tuple[Site, ...] = ()
     sizing: Sizing | None = None
+    versions: tuple[Version, ...] = ()
+
+    @property
+    def shown_steps(self) -> tuple[Step, ...]:
+        """What stands for the program in reports: of versions alone, the first."""
+        return self.steps or next((v.steps for v in self.versions), ())
 
     @property
     def has_text(self) -> bool:

@@ -8,10 +8,11 @@ beats, so that the estimate errs towards fewer threads for small programs and do
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from .barriers import is_shared
 from .machine import Machine
-from .program import Program, all_calls
+from .program import Program, Step, all_calls
 from .roofline import limit_of
 
 START_SECONDS = 10e-6  # waking the others and waiting for the last, once a run: measured 13 us with sleepers, 1 us without
@@ -23,12 +24,16 @@ MOST = 256  # the estimate says nothing beyond this number of threads
 
 def recommended_threads(program: Program, machine: Machine) -> int:
     """The number of threads beyond which the program is not expected to become faster: 1 below about 30 us of work on
-    one thread; 0 for no limit, and for a program without calls.  Bodies of loops count once."""
-    if not program.steps:
-        return 0
+    one thread; 0 for no limit, and for a program without calls.  Bodies of loops count once; of several versions the one that
+    wants most."""
+    every = [_recommended(program, steps, machine) for steps in (program.steps, *(v.steps for v in program.versions)) if steps]
+    return 0 if 0 in every else max(every, default=0)
+
+
+def _recommended(program: Program, steps: Sequence[Step], machine: Machine) -> int:
     alone = shared = 0.0
     meetings = 0
-    for call in all_calls(program.steps):
+    for call in all_calls(steps):
         seconds = limit_of(call.cost, machine).seconds
         kernel = program.kernels.get(call.kernel)
         if kernel is not None and is_shared(kernel):

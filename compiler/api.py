@@ -29,6 +29,7 @@ def compile(
     *,
     shapes: Shapes | None = None,
     dims: Dims | None = None,
+    specialize: Mapping[str, int | Sequence[int]] | None = None,
     name: str | None = None,
     accuracy: str = "default",
     precision: str = "f32",
@@ -62,7 +63,8 @@ def compile(
     target: "cpu" (this machine), or "cpu:NAME+FEATURE+..." as `tilewright targets` lists them.
     shapes: dimensions of inputs, {"input": (1, 3, 224, 224)}; a string gives a dimension a name.
     dims: sizes of symbolic dimensions, {"batch": 4}, or ranges, {"batch": "1..64"}; what is not bound stays open with the
-    CPU target: any size.  For tpu, xla and tvm several sizes too, {"batch": (1, 8, 32)}: the module chooses among them.
+    CPU target: any size.  Several sizes, {"batch": (1, 8)}: the module chooses among code for each (not for cuda, fpga).
+    specialize: for the CPU, sizes with code of their own beside that for any size, {"batch": (1, 8), "seq": 128}.
     name: prefix of the C symbols, a C identifier; default: from the file's name.
     accuracy: "default", or "strict" (no transformed convolutions and products, no reassociation beyond a register tile).
     precision: "f32"; "bf16" or "f16" store intermediate values and weights of products in 16 bits and sum in f32.
@@ -72,16 +74,14 @@ def compile(
     profile: record the time of every step while the artifact runs: `Module.profile()`, `tilewright run --profile`.
     debug_bounds: check every index while the artifact runs (slow); a run that would leave a buffer fails and names it.
     transform_weights: "compile" or "create": when transformed weights, 1.75 to 4 times as large, are made.
-    emit: what the artifact holds beside the library: "object", "llvm-ir", "asm".
-    cc: the C compiler to link with, a command; default: cc, gcc or clang, or zig from the ziglang package.
+    emit: what the artifact holds beside the library: "object", "llvm-ir", "asm".  cc: the C compiler to link with.
     embed_limit: bytes of weights above which they go to a file beside the library, default 1 GiB.
     shard: for a TPU of several chips, "data=4" (split the batch) or "model=4" (split the large weights).
     fpga: for an FPGA board: bits (of values and weights, or "auto"), max_error, calibration (an .npz), input_range, fps,
     max_dsp, max_lut, max_bram; see docs/fpga.md.
     cache: find and keep the artifact in the user's cache, by content.
-    report: path of an HTML page to write about the graph, kernels, memory and times.
-    verify: check the graph after every pass.  print_after: print the graph after these passes ("all": every one) to
-    standard output.  check_passes: run the interpreter around every pass and fail at the first that changes the numbers.
+    report: path of an HTML page to write about it.  verify: check the graph after every pass.  print_after: print the graph
+    after these passes ("all").  check_passes: run the interpreter around every pass, fail at one that changes the numbers.
     jobs: processes that make machine code, default one per core.
     base_dir: the folder of external data when `model` is not a path.
     progress: called with (stage, done, total) before every step; total 0 where a stage is one step.
@@ -94,7 +94,7 @@ def compile(
         known = list(compile.__kwdefaults__ or {})
         raise OptionError(f"compile: no option is called {word!r}{nearest(word, known)}; options are {', '.join(known)}")
     done = compile_with(
-        model, target, shapes=shapes, dims=dims, name=name, accuracy=accuracy, precision=precision,
+        model, target, shapes=shapes, dims=dims, specialize=specialize, name=name, accuracy=accuracy, precision=precision,
         transform_weights=transform_weights, profile=profile, debug_bounds=debug_bounds,
         tune=tune, tuning_file=tuning_file, emit=emit, cc=cc,
         embed_limit=embed_limit, shard=shard, fpga=fpga, cache=cache, report=report, verify=verify, print_after=print_after,

@@ -115,19 +115,21 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
+def _add_model(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     _completed(parser.add_argument("model", metavar="MODEL", help="an .onnx file"), "FILE")
     bind = parser.add_argument_group("shapes")
     bind.add_argument("--shape", action="append", default=[], metavar="NAME=1x3x224x224", help="dimensions of an input")
     bind.add_argument(
         "--dim", action="append", default=[], metavar="NAME=4",
-        help="size of a symbolic dimension, or the range of one that stays open, 1..64 or 1..; for tpu, xla and tvm also "
-        "several sizes, batch=1,8,32",
+        help="its size; a range, 1..64, where it stays open; several sizes, 1,8",
     )
+    return bind
 
 
 def _add_compile(parser: argparse.ArgumentParser) -> None:
-    _add_model(parser)
+    shapes = _add_model(parser)
+    shapes.add_argument("--specialize", nargs="+", action="extend", default=[], metavar="NAME=1,8",
+                        help="sizes with code of their own, beside that for any size")
     out = parser.add_argument_group("output")
     folder = out.add_argument(
         "-o", "--output", required=True, metavar="DIR", help="folder to write; an artifact that is there is replaced"
@@ -139,11 +141,11 @@ def _add_compile(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--quiet", action="store_true", help="no progress and no summary")
     code = parser.add_argument_group("code")
     code.add_argument(
-        "--target", default="cpu", help="machine to compile for (default cpu: this one); see `tilewright targets`"
+        "--target", default="cpu", help="machine to compile for (default: this one): `tilewright targets`"
     )
     code.add_argument(
         "--accuracy", default="default", metavar="LEVEL",
-        help="default, or strict: no transformed convolutions and products, no reassociation beyond a register tile",
+        help="default, or strict: nothing transformed or reassociated beyond a tile",
     )
     code.add_argument(
         "--precision", default="f32", metavar="TYPE",
@@ -151,7 +153,7 @@ def _add_compile(parser: argparse.ArgumentParser) -> None:
     )
     code.add_argument(
         "--tune", type=float, nargs="?", const=60.0, metavar="SECONDS",
-        help="run variants of the kernels here and keep the fastest (60 seconds); found ones are kept and used again",
+        help="try variants of the kernels here (60 seconds), and keep the fastest",
     )
     _completed(code.add_argument("--tuning-file", metavar="FILE", help="where they are kept; alone: only use them"), "FILE")
     code.add_argument("--profile", action="store_true", help="record the time of every step, for tilewright run --profile")
@@ -183,7 +185,7 @@ def _add_compile(parser: argparse.ArgumentParser) -> None:
     )
     work.add_argument(
         "--check-passes", action="store_true",
-        help="run the model around every pass; name the first that changes the numbers",
+        help="run the model around every pass; name the one that changes it",
     )
 
 

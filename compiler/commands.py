@@ -103,6 +103,15 @@ def _dims(arguments: Arguments) -> dict[str, int | str | tuple[int, ...]]:
     return {n: parse_dim(n, t) for n, t in parse_bindings("dim", arguments.dim).items()}
 
 
+def _specialize(arguments: Arguments) -> dict[str, tuple[int, ...]]:
+    found = {}
+    for name, text in parse_bindings("specialize", arguments.specialize).items():
+        if not all(word.isdecimal() for word in text.split(",")):
+            raise OptionError(f"--specialize {name}={text}: expected a size or several, such as {name}=1,8")
+        found[name] = tuple(map(int, text.split(",")))
+    return found
+
+
 def compile_command(a: Arguments) -> int:
     from .api import compile_with
     from .progress import show_progress
@@ -114,7 +123,8 @@ def compile_command(a: Arguments) -> int:
         check_writable(Path(a.report), "--report")
     with show_progress(a.quiet or a.json) as progress:
         done = compile_with(
-            a.model, a.target, shapes=_shapes(a), dims=_dims(a), name=a.name, accuracy=a.accuracy, precision=a.precision,
+            a.model, a.target, shapes=_shapes(a), dims=_dims(a), specialize=_specialize(a), name=a.name,
+            accuracy=a.accuracy, precision=a.precision,
             transform_weights=a.transform_weights,
             profile=a.profile, debug_bounds=a.debug_bounds,
             tune=a.tune, tuning_file=a.tuning_file, emit=_words(a.emit), cc=a.cc,

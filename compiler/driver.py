@@ -14,6 +14,7 @@ from ..codegen.bounds import check_bounds
 from ..codegen.lower import lower
 from ..codegen.machine import Machine
 from ..codegen.program import Program
+from ..codegen.shared_panels import SharedPanels
 from ..codegen.sizing import checks_of
 from ..codegen.strategies.choices import Choice
 from ..frontend.onnx.fingerprint import model_content, model_sha256
@@ -29,6 +30,7 @@ from .faults import guarded
 from .options import Options
 from .pipeline import Print, run_passes, wanted
 from .progress import Progress, Stages, silent
+from .specializing import is_specialized, lower_versions
 from .stored import cache_key, load_stored, store
 from .summary import Summary, summarize, summarize_graph
 from .targets import Target, find_target
@@ -74,7 +76,16 @@ def compile_model(
     if options.buckets and not target.buckets:
         name, sizes = options.buckets[0]
         raise OptionError(f"dim {name}={','.join(map(str, sizes))}: target {target.name} takes one size of a dimension; "
-                          "several are for the targets tpu, xla and tvm")
+                          "several are for the targets cpu, tpu, xla and tvm")
+    if options.specialize and target.name != "cpu":
+        name, sizes = options.specialize[0]
+        raise OptionError(
+            f"specialize: {name}={','.join(map(str, sizes))}: target {target.name} has no code for open dimensions "
+            "beside which it could stand" + (f"; use --dim {name}={','.join(map(str, sizes))}" if target.buckets else "")
+        )
+    for option in ("profile", "tune") if is_specialized(options) and target.name == "cpu" else ():
+        if getattr(options, option):
+            raise OptionError(f"{option}: it is for one size; bind the dimensions to one (--dim NAME=N) instead of several")
     if options.debug_bounds and target.name != "cpu":
         raise OptionError(f"debug_bounds: target {target.name} has no checks; use it with the target cpu")
     job = _Job(options, target, target.machine_for(options), stages, show)
@@ -111,22 +122,30 @@ class _Job:
     stages: Stages
     show: Print
     choices: Mapping[str, Choice] = field(default_factory=dict)
+    panels: SharedPanels | None = None
+
+    def imported(self, source: ModelFile) -> Graph:
+        options = self.options
+        with self.stages.stage("import"):
+            imported = import_graph(source, dict(options.shapes), dict(options.dims))
+        if wanted(options, "import"):
+            self.show("import", str(imported))
+        return imported
 
     def graphs(self, source: ModelFile) -> tuple[Graph, Graph]:
         """The model as it was imported, and after all passes."""
         options, stages = self.options, self.stages
-        with stages.stage("import"):
-            imported = import_graph(source, dict(options.shapes), dict(options.dims))
-        if wanted(options, "import"):
-            self.show("import", str(imported))
+        imported = self.imported(source)
         native = self.target.native(self.machine)
         return imported, run_passes(imported, options, stages, self.show, self.target.passes_for(options), native)
 
     def run(self, source: ModelFile, digest: str, graphs: tuple[Graph, Graph] | None = None) -> Compilation:
         """graphs: those of the model, if they are there already."""
         options, stages = self.options, self.stages
-        if options.buckets:
+        if options.buckets and self.target.takes == "graph":
             return self.run_buckets(source, digest)
+        if is_specialized(options):
+            return self.run_versions(source, digest)
         imported, fused = graphs or self.graphs(source)
         if self.target.takes == "graph":
             with guarded("build", fused):
@@ -136,15 +155,13 @@ class _Job:
                 artifact, summary, options, self.machine, stages.seconds, imported=imported, fused=fused,
                 notes=(*stages.notes, *artifact.notes),
             )
-        with stages.stage("lower"), guarded("lower", fused):
-            program = lower(
-                fused, self.machine, source.name, accuracy=options.accuracy, choices=self.choices,
-                prepare_weights=options.transform_weights == "create", ranges=dict(options.ranges),
-                checks=tuple(checks_of(imported)),
-            )
-            program = replace(program, profile=options.profile)
-            if options.debug_bounds:
-                program = check_bounds(program)
+        return self.built(source, digest, self.lowered(source, (imported, fused)), imported, fused)
+
+    def built(self, source: ModelFile, digest: str, program: Program, imported: Graph, fused: Graph) -> Compilation:
+        """The artifact of a program."""
+        options, stages = self.options, self.stages
+        if options.debug_bounds:
+            program = check_bounds(program)
         if wanted(options, "lower"):
             self.show("lower", "\n\n".join(map(str, program.kernels.values())))
         with guarded("build", fused):
@@ -155,6 +172,32 @@ class _Job:
             notes=tuple(stages.notes),
         )
 
+    def lowered(self, source: ModelFile, graphs: tuple[Graph, Graph]) -> Program:
+        """The program of the graphs of a model, or of one version of it."""
+        options = self.options
+        imported, fused = graphs
+        with self.stages.stage("lower"), guarded("lower", fused):
+            program = lower(
+                fused, self.machine, source.name, accuracy=options.accuracy, choices=self.choices,
+                prepare_weights=options.transform_weights == "create", ranges=dict(options.ranges),
+                checks=tuple(checks_of(imported)), panels=self.panels,
+            )
+        return replace(program, profile=options.profile)
+
+    def run_versions(self, source: ModelFile, digest: str) -> Compilation:
+        """Code for several sizes of some dimensions, in one program."""
+        imported = self.imported(source)
+        optimized: list[Graph] = []
+        panels = SharedPanels()
+
+        def lower_one(one: Options) -> Program:
+            job = replace(self, options=one, panels=panels)
+            graphs = job.graphs(source)
+            optimized.append(graphs[1])
+            return job.lowered(source, graphs)
+
+        program = lower_versions(self.options, imported, lower_one)
+        return self.built(source, digest, program, imported, optimized[0])
 
     def run_buckets(self, source: ModelFile, digest: str) -> Compilation:
         """Every size of the dimensions that have several."""

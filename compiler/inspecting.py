@@ -32,6 +32,7 @@ def manifest_text(directory: Path, manifest: Mapping[str, Any]) -> str:
     best = manifest.get("threads", {}).get("best")  # of targets that run on threads
     rows += [("threads", f"more than {best} are not expected to be faster")] if best else []
     rows += [("options", ", ".join(f"{k} {v}" for k, v in sorted(manifest["options"].items())) or "none")]
+    rows += [("specialized", _version(v)) for v in manifest.get("specialized", ())]
     required = ", ".join(manifest["machine"]["required"])
     rows += [("needs", required or "the architecture's baseline")] if required or kernels else []
     rows += [("model", f"SHA-256 {manifest['model_sha256']}")]
@@ -39,6 +40,12 @@ def manifest_text(directory: Path, manifest: Mapping[str, Any]) -> str:
     rows += [("operations", str(manifest["operations"]))] if "operations" in manifest else []
     rows += [(name, text) for name, text in manifest.get("estimate", {}).get("rows", ())]
     return table(rows) + ("\n\n" + _kernel_table(kernels) if kernels else "")
+
+
+def _version(entry: Mapping[str, Any]) -> str:
+    dims = ", ".join(f"{name}={size}" for name, size in entry["dims"].items())
+    own, arena = bytes_text(entry["own_weights"]), bytes_text(entry["arena"])
+    return f"{dims}: {entry['calls']} calls, arena {arena}, {own} of weights of its own"
 
 
 def _kernel_table(kernels: list[Mapping[str, Any]]) -> str:

@@ -32,7 +32,8 @@ _WORKING_FIELDS = frozenset({"tune", "tuning_file", "verify", "print_after", "ch
 class Options:
     """target: "cpu" (this machine) or "cpu:NAME+feature".
     shapes: input name -> dimensions, sizes or names of symbolic ones; dims: symbolic dimension -> size; sorted by name.
-    buckets: symbolic dimension -> the sizes that are compiled into one artifact, for targets that need known sizes.
+    buckets: symbolic dimension -> the sizes that are compiled into one artifact.  specialize: the same, beside code for all
+    sizes, on the CPU.
     ranges: symbolic dimension that stays open -> its least and largest size.
     name: the C symbol prefix; empty: from the model's file name.
     accuracy: "default", or "strict": no transformed convolution or product and no reassociation beyond a register tile.
@@ -57,6 +58,7 @@ class Options:
     shapes: tuple[tuple[str, tuple[int | str, ...]], ...] = ()
     dims: tuple[tuple[str, int], ...] = ()
     buckets: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    specialize: tuple[tuple[str, tuple[int, ...]], ...] = ()
     ranges: tuple[tuple[str, tuple[int, int | None]], ...] = ()
     name: str = ""
     accuracy: str = "default"
@@ -88,7 +90,8 @@ class Options:
         words = {n: getattr(self, n) for n in ("precision", "transform_weights") if getattr(self, n) != getattr(default, n)}
         dims = {**dict(self.dims), **{n: list(sizes) for n, sizes in self.buckets}}
         ranges = {name: list(r) for name, r in self.ranges}
-        values = {"shapes": shapes, "dims": dims, "ranges": ranges, "accuracy": self.accuracy,
+        versions = {name: list(sizes) for name, sizes in self.specialize}
+        values = {"shapes": shapes, "dims": dims, "ranges": ranges, "specialize": versions, "accuracy": self.accuracy,
                   "shard": self.shard, **words, "emit": list(self.emit),
                   "fpga": self.fpga.recorded(), "embed_limit": self.embed_limit, "profile": self.profile or None,
                   "debug_bounds": self.debug_bounds or None,
@@ -101,6 +104,7 @@ def make_options(
     *,
     shapes: Shapes | None = None,
     dims: Dims | None = None,
+    specialize: Mapping[str, int | Sequence[int]] | None = None,
     name: str | None = None,
     accuracy: str = "default",
     precision: str = "f32",
@@ -139,9 +143,14 @@ def make_options(
     one = {n: size for n, size in (dims or {}).items() if isinstance(size, str) or not isinstance(size, Sequence)}
     several = {n: size for n, size in (dims or {}).items() if n not in one}
     sizes, ranges = _checked_dims(one)
+    versions = {n: (size,) if isinstance(size, int) else size for n, size in (specialize or {}).items()}
+    twice = sorted({*versions} & {n for n in (dims or {}) if not isinstance((dims or {})[n], str)})
+    if twice:
+        raise OptionError(f"specialize: {twice[0]} has a size in dims; give it in one of the two")
     return Options(
         target=target, shapes=_checked_shapes(shapes or {}), dims=sizes, ranges=ranges,
-        buckets=_checked_buckets(several), name=name or "",  # type: ignore[arg-type]
+        buckets=_checked_buckets("dims", several),  # type: ignore[arg-type]
+        specialize=_checked_buckets("specialize", versions), name=name or "",
         accuracy=accuracy, precision=precision, transform_weights=transform_weights, profile=profile, debug_bounds=debug_bounds,
         tune=float(tune or 0.0),
         tuning_file="" if tuning_file is None else os.fspath(tuning_file), emit=emits, cc=cc or "", embed_limit=embed_limit,
@@ -199,12 +208,12 @@ def _checked_range(where: str, given: str) -> Range:
     return low, high
 
 
-def _checked_buckets(buckets: Mapping[str, Sequence[int]]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def _checked_buckets(option: str, buckets: Mapping[str, Sequence[int]]) -> tuple[tuple[str, tuple[int, ...]], ...]:
     for name, sizes in buckets.items():
-        if not sizes:
-            raise OptionError(f"dims[{name!r}]: expected a size or several")
+        if isinstance(sizes, str) or not isinstance(sizes, Sequence) or not sizes:
+            raise OptionError(f"{option}[{name!r}]: expected a size or several, got {sizes!r}")
         for size in sizes:
-            _check_dim(f"dims[{name!r}]", size)
+            _check_dim(f"{option}[{name!r}]", size)
     return tuple(sorted((name, tuple(sorted(set(sizes)))) for name, sizes in buckets.items()))
 
 

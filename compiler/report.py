@@ -83,7 +83,7 @@ def _estimate_section(compilation: Compilation) -> dict[str, object]:
 
 def kernel_rows(program: Program, compilation: Compilation) -> list[KernelRow]:
     """One row per call, in the order of the program."""
-    calls = list(all_calls(program.steps))
+    calls = list(all_calls(program.shown_steps))
     limits = [limit_of(c.cost, compilation.machine) for c in calls]
     total = sum(limit.seconds for limit in limits) or 1.0
     return [

@@ -13,6 +13,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ..codegen.program import Program, all_calls
+from ..codegen.versions import VersionFacts, version_facts
 from ..ir.graph import Graph, Node
 from ..ir.ops.contract import Conv, MatMul
 from ..targets.artifact import Artifact
@@ -27,7 +28,8 @@ class Summary:
     many), the most frequent first.  kernels: distinct ones; calls: how often the program runs one (loop bodies count once).
     macs: multiply-accumulates of one run without what loops repeat.  Sizes in bytes: weights as packed, arena (all
     intermediate tensors), scratch (per thread), code (machine code of the model).  operations: of a module that another
-    compiler takes, which has no kernels of ours; estimate: what that compiler says about its result, by rows."""
+    compiler takes, which has no kernels of ours; estimate: what that compiler says about its result, by rows; of a program
+    with versions, what each of them is."""
 
     operators: int
     operator_counts: tuple[tuple[str, int], ...]
@@ -45,7 +47,8 @@ class Summary:
 
 
 def summarize(uses: Sequence[OperatorUse], program: Program, artifact: Artifact) -> Summary:
-    calls = list(all_calls(program.steps))
+    calls = list(all_calls(program.shown_steps))
+    versions = [(f"version {v.title}", _version_text(v)) for v in version_facts(program)]
     counts: Counter[str] = Counter()
     for use in uses:  # one row per version and domain: some names occur twice
         counts[use.operator] += use.count
@@ -58,9 +61,15 @@ def summarize(uses: Sequence[OperatorUse], program: Program, artifact: Artifact)
         weight_bytes=program.constant_bytes,
         arena_bytes=program.arena_bytes,
         scratch_bytes=program.scratch_bytes,
+        estimate=tuple(versions),
         code_bytes=int(artifact.manifest["sizes"]["code"]),
         linker=str(artifact.manifest["versions"].get("linker", "")),
     )
+
+
+def _version_text(v: VersionFacts) -> str:
+    own = f"{bytes_text(v.own)} of weights of its own" if v.own else "all weights shared"
+    return f"{v.calls} calls, arena {bytes_text(v.arena)}, {own}"
 
 
 def summarize_graph(uses: Sequence[OperatorUse], graph: Graph, artifact: Artifact) -> Summary:

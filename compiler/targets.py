@@ -106,7 +106,8 @@ _GPUS = {
 
 TARGETS: dict[str, Target] = {
     "cpu": Target(
-        "cpu", "..targets.cpu", "a shared library for a processor; cpu alone is this one", _CPU_MACHINES, EXTENSIONS
+        "cpu", "..targets.cpu", "a shared library for a processor; cpu alone is this one", _CPU_MACHINES, EXTENSIONS,
+        buckets=True,
     ),
     "cuda": Target(
         "cuda", "..targets.cuda", "a shared library for NVIDIA GPUs: cuda:sm_80+sm_90, cuda alone is cuda:all", _GPUS,

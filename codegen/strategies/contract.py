@@ -97,7 +97,7 @@ def _choose(p: Product, columns: int, lanes: int, machine: Machine) -> Tile:
     last = rows[-1]
     if len(rows) > 1 and last * 2 <= SHORT_ROW:
         last *= min(rows[-2], SHORT_ROW // last)
-    return choose_tile(min(last, 4096), columns, depth, lanes, machine)
+    return choose_tile(min(last, 4096), columns, depth, lanes, machine, vectors=(p.choice.panel or 0) // lanes)
 
 
 def _reads_in_place(group: Group, p: Product) -> bool:

@@ -18,6 +18,7 @@ LOAD_PRESSURE = 0.08  # cycles per load: what prefetches and late cache lines co
 STREAM_PRESSURE = 0.1  # cycles per vector that comes from the second-level cache
 TALL_PRESSURE = 0.15  # cycles per row beyond eight while a panel streams: tall tiles fell back 10 % on cold weights
 TILE_OVERHEAD = 10.0  # cycles per tile: clearing and storing the accumulators, loop edges
+PANEL_LOSS = 0.05  # of the time of a product, for weights that several programs share
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,20 @@ def spread(total: int, most: int) -> list[tuple[int, int]]:
     return [(s, c) for s, c in ((size + 1, larger), (size, count - larger)) if c and s]
 
 
-def choose_tile(rows: int, columns: int, depth: int, lanes: int, machine: Machine, element: int = 4) -> Tile:
-    """The cheapest tile for a product of this many rows, columns and reduction steps.  lanes: elements per vector."""
+def choose_tile(
+    rows: int, columns: int, depth: int, lanes: int, machine: Machine, element: int = 4, *, vectors: int = 0
+) -> Tile:
+    """The cheapest tile for a product of this many rows, columns and reduction steps.  lanes: elements per vector.
+    vectors: the number that is wanted; the cheapest tile with it, if it costs at most PANEL_LOSS more than the best."""
     best: tuple[float, Tile] | None = None
+    wanted: tuple[float, Tile] | None = None
     for cycles, tile in tile_costs(rows, columns, depth, lanes, machine, element):
         if best is None or cycles < best[0] * 0.998:
             best = cycles, tile
+        if tile.vectors == vectors and (wanted is None or cycles < wanted[0] * 0.998):
+            wanted = cycles, tile
     assert best is not None
-    return best[1]
+    return wanted[1] if wanted is not None and wanted[0] <= best[0] * (1 + PANEL_LOSS) else best[1]
 
 
 def tile_costs(

@@ -15,6 +15,7 @@ from ...codegen.program import Call, Program, SizedOutput, all_calls
 from ...codegen.roofline import limit_of
 from ...codegen.sizing import Sizing
 from ...codegen.threads import recommended_threads
+from ...codegen.versions import version_facts
 from ...ir.types import TensorType
 from ..loader import ABI_VERSION, FORMAT, FORMAT_VERSION
 from .link import library_name, weights_name
@@ -48,8 +49,8 @@ def make_manifest(
                   "scratch_per_thread": program.scratch_bytes},
         "threads": {"best": recommended_threads(program, machine)}, "profile": program.profile,
         "sha256": {"code": code.hexdigest(), "weights": constants_digest.hex()},
-        "kernels": [_kernel(call, machine) for call in all_calls(program.steps)],
-        **_open_dims(program.sizing),
+        "kernels": [_kernel(call, machine) for call in all_calls(program.shown_steps)],
+        **_open_dims(program.sizing), **_versions(program),
     }
 
 
@@ -77,6 +78,17 @@ def _specs(tensors: Sequence[tuple[str, TensorType]], sized: Sequence[SizedOutpu
 def _open_dims(sizing: Sizing | None) -> dict[str, Any]:
     """What the sizes of open dimensions may be; null: unbounded."""
     return {} if sizing is None else {"dims": {_plain(s.var.name): [s.low, s.high] for s in sizing.symbols}}
+
+
+def _versions(program: Program) -> dict[str, Any]:
+    """Bytes of each version: weights that it reads, own_weights that nothing else reads."""
+    facts = version_facts(program)
+    if not facts:
+        return {}
+    return {"specialized": [
+        {"dims": {_plain(n): size for n, size in v.dims.items()}, "calls": v.calls, "arena": v.arena,
+         "scratch_per_thread": v.scratch, "weights": v.weights, "own_weights": v.own} for v in facts
+    ]}
 
 
 def _kernel(call: Call, machine: Machine) -> dict[str, Any]:

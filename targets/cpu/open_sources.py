@@ -59,7 +59,9 @@ def tables(program: Program) -> str:
         return ""
     rows = [f"    {{ {c_string(s.var.name)}, {s.low}, {-1 if s.high is None else s.high} }}," for s in sizing.symbols]
     numbers = [_number(sizing, d) for _, t in program.inputs for d in t.shape] or [-1]
-    checks = [f"    {c_string(c.text)}," for c in sizing.checks] or ["    NULL,"]
+    every = [sizing, *(v.sizing for v in program.versions if v.sizing is not None)]
+    checks = [f"    {c_string(c.text)}," for s in every for c in s.checks] or ["    NULL,"]
+    slots = max(len(s.slots) for s in every) + bool(program.versions)
     return "\n".join([
         "static const tw_symbol symbols[] = {", *rows, "};",
         f"static const int32_t input_symbols[] = {{ {', '.join(map(str, numbers))} }};",
@@ -67,7 +69,7 @@ def tables(program: Program) -> str:
         "static const tw_sizing sizing = {",
         "    .main = tw_main,", "    .plan = tw_plan,", "    .shapes = tw_shapes,", "    .symbols = symbols,",
         "    .input_symbols = input_symbols,", "    .checks = checks,",
-        f"    .symbol_count = {len(sizing.symbols)}u,", f"    .slot_count = {len(sizing.slots)}u,",
+        f"    .symbol_count = {len(sizing.symbols)}u,", f"    .slot_count = {slots}u,",
         "};", "",
     ])
 
