@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import tilewright
 from tilewright.compiler.quantize.activations import declared_inputs, load_compiled
+from tilewright.compiler.quantize.dynamic import quantize_dynamic
 from tilewright.compiler.quantize.samples import BATCH, Batch
 from tilewright.compiler.quantize.weight_only import quantize_weights
 
@@ -46,6 +47,8 @@ def main(place: Path) -> None:
                 path, calibrate, timing=False, blame=False, search=False
             ),
         }
+        if name != "a":
+            variants["dynamic"] = lambda path=path, calibrate=calibrate: quantize_dynamic(path, calibrate, timing=False)
         if name in "bc":
             for bits, group in ((4, 32), (4, 128), (8, 128)):
                 variants[f"weights-int{bits}-{group}"] = lambda bits=bits, group=group, path=path, calibrate=calibrate: (

@@ -18,8 +18,8 @@ def quantize_command(a: argparse.Namespace) -> int:
     check_writable(Path(a.output), "-o", folder=True)
     if a.report:
         check_writable(Path(a.report), "--report")
-    if a.weights_only:
-        return _weights_only(a)
+    if a.weights_only or a.dynamic:
+        return _narrow(a)
     if a.data is None:
         raise OptionError("quantize: --data is needed: a folder of .npz files with arrays named as the model's inputs, or one")
     from .api import quantize
@@ -41,15 +41,23 @@ def quantize_command(a: argparse.Namespace) -> int:
     return OK if done.met else USER_ERROR
 
 
-def _weights_only(a: argparse.Namespace) -> int:
+def _narrow(a: argparse.Namespace) -> int:
+    """--weights-only, --dynamic."""
+    from .dynamic import quantize_dynamic
     from .weight_only import as_text, quantize_weights
 
-    if a.weights_only not in ("int4", "int8"):
+    max_drop = None if a.max_drop is None else parse_share("max-drop", a.max_drop)
+    if a.weights_only and a.dynamic:
+        raise OptionError("--weights-only, --dynamic: expected one of them")
+    if a.dynamic:
+        done = quantize_dynamic(a.model, a.data, max_drop=max_drop, metric=a.metric, keep=a.keep, timing=not a.no_timing)
+    elif a.weights_only in ("int4", "int8"):
+        done = quantize_weights(
+            a.model, a.data, bits=int(a.weights_only[3:]), group=a.group, rounding=a.rounding, in_bytes=not a.exact,
+            max_drop=max_drop, metric=a.metric, keep=a.keep,
+        )
+    else:
         raise OptionError(f"--weights-only: expected int4 or int8, got {a.weights_only!r}")
-    done = quantize_weights(
-        a.model, a.data, bits=int(a.weights_only[3:]), group=a.group, rounding=a.rounding, in_bytes=not a.exact,
-        max_drop=None if a.max_drop is None else parse_share("max-drop", a.max_drop), metric=a.metric, keep=a.keep,
-    )
     place = done.save(a.output, a.target)
     if a.json:
         verdict = None if done.verdict is None else asdict(done.verdict)
@@ -91,6 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser, completed: Any) -> None:
         help="accuracy, r2 (with labels), top1, neighbour, cosine (agreement with the original); default: what fits",
     )
     contract.add_argument("--keep", action="append", default=[], metavar="LAYER", help="leave this layer in floats")
+    parser.add_argument("--dynamic", action="store_true", help="ranges of activations are found by each run; samples optional")
     narrow = parser.add_argument_group("narrow weights, float activations")
     narrow.add_argument("--weights-only", metavar="TYPE", help="int4 or int8; samples are optional, and worth giving")
     narrow.add_argument("--group", type=int, default=32, metavar="N", help="weights that share a scale: 32, 64 or 128 (32)")

@@ -70,16 +70,23 @@ def _whole(module: Module, batch: Batch) -> float:
 def unit_times(
     plans: Mapping[str, UnitPlan], original: Mapping[str, float], quantized: Mapping[str, float]
 ) -> dict[str, UnitTime]:
-    """By unit.  A step of several units counts for the first that it names."""
+    """By unit."""
     names = {layer.name: x for x, p in plans.items() for layer in p.unit.layers}
     names.update({f"{x}_Q": x for x in plans} | {f"{x}_DQ": x for x in plans})
-    sums = {x: [0.0, 0.0] for x in plans}
+    return {x: UnitTime(0.0, 0.0) for x in plans} | times_by_name(names, original, quantized)
+
+
+def times_by_name(
+    names: Mapping[str, str], original: Mapping[str, float], quantized: Mapping[str, float]
+) -> dict[str, UnitTime]:
+    """names: model node -> unit.  A step of several units counts for the first that it names."""
+    sums = {unit: [0.0, 0.0] for unit in names.values()}
     for n, steps in enumerate((original, quantized)):
         for where, seconds in steps.items():
             unit = next((names[word] for word in _words(where) if word in names), None)
             if unit is not None:
                 sums[unit][n] += seconds
-    return {x: UnitTime(*pair) for x, pair in sums.items()}
+    return {unit: UnitTime(*pair) for unit, pair in sums.items()}
 
 
 def _words(where: str) -> Sequence[str]:

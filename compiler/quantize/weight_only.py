@@ -53,7 +53,8 @@ class NarrowLayer:
 
 @dataclass(eq=False)
 class NarrowModel:
-    """verdict: on held-out samples, None without samples.  layers: what has narrow weights; refused: what has not, and why.
+    """group: weights that share a scale; 0: those of an output, and activations are rounded by each run (`dynamic`).
+    verdict: on held-out samples, None without samples.  layers: what has narrow weights; refused: what has not, and why.
     bytes: of the files' weights, before and after."""
 
     name: str
@@ -110,11 +111,12 @@ def quantize_weights(
     made = {layer.name: _narrow(edit, layer, bits, group, found, rounding) for layer in layers}
     _write(edit, layers, made, bits, group, in_bytes)
     narrow = edit.finish()
-    judge = None if held is None else make_judge(held, _outputs(original, held), metric)
+    judge = None if held is None else make_judge(held, model_outputs(original, held), metric)
     return NarrowModel(
         edit.name, narrow, bits, group, [made[layer.name][2] for layer in layers], refused,
-        None if judge is None or held is None else judge.verdict(_outputs(narrow, held)), _max_drop(judge, max_drop),
-        held[0].signature if held else (), (_size(original), _size(narrow)),
+        None if judge is None or held is None else judge.verdict(model_outputs(narrow, held)),
+        allowed_drop(judge, max_drop, 2),  # four bits cost more than eight
+        held[0].signature if held else (), (constant_bytes(original), constant_bytes(narrow)),
     )
 
 
@@ -196,7 +198,7 @@ def _node(
     )
 
 
-def _outputs(model: ModelProto, batches: Sequence[Batch]) -> Outputs:
+def model_outputs(model: ModelProto, batches: Sequence[Batch]) -> Outputs:
     modules = {b.signature: load_compiled(model, b.signature) for b in {b.signature: b for b in batches}.values()}
     results = [modules[b.signature](b.inputs) for b in batches]
     for m in modules.values():
@@ -204,13 +206,14 @@ def _outputs(model: ModelProto, batches: Sequence[Batch]) -> Outputs:
     return results
 
 
-def _max_drop(judge: Judge | None, given: float | None) -> float:
+def allowed_drop(judge: Judge | None, given: float | None, times: float) -> float:
+    """What was asked for, or so many times the default of the metric."""
     if given is not None:
         return given
-    return 2 * DEFAULT_DROPS.get("" if judge is None else judge.name, 0.005)  # four bits cost more than eight
+    return times * DEFAULT_DROPS.get("" if judge is None else judge.name, 0.005)
 
 
-def _size(model: ModelProto) -> int:
+def constant_bytes(model: ModelProto) -> int:
     return sum(len(t.raw_data) for t in model.graph.initializer)
 
 
@@ -218,7 +221,8 @@ def as_text(done: NarrowModel) -> str:
     """The summary and the layers with the largest error."""
     from ..summary import printable, table
 
-    rows = [("layers", f"{len(done.layers)} in int{done.bits}, blocks of {done.group}"),
+    rows = [("layers", f"{len(done.layers)} in int{done.bits}, "
+             + (f"blocks of {done.group}" if done.group else "activations by the range of each run")),
             ("weights", f"{done.bytes[0] / 2**20:.2f} -> {done.bytes[1] / 2**20:.2f} MiB")]
     v = done.verdict
     if v is not None:
@@ -228,4 +232,5 @@ def as_text(done: NarrowModel) -> str:
                  ("cosine", f"{v.cosine_mean:.5f} mean, {v.cosine_min:.5f} least; {v.snr:.1f} dB")]
     worst = sorted(done.layers, key=lambda n: -n.error)[:20]
     cells = [(f"{decibels(n.error):.1f}", printable(n.name), str(n.weights), n.rounding) for n in worst]
+    rows += [("", note) for note in done.notes]
     return "\n".join([table(rows), "", table(cells, ("SNR", "layer", "weights", "rounding"))])
