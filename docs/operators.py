@@ -59,10 +59,12 @@ NOTES: dict[tuple[str, str], str] = {
     ("ai.onnx.ml", "SVMClassifier"): "refused where runtimes disagree: a linear model of two classes, SOFTMAX of one score",
     ("ai.onnx.ml", "ZipMap"): "gives the matrix of numbers, columns in the order of the labels",
     ("ai.onnx.ml", "OneHotEncoder"): "unknown categories give zeros",
-    ("com.microsoft", "GroupQueryAttention"): "without softcap, smooth_softmax, head_sink",
+    ("com.microsoft", "GroupQueryAttention"): "without the output qk, quantized caches and sliding_window_cache",
     ("com.microsoft", "Attention"): "without do_rotary and a shared buffer",
     ("com.microsoft", "MultiHeadAttention"): "without a shared buffer and beams",
-    ("com.microsoft", "MatMulNBits"): "4 and 8 bits, without g_idx",
+    ("com.microsoft", "MatMulNBits"): "2, 4 and 8 bits; g_idx without zero points",
+    ("com.microsoft", "DynamicQuantizeLSTM"): "activations stay floats",
+    ("com.microsoft", "GatherBlockQuantized"): "rows of a matrix, blocks along them",
 }
 
 

@@ -13,6 +13,8 @@ from . import (
     legacy,
     linear,
     microsoft,
+    microsoft_tensors,
+    microsoft_weights,
     ml,
     ml_categories,
     ml_svm,
@@ -38,7 +40,7 @@ from . import (
 
 __all__ = [
     "attention", "attention_microsoft", "contract", "control", "conv", "elementwise", "fused", "gather", "image",
-    "legacy", "linear", "microsoft", "ml", "ml_categories", "ml_svm", "ml_trees", "narrow_quantize", "norm", "pad",
-    "pool", "qonnx", "quantize", "random", "recurrent", "reduce", "regions", "roi", "sequence", "shape", "signal", "strings",
-    "text", "training",
+    "legacy", "linear", "microsoft", "microsoft_tensors", "microsoft_weights", "ml", "ml_categories", "ml_svm",
+    "ml_trees", "narrow_quantize", "norm", "pad", "pool", "qonnx", "quantize", "random", "recurrent", "reduce", "regions",
+    "roi", "sequence", "shape", "signal", "strings", "text", "training",
 ]  # fmt: skip

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+from ....ir.dims import as_dim
 from ....ir.errors import ModelError
+from ....ir.expr import as_expr
 from ....ir.graph import Value
 from ....ir.ops.contract import MatMul
 from ....ir.ops.movement import Iota, Pad
-from ....ir.ops.norm import Attention
+from ....ir.ops.norm import Attention, RmsNorm, Softmax
 from ....ir.types import Dim
 from ..builder import OnnxBuilder
 from ..symbolic import quotient
@@ -75,17 +77,26 @@ def attention(
     """x[B, M, C] times one matrix [C, q + k + v]; past and present are [2, B, H, S, D]."""
     if do_rotary or past_present_share_buffer or past_length is not None:
         raise ModelError("do_rotary and a shared buffer of past and present are not supported; use GroupQueryAttention")
-    third = quotient([w.type.shape[1]], [3])
-    sizes = qkv_hidden_sizes or (third, third, third)
-    if len(sizes) != 3 or not all(isinstance(n, int) for n in sizes):
-        raise ModelError(f"the sizes of q, k and v, {list(sizes)}, do not fit the weights {w.type}")
     packed = b.add(MatMul(), x, w)
     packed = packed if bias is None else b.binary("add", packed, bias)
+    causal = bool(unidirectional)
+    return packed_attention(b, packed, mask, past, extra, num_heads, qkv_hidden_sizes, mask_filter_value, causal, scale)
+
+
+def packed_attention(
+    b: OnnxBuilder, packed: Value, mask: Value | None, past: Value | None, extra: Value | None, heads: int,
+    hidden: tuple[int, ...] | None, low: float, causal: bool, scale: float,
+) -> Outputs:  # fmt: skip
+    """packed[B, M, q + k + v]; hidden: these three sizes, if they are not all the same."""
+    third = quotient([packed.type.shape[2]], [3])
+    sizes = hidden or (third, third, third)
+    if len(sizes) != 3 or not all(isinstance(n, int) for n in sizes):
+        raise ModelError(f"the sizes of q, k and v, {list(sizes)}, do not fit the projections {packed.type}")
     starts = (0, sizes[0], sizes[0] + sizes[1])  # type: ignore[operator]
-    q, k, v = (heads_of(b, b.slice(packed, 2, s, n), num_heads) for s, n in zip(starts, sizes, strict=True))  # type: ignore[arg-type]
+    q, k, v = (heads_of(b, b.slice(packed, 2, s, n), heads) for s, n in zip(starts, sizes, strict=True))  # type: ignore[arg-type]
     if past is not None:
         k, v = (b.concat((b.reshape(b.slice(past, 0, i, 1), past.type.shape[1:]), new), 2) for i, new in ((0, k), (1, v)))
-    y = _attend(b, q, k, v, mask, extra, mask_filter_value, bool(unidirectional), scale)
+    y = _attend(b, q, k, v, mask, extra, low, causal, scale)
     present = b.concat([b.reshape(t, (1, *t.type.shape)) for t in (k, v)], 0) if any(b.wanted[1:]) else None
     return _joined(b, y), present
 
@@ -184,15 +195,19 @@ def _known(d: Dim) -> int:
 def group_query_attention(
     b: OnnxBuilder, query: Value, key: Value | None, value: Value | None, past_key: Value | None,
     past_value: Value | None, lengths: Value, total: Value, cos: Value | None = None, sin: Value | None = None,
-    positions: Value | None = None, extra: Value | None = None, sink: Value | None = None, *, num_heads: int,
-    kv_num_heads: int, do_rotary: int = 0, local_window_size: int = -1, rotary_interleaved: int = 0, scale: float = 0.0,
-    smooth_softmax: int = 0, softcap: float = 0.0,
+    positions: Value | None = None, extra: Value | None = None, sink: Value | None = None, k_scale: Value | None = None,
+    v_scale: Value | None = None, q_norm: Value | None = None, k_norm: Value | None = None, *, num_heads: int,
+    kv_num_heads: int, causal: int = 1, do_rotary: int = 0, local_window_size: int = -1, qk_norm_epsilon: float = 1e-6,
+    qk_output: int = 0, rotary_interleaved: int = 0, scale: float = 0.0, sliding_window_cache: int = 0,
+    smooth_softmax: int = -1, softcap: float = 0.0,
 ) -> Outputs:  # fmt: skip
     """lengths[B]: the index of each sequence's last key.  New keys are written behind those of the past; query i sees the
-    keys up to its own."""
-    if softcap or smooth_softmax > 0 or sink is not None or any(b.wanted[3:]):
-        raise ModelError("softcap, smooth_softmax, head_sink and the output qk are not supported")
+    keys up to its own.  sink[H]: the score of one more key per head, whose value is zero; smooth_softmax: that score is 0."""
+    if any(b.wanted[3:]) or qk_output or not causal or sliding_window_cache or k_scale is not None or v_scale is not None:
+        raise ModelError("the output qk, causal = 0, sliding_window_cache and quantized caches are not supported")
     q, k, v = _projections(b, query, key, value, num_heads, kv_num_heads)
+    if q_norm is not None and k_norm is not None:
+        q, k = (b.add(RmsNorm(3, qk_norm_epsilon), x, w) for x, w in ((q, q_norm), (k, k_norm)))
     rows = q.type.shape[2]
     batch = q.type.shape[0]
     start = b.binary("max", b.binary("sub", b.cast(lengths, "i64"), b.reshape(b.dim_tensor([rows - 1]), ())), 0)
@@ -214,7 +229,36 @@ def group_query_attention(
         seen = b.binary("and", seen, b.binary("gt", places, b.binary("sub", own, local_window_size)))
     mask = b.select(seen, b.scalar(0, q.type.dtype), b.scalar(-math.inf, q.type.dtype))
     mask = mask if extra is None else b.binary("add", mask, extra)
-    return _joined(b, b.add(Attention(_scale(q, scale), False), q, k, v, mask)), k, v
+    if sink is None and smooth_softmax > 0:
+        sink = b.broadcast(b.scalar(0, q.type.dtype), (num_heads,))
+    if sink is None and not softcap:
+        y = b.add(Attention(_scale(q, scale), False), q, k, v, mask)
+    else:
+        y = _attend_with_sink(b, q, k, v, mask, sink, softcap, _scale(q, scale))
+    return _joined(b, y), k, v
+
+
+def _attend_with_sink(
+    b: OnnxBuilder, q: Value, k: Value, v: Value, mask: Value, sink: Value | None, softcap: float, scale: float
+) -> Value:
+    """q[B, H, M, D]; k and v[B, G, S, D], one head for H / G queries.  softcap: scores s become softcap * tanh(s / softcap)."""
+    batch, heads, rows, depth = q.type.shape
+    groups, keys = k.type.shape[1:3]
+    if not isinstance(heads, int) or not isinstance(groups, int) or heads % groups:
+        raise ModelError(f"{heads} heads of queries do not fit {groups} heads of keys")
+    each = heads // groups
+    grouped = b.reshape(q, (batch, groups, as_dim(each * as_expr(rows)), depth))
+    scores = b.binary("mul", b.add(MatMul(), grouped, b.transpose(k, (0, 1, 3, 2))), scale)
+    scores = b.reshape(scores, (batch, heads, rows, keys))
+    if softcap:
+        scores = b.binary("mul", b.unary("tanh", b.binary("div", scores, softcap)), softcap)
+    scores = b.binary("add", scores, mask)
+    if sink is not None:
+        column = b.broadcast(b.reshape(b.cast(sink, q.type.dtype), (1, heads, 1, 1)), (batch, heads, rows, 1))
+        scores = b.concat((scores, column), 3)
+    weights = b.slice(b.add(Softmax(3), scores), 3, 0, keys)
+    y = b.add(MatMul(), b.reshape(weights, (batch, groups, as_dim(each * as_expr(rows)), keys)), v)
+    return b.reshape(y, (batch, heads, rows, v.type.shape[3]))
 
 
 def _projections(

@@ -199,12 +199,20 @@ def dynamic_quantize_matmul(
 def matmul_n_bits(
     b: OnnxBuilder, x: Value, packed: Value, scales: Value, zeros: Value | None = None, groups: Value | None = None,
     bias: Value | None = None, *, K: int, N: int, bits: int = 4, block_size: int = 32, accuracy_level: int = 0,
+    weight_prepacked: int = 0,
 ) -> Outputs:  # fmt: skip
-    """Weights of 4 or 8 bits in blocks along K, packed [N, blocks, block_size * bits / 8], the low bits first."""
-    if bits not in (4, 8) or groups is not None:
-        raise ModelError("only 4 and 8 bits without g_idx are supported")
+    """Weights of 2, 4 or 8 bits in blocks along K, packed [N, blocks, block_size * bits / 8], the low bits first.
+    groups[K]: the block whose scale a row has; the rows are put in the order of the blocks then."""
+    if bits not in (2, 4, 8) or weight_prepacked or min(K, N, block_size) < 1:
+        raise ModelError(f"weights of {bits} bits, {N} x {K} in blocks of {block_size}, prepacked: {weight_prepacked}; "
+                         "supported are 2, 4 and 8 bits that are not prepacked")  # fmt: skip
     blocks = -(-K // block_size)
     weights = _unpacked(b.array(packed, "B"), bits, (N, blocks * block_size))[:, :K]
+    if groups is not None and (zeros is not None or bits == 2):
+        raise ModelError("g_idx with zero_points or 2 bits: runtimes disagree about what it means")
+    order = None if groups is None else _rows_by_block(b.array(groups, "g_idx"), K, block_size)
+    if order is not None:
+        weights, x = weights[:, order], b.gather(x, b.constant(order), x.type.rank - 1)
     w = b.constant(np.ascontiguousarray(weights.T))
     scale = b.transpose(b.reshape(scales, (N, blocks)), (1, 0))
     zero = np.full((blocks, N), 2 ** (bits - 1), np.uint8)
@@ -221,10 +229,20 @@ def matmul_n_bits(
     return y if bias is None else b.binary("add", y, bias)
 
 
+def _rows_by_block(groups: np.ndarray, count: int, size: int) -> np.ndarray | None:
+    """The order that puts the rows of a block beside each other; None if they are."""
+    places = groups.reshape(-1)[:count]
+    blocks = np.arange(count) // size
+    order = np.argsort(places, kind="stable")
+    if len(places) != count or not np.array_equal(places[order], blocks):
+        raise ModelError(f"g_idx must name each of {blocks[-1] + 1} blocks {size} times")
+    return None if np.array_equal(places, blocks) else order
+
+
 def _unpacked(array: np.ndarray, bits: int, shape: tuple[int, int]) -> np.ndarray:
     data = np.ascontiguousarray(array).reshape(-1)
-    if bits == 4:
-        data = np.stack([data & 15, data >> 4], -1).reshape(-1)
+    if bits < 8:
+        data = np.stack([data >> shift & 2**bits - 1 for shift in range(0, 8, bits)], -1).reshape(-1)
     if data.size != shape[0] * shape[1]:
         raise ModelError(f"packed weights hold {data.size} numbers, expected {shape[0]} x {shape[1]}")
     return data.reshape(shape)
