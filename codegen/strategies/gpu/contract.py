@@ -55,7 +55,7 @@ def schedule_matrix_product(group: Group, p: MatrixProduct, machine: GpuMachine)
     tile, reason = _chosen(group.choice, widest, acc, matrix, machine, warpgroup) or choose_tile(
         p.sizes, widest, acc, matrix, machine, warpgroup, group.choice.rank or 0)
     p = replace(p, left=left, right=right)
-    views = _views(p, tile, machine)
+    views = _views(p, tile_types, tile, machine)
     plan = _Plan(group, p, replace(tile, bulk=bool(views)), matrix, tile_types, machine, views)
     kernel, temporaries = plan.kernel(tuple(packs))
     instruction = f"wgmma_m64n{tile.columns}k16_{widest}" if warpgroup else INSTRUCTIONS.get(tile_types)
@@ -113,9 +113,9 @@ def _takes_warpgroup(left: Operand, right: Operand, types: tuple[str, str], mach
     return machine.has("wgmma") and halves and all(is_k_major(x, True, types[0]) for x in (left, right))
 
 
-def _views(p: MatrixProduct, tile: GpuTile, machine: GpuMachine) -> tuple[TensorView, ...]:
-    """Tensor maps of both operands, none where bulk copies cannot bring one of them."""
-    if not (tile.warpgroup and machine.has("tma")):
+def _views(p: MatrixProduct, types: tuple[str, str], tile: GpuTile, machine: GpuMachine) -> tuple[TensorView, ...]:
+    """Tensor maps of both operands, none where bulk copies cannot bring one of them: they do not convert."""
+    if not (tile.warpgroup and machine.has("tma") and (p.left.dtype, p.right.dtype) == types):
         return ()
     left = tensor_view("left", p.left, p.sizes[0], tile.rows, tile.depth)
     right = tensor_view("right", p.right, p.sizes[0], tile.columns, tile.depth)

@@ -23,7 +23,7 @@ from .operand import access_width
 THREADS = 256
 UNROLLED_TAPS = 32  # of a window, in straight-line code
 POSITIONS = (4, 2)  # neighbouring output positions of one thread
-RESIDENT_THREADS = 1024  # of one multiprocessor, each with up to 64 registers: fewer only cost spills
+RESIDENT_THREADS = 1024  # of one multiprocessor, each with up to 64 registers (windows: twice that): fewer only cost spills
 MOST_SUMS = 16  # of a thread that fit them
 ENOUGH_THREADS = 1024  # of one multiprocessor, that more work for each is worth it
 
@@ -97,7 +97,8 @@ def map_nest(c: Compute, machine: GpuMachine, number: str) -> tuple[Block, str]:
         body = (If(binary("lt", flat, total), body),)
     note = f"{f'{width} elements' if width > 1 else 'an element'} a thread"
     note += f", {positions} positions" if positions > 1 else ""
-    resident = (("resident", max(1, RESIDENT_THREADS // threads)),) if width * positions <= MOST_SUMS else ()
+    most = RESIDENT_THREADS if c.is_map else RESIDENT_THREADS // 2
+    resident = (("resident", max(1, most // threads)),) if width * positions <= MOST_SUMS else ()
     return nest((block,), nest((thread,), body, "thread.x"), "block.x", resident), note
 
 

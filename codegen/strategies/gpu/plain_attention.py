@@ -210,7 +210,8 @@ class _Rows:
         query = first + self.query(i)
         along = axis("along", width)
         whole = access_width(out, (batch, head, query, along), along) >= piece
-        made = Store(out, (batch, head, query, column + v), load(self.sums.acc, i, j * piece + v) / load(self.total, i))
+        value = load(self.sums.acc, i, j * piece + v) / load(self.total, i)
+        made = Store(out, (batch, head, query, column + v), cast(value, out.dtype))
         body: Block = vector_store(v, made) if whole else (
             For(v, (If(binary("lt", column + v, width), (made,)),) if width % piece else (made,), "unroll"),)
         conditions = [binary("lt", query, rows)] if rows % QUERIES else []

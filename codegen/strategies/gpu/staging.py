@@ -57,7 +57,8 @@ def stage_operand(
 ) -> StagedTile:
     """A tile of own x depth in that many stages.  dtype: of its elements."""
     shape = (stages, own, depth) if k_major else (stages, depth, own)
-    width = min(operand.width_k if k_major else operand.width_own, depth if k_major else own)
+    own_width = operand.width_k if k_major else operand.width_own
+    width = min(own_width, depth if k_major else own, ACCESS // DTYPES[dtype].size)  # whole pieces on both sides
     return StagedTile(operand, Buffer(name, dtype, shape, "shared"), k_major, swizzled, width)
 
 
