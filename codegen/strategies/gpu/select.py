@@ -8,6 +8,7 @@
     a reduction along another axis than the contiguous one             columns: lines of outputs, parts of the reduction
     a map that reads along another axis than it writes                 transposes: tiles in shared memory
     any other map or window                                            maps: a vector of outputs per thread
+    few rows by weights of 4 or 8 bits                                 block_product: columns by lanes, k in parts
     recurrent cells                                                    recurrent: a block per sequence
 """
 
@@ -22,6 +23,7 @@ import numpy as np
 from ....ir.compute import Compute
 from ....ir.kernel import Barrier, Block, Buffer, Kernel, coefficient
 from ....ir.ops.base import Op
+from ....ir.ops.block_product import BlockMatMul
 from ....ir.ops.contract import MatMul
 from ....ir.ops.norm import Attention
 from ....ir.ops.recurrent import Recurrent
@@ -32,6 +34,7 @@ from ...schedule.rewrite import replace_accesses
 from ..axes import simplify_axes, without_empty_sum
 from ..scheduled import Group, Scheduled
 from .attention import schedule_attention, takes_attention
+from .block_product import schedule_block_product, takes_block_product
 from .columns import column_nest, is_column_reduction
 from .contract import schedule_matrix_product
 from .direct import schedule_loops
@@ -144,6 +147,8 @@ def schedule_irregular(op: Op, outs: tuple[Buffer, ...], ins: tuple[Buffer, ...]
     """The kernel of an operator that writes its own loops."""
     if isinstance(op, ArgReduce) and takes_positions(op, ins[0]):
         return schedule_positions(op, outs[0], ins[0])
+    if isinstance(op, BlockMatMul) and takes_block_product(op, tuple(TensorType(b.dtype, b.shape) for b in ins)):
+        return schedule_block_product(op, outs[0], ins, machine)
     kernel = op.kernel(outs, ins)
     made = schedule_recurrent(kernel, machine) if isinstance(op, Recurrent) else None
     return made or schedule_loops(kernel)
@@ -154,6 +159,8 @@ def is_native(machine: GpuMachine, op: Op, types: tuple[TensorType, ...]) -> boo
     tensor cores multiply them."""
     if isinstance(op, MatMul):
         return op.to == "i32" and (types[0].dtype, types[1].dtype) in (("i8", "i8"), ("u8", "i8")) and machine.has("mma_s8")
+    if isinstance(op, BlockMatMul):
+        return takes_block_product(op, types)
     if isinstance(op, Attention) and all(t.is_static for t in types):
         q, v, dtype = types[0].static_shape, types[2].static_shape, types[0].dtype
         return takes_attention(op, q, v, dtype, machine) or takes_plain_attention(q, v, dtype, machine)
