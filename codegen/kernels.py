@@ -85,7 +85,7 @@ def _key(group: Group) -> tuple[object, ...]:
     buffers = (*group.params, *group.operands)
     shapes = tuple((b.name, b.dtype, b.shape, b.strides, b.align) for b in buffers)
     if group.sparse is not None:
-        return group.kind, group.sparse.key, shapes, str(lower_group("key", group.params, group.computes))
+        return group.kind, group.constants, group.sparse.key, shapes, str(lower_group("key", group.params, group.computes))
     if group.op is not None:
         return group.kind, group.op, shapes
     return group.kind, group.constants, shapes, str(lower_group("key", group.params, group.computes))

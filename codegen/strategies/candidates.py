@@ -7,7 +7,7 @@ threads are left out afterwards, by `imbalance` of the kernel they give.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -20,6 +20,7 @@ from .contract import CHUNKS, size_of
 from .product import Product, find_product, grouped, operands
 from .scheduled import Group
 from .select import SKINNY
+from .sparse_choice import block_heights
 from .strassen import halved_product
 from .tiles import fits, tile_costs
 from .winograd_plan import SMALLEST_CHANNELS, is_transformable
@@ -37,7 +38,8 @@ Suggest = Callable[[str, Sequence[Any]], Any]
 class Space:
     """sides: of Winograd tiles; 0 is the direct product.  tiles ("ROWSxVECTORS"), chunks, unrolls: of the direct product;
     inner_tiles, inner_unrolls: of the product in Winograd's domain.  halved: whether large products may be seven of half the
-    size.  None in them: by the cost model."""
+    size.  sparse: of a constant with zeros, heights of its blocks and 0 for the dense kernel.  None in them: by the cost
+    model."""
 
     sides: tuple[int, ...]
     tiles: tuple[str | None, ...]
@@ -46,9 +48,16 @@ class Space:
     inner_tiles: tuple[str | None, ...]
     inner_unrolls: tuple[int | None, ...]
     halved: tuple[int | None, ...] = (None,)
+    sparse: tuple[int | None, ...] = (None,)
 
     def choose(self, suggest: Suggest) -> Choice:
         """One choice; the names that are asked for depend on the answers."""
+        if len(self.sparse) > 1:
+            height = suggest("sparse", self.sparse)
+            return replace(self._dense(suggest), sparse=0) if height == 0 else Choice(sparse=height)
+        return self._dense(suggest)
+
+    def _dense(self, suggest: Suggest) -> Choice:
         winograd = suggest("winograd", self.sides) if len(self.sides) > 1 else None
         if winograd:
             rows, vectors = _sizes(suggest("inner tile", self.inner_tiles))
@@ -71,7 +80,7 @@ def _sizes(tile: str | None) -> tuple[int | None, int | None]:
 
 def space_of(group: Group, machine: Machine, accuracy: str) -> Space | None:
     """The choices of a group, or None where there are none."""
-    if group.op is not None or group.sparse is not None or group.kind == "border" or len(group.computes) != 1:
+    if group.op is not None or group.kind == "border" or len(group.computes) != 1:
         return None
     c = without_empty_sum(group.computes[0])
     p = None if c.is_map else find_product(c)
@@ -85,7 +94,8 @@ def space_of(group: Group, machine: Machine, accuracy: str) -> Space | None:
     inner_depth = size_of(c.reduce[-1]) if len(sides) > 1 else depth // 2 if halves else 0
     inner = (None, *(u for u in UNROLLS if inner_depth and inner_depth % u == 0))
     inner_tiles = (None, *(f"{r}x{v}" for r, v in INNER_TILES if inner_depth and fits(r, v, machine.vector_registers)))
-    return Space(sides, _tiles(p, machine), _chunks(p), unrolls, inner_tiles, inner, (0, 1) if halves else (None,))
+    sparse = (None,) if group.sparse is None else (0, *block_heights(group.sparse, machine))
+    return Space(sides, _tiles(p, machine), _chunks(p), unrolls, inner_tiles, inner, (0, 1) if halves else (None,), sparse)
 
 
 def _may_transform(group: Group, c: Compute, accuracy: str) -> bool:
@@ -135,7 +145,8 @@ def _work(block: Block) -> int:
     total = 0
     for s in block:
         if isinstance(s, For):
-            total += size_of(s.var) * _work(s.body)
+            times = s.var.extent if isinstance(s.var.extent, int) else 1  # a sparse product's loop over blocks
+            total += times * _work(s.body)
         elif isinstance(s, If):
             total += max(_work(s.then), _work(s.other))
         else:

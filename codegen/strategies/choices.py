@@ -35,6 +35,7 @@ class Choice:
     winograd: int | None = None
     block: int | None = None
     halved: int | None = None
+    sparse: int | None = None
     panel: int | None = None
     tile_rows: int | None = None
     tile_columns: int | None = None
@@ -74,8 +75,8 @@ class Choice:
 
 RANGES: dict[str, tuple[int, int]] = {
     "rows": (1, MOST_ROWS), "vectors": (1, MOST_VECTORS), "chunks": (1, 4096), "unroll": (1, 64), "winograd": (0, 4),
-    "block": (1, 65536), "halved": (0, 1), "panel": (1, 65536), "tile_rows": (16, 256), "tile_columns": (16, 256),
-    "stages": (2, 8), "splits": (1, 64), "rank": (0, 63),
+    "block": (1, 65536), "halved": (0, 1), "sparse": (0, 64), "panel": (1, 65536), "tile_rows": (16, 256),
+    "tile_columns": (16, 256), "stages": (2, 8), "splits": (1, 64), "rank": (0, 63),
 }
 BY_MODEL = Choice()
 

@@ -44,7 +44,7 @@ from .reduce import schedule_reduce
 from .rows import schedule_rows
 from .scheduled import Group, Scheduled
 from .sparse import schedule_sparse
-from .sparse_choice import plan_sparse
+from .sparse_choice import at_height, plan_sparse
 from .strassen import halved_product, is_worth_halving, schedule_halved
 from .window import is_window, schedule_window
 from .winograd import schedule_winograd
@@ -57,8 +57,9 @@ def schedule_group(group: Group, machine: Machine, accuracy: str = "default") ->
     """A scheduled kernel for a fused group."""
     if isinstance(group.op, Attention):
         return schedule_attention(group, machine)
-    if group.sparse is not None:
-        return schedule_sparse(group, group.sparse, machine)
+    if group.sparse is not None and _skips_zeros(group):
+        plan = at_height(group.sparse, group.choice.sparse, machine) if group.choice.sparse else group.sparse
+        return schedule_sparse(group, plan, machine)
     if group.kind == "border":
         strips = [lower_group("border", group.params, (simplify_axes(c),)) for c in group.computes]
         return Scheduled(join_kernels("border", [schedule_map(k, machine) for k in strips]), note="strips of the border")
@@ -97,6 +98,10 @@ def with_sparsity(
 ) -> Group:
     """The group with a plan for the zeros of its constant, where that is expected to pay.  arrays: its constants."""
     return replace(group, sparse=plan_sparse(group, arrays, machine, accuracy))
+
+
+def _skips_zeros(group: Group) -> bool:
+    return group.sparse is not None and (group.sparse.pays if group.choice.sparse is None else group.choice.sparse > 0)
 
 
 def _is_rows_by_vector(group: Group, p: Product) -> bool:

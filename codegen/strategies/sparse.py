@@ -40,13 +40,14 @@ from .sparse_integers import IntegerSums, packed_values
 from .sparse_weights import SparseWeights
 
 AHEAD = 8  # blocks: what a block reads is asked for so much earlier where it comes from the second-level cache
+WORTH = 1.1  # expected gain from which the sparse kernel is taken, unless it was measured
 LINE = 16  # elements of f32 in a cache line
 
 
 @dataclass(frozen=True, eq=False)
 class SparsePlan:
     """Compared by identity: the weights are part of it.  width: rows of one panel.  dense, sparse: expected cycles.
-    dot: the instruction for sums of integers, None for floats."""
+    dot: the instruction for sums of integers, None for floats.  array: the weights as they were found."""
 
     product: SparseProduct
     weights: SparseWeights
@@ -56,6 +57,7 @@ class SparsePlan:
     dense: float
     sparse: float
     dot: Dot | None = None
+    array: np.ndarray | None = None
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -65,6 +67,11 @@ class SparsePlan:
     @property
     def gain(self) -> float:
         return self.dense / self.sparse
+
+    @property
+    def pays(self) -> bool:
+        """Whether it is expected to be clearly faster than the dense kernel."""
+        return self.gain >= WORTH
 
 
 def schedule_sparse(group: Group, plan: SparsePlan, machine: Machine) -> Scheduled:

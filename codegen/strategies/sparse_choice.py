@@ -2,17 +2,20 @@
 
 Every block height R that the registers hold is tried: blocks of R x 1 cover all weights that are not zero, so that a finer
 block multiplies fewer zeros and a coarser one loads less for each multiplication.  The sparse kernel is taken only where it is
-expected to be clearly faster, so that no model becomes slower by its zeros.
+expected to be clearly faster, so that no model becomes slower by its zeros.  Tuning decides by measurement: it tries the dense
+kernel and every height (`Choice.sparse`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 
 import numpy as np
 
 from ...ir.compute import Compute
+from ...ir.errors import OptionError
 from ...ir.expr import Load, Var
 from ..machine import Machine
 from . import sparse_integers
@@ -26,7 +29,7 @@ from .sparse_weights import Layout, SparseWeights
 from .strassen import halved_product, is_worth_halving
 from .winograd_plan import is_transformable, winograd_cycles
 
-WORTH = 1.1  # expected gain from which the sparse kernel is taken
+NEAR = 0.8  # expected gain from which measuring may find the sparse kernel faster
 MOST_DENSITY = 0.8  # above it no pattern pays
 SMALLEST = 2048  # weights below which nothing is gained
 DENSE_SHARE = 0.97  # of the multiply-add peak that the dense kernel reaches
@@ -46,7 +49,7 @@ Found = tuple[SparseProduct, tuple[Compute, Load, Var]]
 
 
 def plan_sparse(group: Group, arrays: Mapping[str, np.ndarray], machine: Machine, accuracy: str) -> SparsePlan | None:
-    """How to multiply by the constant of a group without its zeros; None where the dense kernel is as good."""
+    """How to multiply by the constant of a group without its zeros; None where the dense kernel is surely as good."""
     if not any(b.name in arrays and _is_sparse(arrays[b.name]) for b in group.params):
         return None
     found = find_sparse_product(group)
@@ -63,11 +66,31 @@ def plan_sparse(group: Group, arrays: Mapping[str, np.ndarray], machine: Machine
     dense = _dense_cycles(group, product, matrix, machine, accuracy, dot)
     kept = np.ascontiguousarray(matrix.T != 0)
     best = min((_candidate(product, kept, r, v, machine, dot) for r, v in _shapes(machine, dot)), key=lambda t: t[0])
-    if best[0] * WORTH > dense:
+    if best[0] * NEAR > dense:
         return None
     cycles, layout, width = best
     density = np.count_nonzero(matrix) / matrix.size
-    return SparsePlan(product, SparseWeights(matrix, layout), width, pattern_of(matrix), density, dense, cycles, dot)
+    weights, words, array = SparseWeights(matrix, layout), pattern_of(matrix), arrays[product.weights]
+    return SparsePlan(product, weights, width, words, density, dense, cycles, dot, array)
+
+
+def block_heights(plan: SparsePlan, machine: Machine) -> tuple[int, ...]:
+    """Of the kernels that the machine's registers hold."""
+    return tuple(r for r, _ in _shapes(machine, plan.dot))
+
+
+def at_height(plan: SparsePlan, height: int, machine: Machine) -> SparsePlan:
+    """The same weights in blocks of another height.  Raises OptionError for one that the machine has no kernel for."""
+    if height == plan.weights.layout.block:
+        return plan
+    vectors = dict(_shapes(machine, plan.dot)).get(height)
+    if vectors is None:
+        raise OptionError(f"tuning: {machine.name} has no sparse kernel for blocks of {height}; remove the entry, or tune "
+                          "again")
+    matrix = plan.weights.matrix
+    kept = np.ascontiguousarray(matrix.T != 0)
+    cycles, layout, width = _candidate(plan.product, kept, height, vectors, machine, plan.dot)
+    return replace(plan, weights=SparseWeights(matrix, layout), width=width, sparse=cycles)
 
 
 def find_sparse_product(group: Group) -> Found | None:

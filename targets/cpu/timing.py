@@ -11,6 +11,7 @@ import functools
 import time
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,7 +22,10 @@ from ...codegen.llvm import emit_module, scratch_bytes
 from ...codegen.machine import Machine
 from ...codegen.program import Address, Call, Program
 from ...codegen.strategies.scheduled import Group, Pack, Scheduled
-from ...ir.kernel import Buffer
+from ...codegen.strategies.select import schedule_group
+from ...ir.compute import Compute
+from ...ir.expr import as_expr, load
+from ...ir.kernel import Buffer, Kernel, axis
 from ...ir.types import DTYPES, TensorType
 from .in_process import InProcess
 from .objects import compile_objects
@@ -45,25 +49,28 @@ class TimedKernel:
         arrays = operands(group) if arrays is None else arrays
         weights = [b for b in kernel.buffers if _source(b, packs) in group.constants]
         others = [b for b in kernel.buffers if b not in weights]
+        copied = _copies(group, kernel, packs, machine)
+        others += [x for _, x, _ in copied if x.name not in {b.name for b in others}]
         at = {**_offsets(weights), **_offsets(others)}
         self._stride = sum(_round(_place(b)[1]) for b in weights)
         copies = max(1, min(MOST_COPIES, -(-COLD_BYTES // self._stride))) if weights else 1
         self._weights, self._arena = _aligned(self._stride * copies), _aligned(sum(_round(_place(b)[1]) for b in others))
-        for b in kernel.buffers:
+        for b in (*weights, *others):
             array = packs[b.name].apply(arrays[packs[b.name].source]) if b.name in packs else arrays.get(b.name)
             if array is not None:  # else memory that the kernel writes before it reads it
                 memory = self._weights if b in weights else self._arena
                 _view(b, memory, at[b.name])[...] = array.reshape(b.static_shape)  # a packed one may be read flat
         for copy in range(1, copies):
             self._weights[copy * self._stride :][: self._stride] = self._weights[: self._stride]
-        call = Call(kernel.name, tuple(
-            Address("constants" if b in weights else "arena", at[b.name] + _place(b)[0]) for b in kernel.buffers
-        ))
-        program = Program("timed", {kernel.name: kernel}, (call,), (), (), (), self._stride, self._arena.size)
-        text = emit_module([kernel], machine, main=program)
+        steps = [Call(k.name, tuple(
+            Address("constants" if b in weights else "arena", at[b.name] + _place(b)[0]) for b in args
+        )) for k, args in (*((k, (y, x)) for k, x, y in copied), (kernel, kernel.buffers))]
+        kernels = [kernel, *(k for k, _, _ in copied)]
+        program = Program("timed", {k.name: k for k in kernels}, tuple(steps), (), (), (), self._stride, self._arena.size)
+        text = emit_module(kernels, machine, main=program)
         self._engine = InProcess(compile_objects([text, _NO_BARRIER], machine, 1))
         main = _MAIN(self._engine.get_function_address("tw_main"))
-        self._scratch = _aligned(max(1, scratch_bytes(kernel)))
+        self._scratch = _aligned(max(1, *map(scratch_bytes, kernels)))
         memory = self._arena.ctypes.data, self._scratch.ctypes.data
         self._runs = [
             functools.partial(main, None, *memory, self._weights.ctypes.data + copy * self._stride, None, None, 0, 1)
@@ -89,6 +96,27 @@ class TimedKernel:
         return {name: _view(b, self._arena, start).astype(np.float64) for name, (b, start) in self._outputs.items()}
 
 
+def _copies(
+    group: Group, kernel: Kernel, packs: Mapping[str, Pack], machine: Machine
+) -> list[tuple[Kernel, Buffer, Buffer]]:
+    """(kernel, what it reads, what it writes) of the copies of operands that a run makes before the kernel."""
+    made = []
+    for y in kernel.buffers:
+        if y.name not in packs or packs[y.name].source in group.constants or not packs[y.name].shape:
+            continue
+        pack = packs[y.name]
+        x = next(p for p in group.params if p.name == pack.source)
+        axes = tuple(axis(f"i{n}", d) for n, d in enumerate(pack.shape))
+        index = tuple(
+            as_expr(o) + sum((v * s[d] for v, s in zip(axes, pack.steps, strict=True) if s[d]), as_expr(0))
+            for d, o in enumerate(pack.origin)
+        )
+        source, target = replace(x, name="x"), Buffer("y", y.dtype, pack.shape)
+        copy = schedule_group(Group("map", (Compute(target, axes, load(source, *index)),), (target, source)), machine)
+        made.append((replace(copy.kernel, name=f"copy_{y.name}"), x, y))
+    return made
+
+
 def _source(b: Buffer, packs: Mapping[str, Pack]) -> str:
     """The parameter of the group that a buffer is, or is packed from."""
     return packs[b.name].source if b.name in packs else b.name
@@ -96,7 +124,7 @@ def _source(b: Buffer, packs: Mapping[str, Pack]) -> str:
 
 def operands(group: Group) -> dict[str, np.ndarray]:
     """Random values for everything that the group reads and does not write; whole numbers are zero, so that they may be
-    indices."""
+    indices.  Weights with zeros are as they are."""
     read = {b.name for b in group.operands}
     written = {c.out.name for c in group.computes} if group.op is None else {b.name for b in group.params} - read
     arrays: dict[str, np.ndarray] = {}
@@ -107,6 +135,8 @@ def operands(group: Group) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(zlib.crc32(b.name.encode()))
         values = rng.standard_normal(b.static_shape, np.float32) if b.dtype in _FLOATING else np.zeros(b.static_shape)
         arrays[b.name] = values.astype(dtype)
+    if group.sparse is not None and group.sparse.array is not None:
+        arrays[group.sparse.product.weights] = group.sparse.array
     return arrays
 
 

@@ -10,13 +10,16 @@ import pytest
 from codegen.native import run_native
 from codegen.scheduled_ops import Operand
 from tilewright.codegen.machine import Machine, parse_machine
+from tilewright.codegen.strategies.candidates import imbalance, space_of
+from tilewright.codegen.strategies.choices import Choice
 from tilewright.codegen.strategies.scheduled import Group
 from tilewright.codegen.strategies.select import schedule_group, with_sparsity
 from tilewright.codegen.strategies.sparse import SparsePlan, schedule_sparse
-from tilewright.codegen.strategies.sparse_choice import find_sparse_product, pattern_of
+from tilewright.codegen.strategies.sparse_choice import block_heights, find_sparse_product, pattern_of
 from tilewright.codegen.strategies.sparse_forms import weight_matrix
 from tilewright.codegen.strategies.sparse_weights import Layout, SparseWeights
 from tilewright.ir.compute import acc_var
+from tilewright.ir.errors import OptionError
 from tilewright.ir.expr import binary, load
 from tilewright.ir.kernel import Buffer
 from tilewright.ir.kernel_interpreter import run_kernel
@@ -25,6 +28,7 @@ from tilewright.ir.ops.base import Op
 from tilewright.ir.ops.contract import Conv, MatMul
 from tilewright.ir.types import TensorType
 from tilewright.targets.cpu.host import host_machine
+from tilewright.targets.cpu.timing import TimedKernel, operands
 
 WIDE = parse_machine("cpu:x86-64-v4")
 
@@ -166,3 +170,20 @@ def test_patterns_have_names() -> None:
     assert pattern_of(weights(64, 64, 0.3, 8)).startswith("8x1 blocks")
     assert pattern_of(rolled).startswith("2:4")
     assert pattern_of(random) == "unstructured"
+
+
+def test_tuning_may_choose_the_dense_kernel_or_another_height() -> None:
+    """What is measured decides, with the copy of the input in it; the weights are the real ones."""
+    host = host_machine()
+    x, w = Operand(values(40, 96)), weights(96, 64, 0.45, 4)
+    group = with_sparsity(group_of(MatMul(), x, w), {"x1": w}, host)
+    assert group.sparse is not None
+    space = space_of(group, host, "default")
+    assert space is not None and space.sparse == (0, *block_heights(group.sparse, host))
+    for sparse in space.sparse:
+        made = schedule_group(replace(group, choice=Choice(sparse=sparse)), host)
+        assert made.note.startswith("sparse") == (sparse != 0) and imbalance(made.kernel)
+        timed = TimedKernel(group, made, host)
+        np.testing.assert_allclose(timed.results()["y0"], operands(group)["x0"] @ w, atol=1e-3)
+    with pytest.raises(OptionError, match="no sparse kernel for blocks of 7"):
+        schedule_group(replace(group, choice=Choice(sparse=7)), host)
