@@ -11,12 +11,13 @@ import onnx
 from onnx.backend.base import Backend, BackendRep
 
 from ..frontend.onnx import NotConstantError, check_supported, import_model
+from ..frontend.onnx.inputs import tensors_of
 from ..ir.errors import OptionError
 from ..ir.graph import Graph, Value
 from ..ir.interpreter import run_graph
 from ..ir.ops.control import Loop
 from ..ir.ops.data_sized import DataSized
-from .onnx_values import as_declared, flattened, gathered, has_only_tensors, stored
+from .onnx_values import as_declared, flattened, gathered, has_only_tensors, stored, without_maps
 
 Shapes = dict[str, tuple[int, ...]]
 Runner = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
@@ -47,8 +48,10 @@ class BoundModel(BackendRep):
 
     def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
         """The outputs for values in the order of the graph's inputs: arrays, lists of them for sequences, or None."""
-        if len(inputs) != len(self.names):
-            raise OptionError(f"the model has the inputs {', '.join(self.names)}, got {len(inputs)} values")
+        declared = model_inputs(self.model)
+        if len(inputs) != len(declared):
+            raise OptionError(f"the model has the inputs {', '.join(v.name for v in declared)}, got {len(inputs)} values")
+        inputs = without_maps(declared, inputs)
         if not has_only_tensors(self.model):
             flat, tensors = flattened(self.model, dict(zip(self.names, inputs, strict=True)))
             return BoundModel(flat, self.prepare).run(list(tensors.values()))
@@ -93,10 +96,15 @@ def declared_shapes(model: onnx.ModelProto, names: Sequence[str]) -> Shapes | No
     return shapes
 
 
-def input_names(model: onnx.ModelProto) -> list[str]:
+def model_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     """The inputs without those that have a default value; these are constants."""
     constants = {t.name for t in model.graph.initializer} | {t.values.name for t in model.graph.sparse_initializer}
-    return [v.name for v in model.graph.input if v.name not in constants]
+    return [v for v in model.graph.input if v.name not in constants]
+
+
+def input_names(model: onnx.ModelProto) -> list[str]:
+    """The tensors that these are given as."""
+    return [tensor.name for v in model_inputs(model) for tensor in tensors_of(v)]
 
 
 def with_constants(model: onnx.ModelProto, values: dict[str, np.ndarray]) -> onnx.ModelProto:

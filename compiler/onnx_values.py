@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import TypeProto, ValueInfoProto, helper
 
+from ..frontend.onnx.inputs import tensors_of
 from ..frontend.onnx.tensors import NARROW
 from ..ir.types import DTYPES
 
@@ -48,8 +49,20 @@ def _tensor(t: TypeProto) -> TypeProto.Tensor:
 
 
 def has_only_tensors(model: onnx.ModelProto) -> bool:
-    """Whether every input is a tensor."""
-    return all(v.type.HasField("tensor_type") for v in model.graph.input)
+    """Whether every input is a tensor, or a map, which the importer makes of tensors."""
+    return all(v.type.WhichOneof("value") in ("tensor_type", "map_type") for v in model.graph.input)
+
+
+def without_maps(inputs: Sequence[ValueInfoProto], given: Sequence[Any]) -> list[Any]:
+    """The values of inputs, those of a map as two arrays, its keys and its values."""
+    values: list[Any] = []
+    for v, x in zip(inputs, given, strict=True):
+        if not isinstance(x, dict):
+            values.append(x)
+            continue
+        for part, entries in zip(tensors_of(v), (x.keys(), x.values()), strict=True):
+            values.append(np.array(list(entries), helper.tensor_dtype_to_np_dtype(part.type.tensor_type.elem_type)))
+    return values
 
 
 def flattened(model: onnx.ModelProto, given: Mapping[str, Any]) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
@@ -60,6 +73,10 @@ def flattened(model: onnx.ModelProto, given: Mapping[str, Any]) -> tuple[onnx.Mo
     arrays: dict[str, np.ndarray] = {}
     made = []
     for v in model.graph.input:
+        if v.type.HasField("map_type"):
+            result.graph.input.append(v)
+            arrays |= {t.name: stored(given[t.name]) for t in tensors_of(v)}
+            continue
         x = given.get(v.name)
         code = _tensor(v.type).elem_type
         if x is None and v.name in given:

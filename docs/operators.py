@@ -41,6 +41,7 @@ operators are imported into the same core operators. The last table says which o
   they are bytes, one for each element: the value of an integer, the bits of a float.
 """
 
+MAP = "an input that is a map is two tensors, `name.keys` and `name.values`"
 SIZED = "a result sized by data: interpreter and cpu; other targets take constants"
 NOTES: dict[tuple[str, str], str] = {
     ("", "NonZero"): SIZED,
@@ -56,6 +57,8 @@ NOTES: dict[tuple[str, str], str] = {
     ("", "StringNormalizer"): "stop words are whole elements, as in ONNX Runtime",
     ("", "Dropout"): "whether it trains must be known while compiling",
     ("", "CumProd"): "a known axis size",
+    ("ai.onnx.ml", "DictVectorizer"): MAP + "; gives a row [1, V], as ONNX Runtime",
+    ("ai.onnx.ml", "CastMap"): MAP,
     ("ai.onnx.ml", "SVMClassifier"): "refused where runtimes disagree: a linear model of two classes, SOFTMAX of one score",
     ("ai.onnx.ml", "ZipMap"): "gives the matrix of numbers, columns in the order of the labels",
     ("ai.onnx.ml", "OneHotEncoder"): "unknown categories give zeros",

@@ -50,6 +50,14 @@ class TensorSequence:
 
 
 @dataclass(frozen=True, eq=False)
+class TensorMap:
+    """A map from integers or strings to numbers or strings: keys[n], each once, and values[n]."""
+
+    keys: Value
+    values: Value
+
+
+@dataclass(frozen=True, eq=False)
 class NarrowTensor:
     """A tensor of a type in `NARROW`, by its ONNX code; value holds one element per byte."""
 

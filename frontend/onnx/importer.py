@@ -21,9 +21,9 @@ from .attributes import (
     read_attributes,
     read_extension_attributes,
 )
-from .builder import NarrowTensor, NotConstantError, OnnxBuilder, Subgraph, TensorSequence, check_size
+from .builder import NarrowTensor, NotConstantError, OnnxBuilder, Subgraph, TensorMap, TensorSequence, check_size
 from .functions import Body, FunctionKey, call_body, function_table, standard_body
-from .inputs import Shapes, bind_inputs
+from .inputs import Shapes, bind_inputs, tensors_of
 from .reader import ModelFile, normal_domain
 from .structure import outer_names, sorted_nodes
 from .support import require_few, require_supported
@@ -52,13 +52,17 @@ def import_graph(model: ModelFile, shapes: Shapes | None = None, dims: Mapping[s
     context = Context(model.tensors, function_table(model.proto))
     scope = Scope(OnnxBuilder(model.name), context, model.opsets, model.name)
     initialized = scope.read_initializers(proto)
-    inputs = [v for v in proto.input if v.name not in initialized]
+    given = [v for v in proto.input if v.name not in initialized]
+    inputs = [tensor for v in given for tensor in tensors_of(v)]
     types = {v.name: v.type.tensor_type.elem_type for v in inputs}
     for name, t in bind_inputs(inputs, shapes, dims).items():
         check_size(t, name)
         code = types[name]
         value = scope.b.input(name, t)
         scope.define(name, NarrowTensor(value, code) if code in NARROW else value)
+    for v in given:
+        if v.type.WhichOneof("value") == "map_type":
+            scope.define(v.name, TensorMap(*(scope.tensor(t.name, t.name) for t in tensors_of(v))))
     scope.run(proto.node)
     outputs = dict(pair for v in proto.output for pair in _output(scope, v.name))
     return scope.b.graph(list(outputs.values()), list(outputs))
@@ -69,6 +73,8 @@ def _output(scope: Scope, name: str) -> list[tuple[str, Value]]:
     x = scope.lookup(name)
     if isinstance(x, TensorSequence):
         return [(f"{name}.{i}", v) for i, v in enumerate(x.items)]
+    if isinstance(x, TensorMap):
+        return [(f"{name}.keys", x.keys), (f"{name}.values", x.values)]
     if x is None:
         return []
     return [(name, x.value if isinstance(x, NarrowTensor) else x)]
@@ -113,6 +119,8 @@ class Scope:
             return None
         if isinstance(outer, NarrowTensor):
             return NarrowTensor(self._captured_value(outer.value), outer.code)
+        if isinstance(outer, TensorMap):
+            return TensorMap(self._captured_value(outer.keys), self._captured_value(outer.values))
         if isinstance(outer, TensorSequence):
             return TensorSequence(tuple(self._captured_value(v) for v in outer.items))
         return self._captured_value(outer)
@@ -259,14 +267,17 @@ class Scope:
 
 
 def _check_kinds(schema: OpSchema, operands: Sequence[Imported]) -> None:
-    """Raises ModelError for a sequence where a tensor is expected, a tensor where a sequence is, and for an absent value where
-    one is required."""
+    """Raises ModelError for a sequence or map where a tensor is expected, a tensor where one of them is, and for an absent
+    value where one is required."""
     for n, value in enumerate(operands):
         formal = schema.inputs[min(n, len(schema.inputs) - 1)]
         if isinstance(value, TensorSequence) and not any("seq(" in t for t in formal.types):
             raise ModelError(f"input {n} ({formal.name}) must be a tensor, got a sequence")
         if isinstance(value, (Value, NarrowTensor)) and all(t.startswith("seq(") for t in formal.types):
             raise ModelError(f"input {n} ({formal.name}) must be a sequence, got a tensor")
+        if isinstance(value, TensorMap) != all(t.startswith("map(") for t in formal.types):
+            wrong = "must be no map" if isinstance(value, TensorMap) else "must be a map"
+            raise ModelError(f"input {n} ({formal.name}) {wrong}")
         optional = any("optional(" in t for t in formal.types)
         if value is None and formal.option != OpSchema.FormalParameterOption.Optional and not optional:
             raise ModelError(f"input {n} ({formal.name}) is absent")

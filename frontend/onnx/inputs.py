@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Union
 
-from onnx import TensorShapeProto, ValueInfoProto
+from onnx import TensorShapeProto, ValueInfoProto, helper
 
 from ...ir.bind import bind_dim
 from ...ir.dims import as_dim, symbols
@@ -19,6 +19,14 @@ Shapes = Mapping[str, Sequence[Union[int, str]]]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 _TOKENS = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_.]*|\d+|//|[-+*()])")
+
+
+def tensors_of(v: ValueInfoProto) -> tuple[ValueInfoProto, ...]:
+    """The tensors that an input is given as: a map is its keys and its values, of one size."""
+    if v.type.WhichOneof("value") != "map_type":
+        return (v,)
+    parts = {"keys": v.type.map_type.key_type, "values": v.type.map_type.value_type.tensor_type.elem_type}
+    return tuple(helper.make_tensor_value_info(f"{v.name}.{part}", code, [f"{v.name}_count"]) for part, code in parts.items())
 
 
 def bind_inputs(
@@ -47,7 +55,7 @@ def _declared(v: ValueInfoProto, shapes: Shapes) -> TensorType:
     where = f"input {v.name!r}"
     kind = v.type.WhichOneof("value")
     if kind != "tensor_type":
-        raise ModelError(f"{where}: only tensors are supported as inputs, got {kind or 'no type'}")
+        raise ModelError(f"{where}: only tensors and maps are supported as inputs, got {kind or 'no type'}")
     code = v.type.tensor_type.elem_type
     dtype = NARROW[code][0] if code in NARROW else dtype_name(code, where)
     if not v.type.tensor_type.HasField("shape"):

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import TypeVar, Union
 
 from ...ir.graph import Value
-from .builder import NarrowTensor, TensorSequence
+from .builder import NarrowTensor, TensorMap, TensorSequence
 
-Imported = Union[Value, NarrowTensor, TensorSequence, None]  # what a name of the model stands for; None: an absent optional
+Imported = Union[Value, NarrowTensor, TensorSequence, TensorMap, None]  # what a name stands for; None: an absent optional
 Outputs = Union[Imported, tuple[Imported, ...]]
 
 

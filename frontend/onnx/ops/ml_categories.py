@@ -6,8 +6,9 @@ import numpy as np
 
 from ....ir.errors import ModelError
 from ....ir.graph import Value
+from ....ir.ops.movement import Iota
 from ....ir.ops.reduce import ArgReduce, Reduce
-from ..builder import OnnxBuilder
+from ..builder import OnnxBuilder, TensorMap
 from ..table import Outputs, onnx_op
 from .ml_scores import DOMAIN
 from .strings import find_texts, text_array
@@ -119,6 +120,51 @@ def _entries(
     if strings:
         return text_array(strings)
     raise ModelError(f"the {what} are missing")
+
+
+def _entry_of(b: OnnxBuilder, given: TensorMap, wanted: Value) -> Value:
+    """What a map has for each of wanted[V, 1]; 0 or "" where it has nothing."""
+    keys = b.reshape(given.keys, (1, *given.keys.type.shape))
+    hits = b.cast(b.binary("eq", wanted, b.cast(keys, "i64")), "u8")
+    there = b.cast(b.add(Reduce("max", (1,), False), hits), "bool")
+    found = b.gather(given.values, b.add(ArgReduce("max", 1, False, False), hits), 0)
+    dtype = given.values.type.dtype
+    return b.select(there, found, b.scalar("" if dtype == "str" else 0, dtype))
+
+
+@onnx_op("DictVectorizer", since=1, domain=DOMAIN)
+def dict_vectorizer(
+    b: OnnxBuilder, x: TensorMap, *, int64_vocabulary: Ints | None = None, string_vocabulary: Strings | None = None
+) -> Outputs:
+    """The entries of the vocabulary's words as a row [1, V]; what is not in the vocabulary is left out."""
+    texts = x.keys.type.dtype == "str"
+    words = string_vocabulary if texts else int64_vocabulary
+    if not words:
+        raise ModelError(f"expected a vocabulary of the type of the keys, {x.keys.type}")
+    if texts:
+        x, words = TensorMap(find_texts(b, x.keys, string_vocabulary or ()), x.values), tuple(range(len(words)))
+    row = _entry_of(b, x, b.constant(np.array(words, np.int64)[:, None]))
+    return b.reshape(row, (1, len(words)))
+
+
+@onnx_op("CastMap", since=1, domain=DOMAIN)
+def cast_map(
+    b: OnnxBuilder, x: TensorMap, *, cast_to: str = "TO_FLOAT", map_form: str = "DENSE", max_map: int = 1
+) -> Outputs:
+    """A row of the values in the order of their keys; SPARSE: [1, max_map], each value at its key."""
+    types = {"TO_FLOAT": "f32", "TO_INT64": "i64", "TO_STRING": "str"}
+    if cast_to not in types or map_form not in ("DENSE", "SPARSE") or not 1 <= max_map <= _MOST_KEYS:
+        raise ModelError(
+            f"cast_to {cast_to!r}, map_form {map_form!r} and max_map {max_map} are not possible; max_map may be {_MOST_KEYS}"
+        )
+    values = TensorMap(x.keys, b.cast(x.values, types[cast_to]))
+    if map_form == "SPARSE":
+        return b.reshape(_entry_of(b, values, b.constant(np.arange(max_map)[:, None])), (1, max_map))
+    (count,) = x.keys.type.shape
+    smaller = b.binary("lt", b.reshape(x.keys, (count, 1)), b.reshape(x.keys, (1, count)))
+    rank = b.add(Reduce("sum", (0,), False), b.cast(smaller, "i64"))
+    places = b.reshape(b.add(Iota(count, "i64")), (count, 1))
+    return b.reshape(_entry_of(b, TensorMap(rank, values.values), places), (1, count))
 
 
 @onnx_op("ZipMap", since=1, domain=DOMAIN)
