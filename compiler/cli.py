@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from ..targets.interrupt import interruptible
 
-FPGA_OPTIONS = ("bits", "max_error", "calibration", "input_range", "fps", "max_dsp", "max_lut", "max_bram")
+FPGA_OPTIONS = ("bits", "max_error", "calibration", "input_range", "fps", "max_dsp", "max_lut", "max_bram", "interface")
 OK, USER_ERROR, USAGE, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 130
 
 _MAIN = """\
@@ -172,7 +172,7 @@ def _add_compile(parser: argparse.ArgumentParser) -> None:
     code.add_argument("--bits", metavar="N", help="FPGA: of values and weights (16), or auto; more options: docs/fpga.md")
     code.add_argument("--fps", type=float, metavar="N", help="FPGA: frames a second to reach (what the board allows)")
     for name, kind in (("max-error", float), ("calibration", str), ("input-range", str), ("max-dsp", str),
-                       ("max-lut", str), ("max-bram", str)):
+                       ("max-lut", str), ("max-bram", str), ("interface", str)):
         code.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
     parser._negative_number_matcher = re.compile(r"-\.?\d.*")  # --input-range -4,4 is a value, not an option
     work = parser.add_argument_group("compiler")

@@ -175,6 +175,7 @@ class Design:
     """processes: in an executable order, all streams with one writer and one reader.
     depths: packets of every FIFO; ultra: processes and streams (by their C++ names) whose memory is UltraRAM.
     overlap: a frame enters while others are inside; otherwise it waits until the one before has left.
+    interface: of its ports, "m_axi" or "axis"; beats: elements that a port moves at once, by its stream, otherwise 1.
     inputs, outputs: tensors of the top function; ports: what the host does with each."""
 
     name: str
@@ -188,6 +189,8 @@ class Design:
     depths: Mapping[Tensor, int] = field(default_factory=dict)
     ultra: frozenset[str] = frozenset()
     overlap: bool = True
+    interface: str = "m_axi"
+    beats: Mapping[Tensor, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [p.name for p in self.processes]
@@ -216,7 +219,7 @@ class Design:
     @property
     def lanes(self) -> dict[Tensor, int]:
         """Elements per packet of every stream."""
-        found = dict.fromkeys(self.inputs, 1)
+        found = {t: self.beats.get(t, 1) for t in self.inputs}
         for p in self.processes:
             found.update(dict.fromkeys(p.outputs, p.lanes_out))
         return found

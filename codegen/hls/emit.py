@@ -1,7 +1,6 @@
 """A design as C++ text: one header of constants, one source with a function per process and the top function.
 
-The top function takes plain arrays, `const T* name` per input and `T* name` per output, T the narrowest C integer of
-the tensor's codes; two more processes move them between memory and the first and the last streams.
+Two processes more for each port (`interface.py`) move codes between it and the first and the last streams.
 """
 
 from __future__ import annotations
@@ -9,18 +8,12 @@ from __future__ import annotations
 import re
 
 from .design import Design, Process, Rom
-from .fixed import Fixed
+from .interface import parameters, port_pragmas, ports
 from .storage import fifo_store
 from .table import Table
 from .tensor import Tensor
 
 _WIDTH = 120
-
-
-def word(type: Fixed) -> str:
-    """The C integer that holds codes of a type in memory."""
-    bits = next(b for b in (8, 16, 32, 64) if b >= type.bits)
-    return f"{'' if type.signed else 'u'}int{bits}_t"
 
 
 def identifier(text: str, taken: set[str]) -> str:
@@ -95,27 +88,18 @@ def kernel_header(design: Design) -> str:
     lines += [f"// {n}: {p.memory} words of memory, {comment(p.about())}" for n, p in design.memories.items()]
     lines = [comment(x)[0:2] + comment(x)[2:] for x in lines]
     guard = f"{design.name.upper()}_H"
-    return "\n".join([f"#ifndef {guard}", f"#define {guard}", "#include <stdint.h>", "", *lines,
-                      f'extern "C" void {design.name}({_parameters(design)});', "#endif", ""])
-
-
-def _parameters(design: Design) -> str:
-    ins = [f"const {word(t.type)}* {n}" for t, n in zip(design.inputs, design.input_names, strict=True)]
-    outs = [f"{word(t.type)}* {n}" for t, n in zip(design.outputs, design.output_names, strict=True)]
-    memories = [f"{'const ' * (p.contents is not None)}uint64_t* {n}" for n, p in design.memories.items()]
-    return ", ".join(ins + outs + memories)
+    return "\n".join([f"#ifndef {guard}", f"#define {guard}", '#include "tw_hls.h"', "", *lines,
+                      f'extern "C" void {design.name}({parameters(design)});', "#endif", ""])
 
 
 def kernel_source(design: Design) -> str:
     """The whole kernel."""
     parts = [f'#include "{design.name}.h"\n#include "tw_hls.h"\n#include "weights.h"\n']
     parts += [t.code() for t in tables_of(design)]
-    lanes = design.lanes
     for p in design.processes:
         origin = f"  From {comment(p.where)[:90]}" if p.where else ""
         parts.append(f"// {comment(p.about())}.{origin}\n{_placed(p, design)}")
-    parts += [_load(t, n, lanes[t.stream]) for t, n in zip(design.inputs, design.input_names, strict=True)]
-    parts += [_store(t, n, lanes[t.stream]) for t, n in zip(design.outputs, design.output_names, strict=True)]
+    parts += [p.mover() for p in ports(design)]
     return "\n".join(parts) + "\n" + _top(design)
 
 
@@ -131,31 +115,6 @@ def _packet(t: Tensor, lanes: int) -> str:
     return f"tw::vec<{t.type.cpp}, {lanes}>"
 
 
-def _load(t: Tensor, name: str, lanes: int) -> str:
-    return f"""static void load_{name}(const {word(t.type)}* from, tw::stream<{_packet(t, lanes)}>& to) {{
-  for (int i = 0; i < {t.size // lanes}; ++i) {{
-#pragma HLS PIPELINE II=1
-    {_packet(t, lanes)} x;
-    x.v[0] = {t.type.cpp}(from[i]);
-    to.write(x);
-  }}
-}}
-"""
-
-
-def _store(t: Tensor, name: str, lanes: int) -> str:
-    return f"""static void store_{name}(tw::stream<{_packet(t, lanes)}>& from, {word(t.type)}* to) {{
-  for (int i = 0; i < {t.size // lanes}; ++i) {{
-    const auto x = from.read();
-    for (int l = 0; l < {lanes}; ++l) {{
-#pragma HLS PIPELINE II=1
-      to[i * {lanes} + l] = {word(t.type)}(x.v[l]);
-    }}
-  }}
-}}
-"""
-
-
 def stream_names(design: Design) -> dict[Tensor, str]:
     """A C++ name per stream."""
     taken = {*design.input_names, *design.output_names}
@@ -165,14 +124,8 @@ def stream_names(design: Design) -> dict[Tensor, str]:
 
 def _top(design: Design) -> str:
     lanes, names = design.lanes, stream_names(design)
-    lines = [f'extern "C" void {design.name}({_parameters(design)}) {{']
-    for n, (t, name) in enumerate(_ports(design)):
-        lines.append(f"#pragma HLS INTERFACE m_axi port={name} offset=slave bundle=gmem{n} depth={t.size}")
-        lines.append(f"#pragma HLS INTERFACE s_axilite port={name}")
-    for n, (name, p) in enumerate(design.memories.items(), len(_ports(design))):
-        lines.append(f"#pragma HLS INTERFACE m_axi port={name} offset=slave bundle=gmem{n} depth={p.memory}")
-        lines.append(f"#pragma HLS INTERFACE s_axilite port={name}")
-    lines += ["#pragma HLS INTERFACE s_axilite port=return", "#pragma HLS DATAFLOW"]
+    lines = [f'extern "C" void {design.name}({parameters(design)}) {{']
+    lines += [*port_pragmas(design), "#pragma HLS DATAFLOW"]
     for t, name in names.items():
         depth = design.depths.get(t, 2)
         lines.append(f"  static tw::stream<{_packet(t, lanes[t.stream])}> {name};")
@@ -189,6 +142,3 @@ def _top(design: Design) -> str:
         lines.append(f"  store_{name}({names[t.stream]}, {name});")
     return "\n".join([*lines, "}", ""])
 
-
-def _ports(design: Design) -> list[tuple[Tensor, str]]:
-    return [*zip(design.inputs, design.input_names, strict=True), *zip(design.outputs, design.output_names, strict=True)]

@@ -67,19 +67,20 @@ def simulate(design: Design, frames: int = FRAMES) -> Simulation:
     written: dict[Tensor, np.ndarray] = {t: every(frames * t.size // lanes[t], 1) for t in design.inputs}
     for p in design.processes:
         written.update(_forward(p, spans[p], written))
-    ends = {t.stream: _drained(written[t.stream], lanes[t.stream]) for t in design.outputs}
+    beats = {t: design.beats.get(t.stream, 1) for t in (*design.inputs, *design.outputs)}
+    ends = {t.stream: _drained(written[t.stream], lanes[t.stream] // beats[t]) for t in design.outputs}
     first = max((int(e[len(e) // frames - 1]) for e in ends.values()), default=0)
     busy = {p.name: p.timing().iterations for p in design.processes}
-    busy |= {f"load_{n}": t.size for t, n in zip(design.inputs, design.input_names, strict=True)}
-    busy |= {f"store_{n}": t.size for t, n in zip(design.outputs, design.output_names, strict=True)}
+    busy |= {f"load_{n}": t.size // beats[t] for t, n in zip(design.inputs, design.input_names, strict=True)}
+    busy |= {f"store_{n}": t.size // beats[t] for t, n in zip(design.outputs, design.output_names, strict=True)}
     interval = max(busy.values(), default=1) if design.overlap else first + 1
     depths = _smallest(design, spans, ends, written, lanes)
     return Simulation(first + 1, interval, depths, max(busy, key=lambda n: busy[n]), busy)
 
 
-def _drained(arrival: np.ndarray, lanes: int) -> np.ndarray:
-    """When each packet of an output is taken, one element a cycle."""
-    at = every(len(arrival), lanes)
+def _drained(arrival: np.ndarray, transfers: int) -> np.ndarray:
+    """When each packet of an output is taken, in so many transfers, one a cycle."""
+    at = every(len(arrival), transfers)
     return at + np.maximum.accumulate(arrival - at)
 
 

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from .design import Cost, Memory, Process, Timing
+from .design import Cost, Memory, Process, Timing, divisors
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -94,7 +94,16 @@ class Window(Process):
         return (out.reshape(self.outputs[0].shape),)
 
     def accepts(self, lanes: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
-        return (gcd(lanes[0], self.image[3]),), self.emit
+        return (self._width(lanes[0]),), self.emit
+
+    def _width(self, lanes: int) -> int:
+        """Elements of a pixel that are read at once: what both have in common, or more where reading would take longest."""
+        _, _, w, c = self.image
+        common = gcd(lanes, c)
+        most = next((d for d in divisors(c) if d >= lanes), c)
+        more = [d for d in divisors(c) if common <= d <= most]
+        enough = [d for d in more if self.strides[0] * w * c // d <= self.row_packets(1)[1]]
+        return (enough or more[-1:])[0]
 
     def timing(self) -> Timing:
         n, h, _, _ = self.image

@@ -1,15 +1,15 @@
 """From processes that name each other's results to a design whose streams have one writer and one reader.
 
 What several processes read is copied by a `Fork`, what nobody reads is taken by a `Drop`, and where a reader wants
-packets of another width than the writer gives, a `Regroup` changes them (two, through the common divisor, if neither
-width divides the other).
+packets of another width than the writer gives, a `Regroup` changes them; if neither width divides the other there are two,
+through the common divisor, or through the common multiple where that would be too slow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import gcd
+from math import gcd, lcm
 
 from .channels import ChannelDot
 from .design import Process
@@ -18,6 +18,8 @@ from .route import Drop, Fork, Regroup
 from .sliding import sliding
 from .tensor import Tensor
 from .window import Window
+
+_WIDEST = 8192  # bits of a packet between two widths of which neither divides the other
 
 
 def connect(processes: Sequence[Process], inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> tuple[
@@ -53,18 +55,20 @@ def connect(processes: Sequence[Process], inputs: Sequence[Tensor], outputs: Seq
     return tuple(done), tuple(taken(t) for t in outputs)
 
 
-def wire(processes: Sequence[Process], inputs: Sequence[Tensor]) -> tuple[Process, ...]:
-    """Chooses the width of every stream; needs what `connect` gives."""
-    lanes = dict.fromkeys(inputs, 1)
+def wire(
+    processes: Sequence[Process], inputs: Sequence[Tensor], beats: Mapping[Tensor, int] | None = None
+) -> tuple[Process, ...]:
+    """Chooses the width of every stream; needs what `connect` gives.  beats: elements per packet of the inputs, otherwise 1."""
+    lanes = {t: (beats or {}).get(t, 1) for t in inputs}
     consumers = {t.stream: p for p in processes for t in p.inputs}
     done: list[Process] = []
     for p in processes:
         p = _matched(p, consumers)
         wanted, out = p.accepts(tuple(lanes[t.stream] for t in p.inputs))
-        operands = []
+        reader, operands = replace(p, lanes_in=wanted, lanes_out=out), []
         for t, width in zip(p.inputs, wanted, strict=True):
-            operands.append(_regrouped(done, t, lanes, width))
-        done.append(replace(p, inputs=tuple(operands), lanes_in=wanted, lanes_out=out))
+            operands.append(_regrouped(done, t, lanes, width, reader))
+        done.append(replace(reader, inputs=tuple(operands)))
         lanes.update(dict.fromkeys(p.outputs, out))
     return tuple(done)
 
@@ -78,9 +82,13 @@ def _matched(p: Process, consumers: dict[Tensor, Process]) -> Process:
     return p
 
 
-def _regrouped(done: list[Process], t: Tensor, lanes: dict[Tensor, int], width: int) -> Tensor:
+def _regrouped(done: list[Process], t: Tensor, lanes: dict[Tensor, int], width: int, reader: Process) -> Tensor:
+    """A change of width does not stop the reader, where that is possible."""
     have = lanes[t.stream]
-    steps = [] if have == width else [width] if max(have, width) % min(have, width) == 0 else [gcd(have, width), width]
+    steps = [] if have == width else [width]
+    if max(have, width) % min(have, width):
+        common, wide = gcd(have, width), lcm(have, width)
+        steps = [wide if t.size // common > reader.cycles and wide * t.type.bits <= _WIDEST else common, width]
     for target in steps:
         new = Tensor(f"{t.name}_by{target}", t.shape, t.type)
         done.append(Regroup(name=f"regroup_{len(done)}", inputs=(t,), outputs=(new,), lanes_in=(lanes[t.stream],),

@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ... import __version__
-from ...codegen.hls.design import Design, Process
-from ...codegen.hls.emit import identifier
-from ...codegen.hls.simulate import Simulation, simulate
-from ...codegen.hls.tensor import Tensor
-from ...codegen.hls.wire import connect, pack_deep
+from ...codegen.hls.design import Design
+from ...codegen.hls.wire import connect
 from ...ir.errors import InternalError, ModelError, OptionError
 from ...ir.graph import Graph
 from ...ir.ops.base import Op
@@ -29,17 +26,14 @@ from ..artifact import Artifact
 from ..cpu.naming import c_prefix
 from ..cpu.packaging import timed
 from ..loader import ABI_VERSION, FORMAT, FORMAT_VERSION
-from .boards import BOARDS, USABLE, Board
 from .c_names import kernel_name
 from .clang_lint import available, clang_lint
 from .csim import Csim, run_csim
+from .designing import Made, make_design
 from .elementwise import MARGIN, RANDOM_MARGIN
-from .estimate import URAM_WORD, design_usage
-from .fold import Folding, fold
 from .host import FpgaMachine
 from .lint import lint
 from .lower import Lowered, lower_graph
-from .memory import hopeless, into_memory, place
 from .options import AUTOMATIC, MAX_BITS, FpgaOptions
 from .page import page
 from .project import memory_facts, project_files
@@ -50,12 +44,7 @@ DEFAULT_RANGE: Range = (-4.0, 4.0)
 _SAMPLES, _GOLDEN = 16, 4
 _LARGE_WORK = 20_000_000  # elements of a run beyond which fewer samples are taken
 _RELATIVE_BOUND = 0.02
-_DEEP = 8192  # packets from which on a FIFO is packed into words
 _ASSUMED = "inputs are taken to lie in {:g}..{:g}, and saturate beyond: give --input-range or --calibration"
-_ULTRA_BLOCKS = 3  # blocks that an UltraRAM replaces, as folding counts it
-_ATTEMPTS = ((0.9, True), (0.5, True), (0.0, True), (0.9, False), (0.5, False), (0.0, False))
-"""The part of the budget that processes may take, and whether all weights and FIFOs stay on the chip."""
-_ANY = 1e6  # times the block RAM of a board
 _NATIVE = (Softmax, LayerNorm, RmsNorm, Attention, Quantize, Dequantize)
 
 
@@ -92,7 +81,7 @@ def build(
     lowered = replace(lowered, notes=(*notes, *lowered.notes))
     say("folding")
     with timed(seconds, "folding"):
-        made = _make_design(lowered, machine, settings, kernel_name(c_prefix(name)))
+        made = make_design(lowered, machine, settings, kernel_name(c_prefix(name)))
     say("sources")
     frames = [_encoded(made.design, s) for s in samples[: _GOLDEN if len(samples) > 2 else 1]]
     with timed(seconds, "sources"):
@@ -108,17 +97,6 @@ def build(
     if csim.wrong or csim.faults:
         raise InternalError(f"fpga: the C simulation gave {csim.wrong} wrong integers and {csim.faults} faults")
     return _package(graph, made, machine, accuracy, csim, files, settings, model_sha256, options or {}, seconds)
-
-
-@dataclass(frozen=True)
-class Made:
-    """A design with everything that is known about it."""
-
-    design: Design
-    folding: Folding
-    simulation: Simulation
-    limits: dict[str, float]
-    lowered: Lowered
 
 
 def require_ports(graph: Graph) -> None:
@@ -183,74 +161,6 @@ def _errors(design: Design, samples: Samples, outputs: list[list[np.ndarray]]) -
     return tuple(found.tolist())
 
 
-def _make_design(lowered: Lowered, machine: FpgaMachine, settings: FpgaOptions, top: str) -> Made:
-    """Raises OptionError with what would fit, if the frame rate or the board cannot be met."""
-    limits = {**USABLE, "dsp": settings.max_dsp, "lut": settings.max_lut, "bram18": settings.max_bram}
-    target = int(machine.mhz * 1e6 / settings.fps) if settings.fps else 0
-    processes, outputs = connect(lowered.processes, lowered.inputs, lowered.outputs)
-    for reserve, on_chip in _ATTEMPTS:
-        # FIFOs are known after folding: what processes may take shrinks until both fit
-        budget = {r: part * reserve for r, part in limits.items()}
-        budget["bram18"] += reserve * _ULTRA_BLOCKS * machine.board.uram * limits["uram"] / machine.board.bram18
-        if not on_chip:
-            budget["bram18"] = _ANY
-        folding = fold(processes, lowered.inputs, machine.board, budget, target)
-        design, simulation = _sized(top, machine.board, folding, lowered, outputs)
-        design, spent = place(design, machine.board, limits)
-        far = hopeless(design, machine.board, limits)
-        if spent and (far or not on_chip):
-            design, simulation, spent = into_memory(design, machine, limits)
-        if not spent or (far and reserve == 0):
-            break
-    if spent:
-        raise OptionError(_does_not_fit(design, machine, spent, limits))
-    if target and simulation.interval > target:
-        raise OptionError(
-            f"fpga: {machine.name} does not reach {settings.fps:g} frames a second: {folding.stopped}; what fits is "
-            f"{machine.mhz * 1e6 / simulation.interval:,.1f} frames a second ({simulation.bottleneck} takes "
-            f"{simulation.interval:,} cycles a frame); ask for that, a faster clock, fewer bits or a larger board"
-        )
-    return Made(design, folding, simulation, limits, lowered)
-
-
-def _sized(
-    top: str, board: Board, folding: Folding, lowered: Lowered, outputs: tuple[Tensor, ...]
-) -> tuple[Design, Simulation]:
-    """The design with the depth of every FIFO; deep ones are as wide as UltraRAM."""
-    taken: set[str] = set()
-    design = Design(
-        top, folding.processes, lowered.inputs, outputs, lowered.in_ports, lowered.out_ports,
-        tuple(identifier("in_" + t.name, taken) for t in lowered.inputs),
-        tuple(identifier("out_" + t.name, taken) for t in lowered.outputs),
-    )
-    simulation = simulate(design)
-    packed = _packed(design, simulation, board)
-    if len(packed) > len(design.processes):
-        design = replace(design, processes=packed)
-        simulation = simulate(design)
-    return replace(design, depths=simulation.depths), simulation
-
-
-def _packed(design: Design, simulation: Simulation, board: Board) -> tuple[Process, ...]:
-    if not board.uram:
-        return design.processes
-    return pack_deep(design.processes, design.outputs, simulation.depths, URAM_WORD, _DEEP)
-
-
-def _does_not_fit(design: Design, machine: FpgaMachine, spent: list[str], limits: dict[str, float]) -> str:
-    usage = design_usage(design, machine.board)
-    largest = sorted(usage, key=lambda n: (usage[n].bram18, usage[n].lut), reverse=True)[:3]
-    where = ", ".join(f"{n} ({usage[n].bram18} BRAM18, {usage[n].lut} LUT)" for n in largest)
-    fitting = [b.name for b in BOARDS.values() if b.name != machine.board.name and _fits(design, b, limits)]
-    boards = f"it would fit on {', '.join(fitting)}" if fitting else "it fits on no board that is known"
-    return (f"fpga: the smallest design for {machine.name} needs {', '.join(spent)}; the largest parts are {where}; {boards}; "
-            "or take fewer bits (--bits)")
-
-
-def _fits(design: Design, board: Board, limits: dict[str, float]) -> bool:
-    return not place(design, board, limits)[1]
-
-
 def _package(
     graph: Graph, made: Made, machine: FpgaMachine, accuracy: Accuracy, csim: Csim, files: dict[str, bytes],
     settings: FpgaOptions, model_sha256: str, options: Mapping[str, Any], seconds: dict[str, float],
@@ -272,7 +182,8 @@ def _package(
         "outputs": [_spec(n, v.type.dtype, v.type.static_shape)
                     for n, v in zip(graph.output_names, graph.outputs, strict=True)],
         "library": f"src/{design.name}.cpp",
-        "ports": {"inputs": report["inputs"], "outputs": report["outputs"], "memories": memory_facts(design)},
+        "ports": {"interface": design.interface, "inputs": report["inputs"], "outputs": report["outputs"],
+                  "memories": memory_facts(design)},
         "sizes": {"code": len(files[f"src/{design.name}.cpp"]), "weights": len(files["weights/weights.h"]), "arena": 0,
                   "scratch_per_thread": 0},
         "operations": len(design.processes), "operation_kind": " processes",

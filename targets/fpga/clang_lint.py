@@ -28,6 +28,7 @@ _SYSTEM = {
                 "void free(void*); void exit(int); int system(const char*); char* getenv(const char*);",
     "stdio.h": "int printf(const char*, ...); void* fopen(const char*, const char*);",
 }
+_VENDOR = ("ap_int.h", "ap_axi_sdata.h", "hls_stream.h")
 _ERROR = 3  # of clang's severities
 _LIBRARY = "a library that is not synthesizable: "
 _MEMORY = ("malloc", "calloc", "realloc", "free", "alloca")
@@ -146,10 +147,13 @@ def _call(c: Any, functions: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
     general = functions.get(target.get_usr()) or functions.get(_template(target))
     if general is not None:
         return [], [general]
-    if target.kind.name in ("CONSTRUCTOR", "VAR_DECL", "PARM_DECL", "CONVERSION_FUNCTION") or (not _ours(target) and (
-            target.location.file is not None and Path(target.location.file.name).name in ("ap_int.h", "hls_stream.h"))):
-        return ([f"{_at(c.location)}: a call through a pointer"] if target.kind.name in ("VAR_DECL", "PARM_DECL") else []), []
-    if (target.kind.name == "CXX_METHOD" and target.is_default_method()) or target.spelling.startswith("operator"):
+    kind = target.kind.name
+    if kind in ("VAR_DECL", "PARM_DECL"):
+        return [f"{_at(c.location)}: a call through a pointer"], []
+    of = target.location.file
+    if kind in ("CONSTRUCTOR", "CONVERSION_FUNCTION") or (of is not None and Path(of.name).name in _VENDOR):
+        return [], []
+    if (kind == "CXX_METHOD" and target.is_default_method()) or target.spelling.startswith("operator"):
         return [], []
     what = "dynamic memory" if target.spelling in _MEMORY else "a call of the system"
     return [f"{_at(c.location)}: {what}: {target.spelling}"], []

@@ -41,12 +41,14 @@ class CsimModule(HostModule):
         self._folder = tempfile.mkdtemp(prefix="tilewright-csim-")
         self._memories = [_memory(directory, m) for m in self._ports.get("memories", ())]
         library = Path(self._folder) / "csim.so"
-        command = [find_compiler(), *FLAGS, "-shared", "-fPIC", "-o", str(library), f"src/{self._prefix}.cpp"]
+        streams = self._ports.get("interface") == "axis"
+        sources = [f"src/{self._prefix}.cpp", *([f"tb/{self._prefix}_arrays.cpp"] if streams else [])]
+        command = [find_compiler(), *FLAGS, "-shared", "-fPIC", "-o", str(library), *sources]
         done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
         if done.returncode:
             self.close()
             raise TargetError(f"load {directory}: the kernel does not compile: {done.stderr[-1000:]}")
-        self._kernel = getattr(ctypes.CDLL(str(library)), self._prefix)
+        self._kernel = getattr(ctypes.CDLL(str(library)), self._prefix + "_arrays" * streams)
         self._kernel.restype = None
 
     @property

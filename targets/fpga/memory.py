@@ -18,6 +18,7 @@ _BLOCK, _ULTRA = 18 * 1024, 288 * 1024  # bits
 _LEAST = 48 * 1024  # bits of a FIFO that is worth a port to memory
 _MOST = 16  # ports
 _BANDWIDTH = 0.5  # the part of the memory's bandwidth that a design may take
+_PORT_BITS = 512
 _ROUNDS = 4
 
 
@@ -25,6 +26,14 @@ def place(design: Design, board: Board, limits: dict[str, float]) -> tuple[Desig
     """The design with its memories in block RAM and UltraRAM, and what it takes beyond the limits."""
     design = replace(design, ultra=place_memories(design, board, limits))
     return design, over(total(design_usage(design, board).values()), board, limits)
+
+
+def port_bits(machine: FpgaMachine, ports: int) -> int:
+    """Bits that a port moves in a cycle, at most: a power of two for which the memory is fast enough."""
+    bits, share = 8, machine.board.gbs * 1000 * _BANDWIDTH / machine.mhz * 8 / max(ports + 1, 2)
+    while 2 * bits <= min(share, _PORT_BITS):
+        bits *= 2
+    return bits
 
 
 def fifo_bits(design: Design) -> dict[Tensor, int]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ...codegen.hls.interface import INTERFACES
 from ...ir.errors import OptionError
 
 MIN_BITS, MAX_BITS = 2, 18
@@ -22,7 +23,8 @@ class FpgaOptions:
     output.  calibration: an .npz; empty: seeded random data.  calibration_sha256: of its content.
     input_range: what the float inputs can be; None: -4 to 4, or as the calibration file has it.
     fps: frames per second to reach; 0: as many as the budget allows.
-    max_dsp, max_lut, max_bram: the parts of the board that may be used."""
+    max_dsp, max_lut, max_bram: the parts of the board that may be used.
+    interface: of the ports, m_axi or axis."""
 
     bits: int = 16
     max_error: float = 0.0
@@ -33,6 +35,7 @@ class FpgaOptions:
     max_dsp: float = 0.8
     max_lut: float = 0.7
     max_bram: float = 0.8
+    interface: str = "m_axi"
 
     def recorded(self) -> dict[str, Any]:
         """Those that are not as by default, as JSON values; of a calibration file its content only."""
@@ -62,6 +65,8 @@ def make_fpga_options(given: Mapping[str, Any]) -> FpgaOptions:
     made = FpgaOptions(**values)
     if made.bits != AUTOMATIC and not (isinstance(made.bits, int) and MIN_BITS <= made.bits <= MAX_BITS):
         raise OptionError(f"bits: expected {MIN_BITS} to {MAX_BITS}, or auto, got {made.bits!r}")
+    if made.interface not in INTERFACES:
+        raise OptionError(f"interface: expected {' or '.join(INTERFACES)}, got {made.interface!r}")
     for name in ("max_error", "fps"):
         value = getattr(made, name)
         if not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:

@@ -34,6 +34,7 @@ def page(report: dict[str, Any], title: str) -> str:
     return f"""<!doctype html><meta charset=utf-8><title>{escape(title)}</title><style>{_STYLE}</style>
 <h1>{escape(title)}</h1><table>{facts}</table>
 <h2>Resources (estimated)</h2>{_usage_table(report["usage"])}
+<h2>Ports ({report["interface"]})</h2>{_port_table(report)}
 <h2>Dataflow</h2><div class=scroll>{_drawing(report)}</div>
 <h2>Processes</h2>{_process_table(report)}
 <h2>Streams</h2>{_stream_table(report["streams"])}
@@ -50,6 +51,18 @@ def _usage_table(usage: dict[str, dict[str, int]]) -> str:
         cells = (name.upper(), f"{u['used']:,}", f"{u['board']:,}", f"{part:.1%}", bar)
         rows += "<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
     return f"<table><tr><th></th><th>used</th><th>on the board</th><th></th><th></th></tr>{rows}</table>"
+
+
+def _port_table(report: dict[str, Any]) -> str:
+    rows = ""
+    for kind in ("inputs", "outputs"):
+        for p in report[kind]:
+            meaning = "the model's own codes" if "quantizer" in p or "scale" in p else f"integer / 2^{p['frac']}"
+            cells = (p["name"], p["shape"], kind[:-1], p["dtype"], meaning)
+            rows += f"<tr><td>{escape(p['port'])}</td>" + "".join(f"<td class=l>{escape(str(c))}</td>" for c in cells)
+            rows += f"<td>{p['beat']}</td></tr>"
+    head = "".join(f"<th class=l>{h}</th>" for h in ("of the model", "shape", "", "codes", "value"))
+    return f"<table><tr><th>port</th>{head}<th>elements a transfer</th></tr>{rows}</table>"
 
 
 def _process_table(report: dict[str, Any]) -> str:

@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 
 from ...codegen.hls.design import Design
-from ...codegen.hls.emit import kernel_header, kernel_source, weights_header, word
+from ...codegen.hls.emit import kernel_header, kernel_source, weights_header
+from ...codegen.hls.interface import arrays_source, ports, word
 from ...codegen.hls.ports import InPort, OutPort
 from ...codegen.hls.tensor import Tensor
 from .host import FpgaMachine
 
 _HERE = Path(__file__).parent
+_TEMPLATES = _HERE / "templates"
+_XCLBIN = '    kernel = Kernel("{}.xclbin")     # XRT: Alveo cards, embedded boards with XRT\n'
 RUNTIME_HEADER = "tw_hls.h"
 Frames = Sequence[Sequence[np.ndarray]]
 
@@ -36,11 +39,15 @@ def project_files(design: Design, machine: FpgaMachine, inputs: Frames, outputs:
         "hls_config.cfg": hls_config(design, machine),
         "run_hls.tcl": run_hls(design, machine),
         "Makefile": _filled("Makefile", TOP=top, LINK=_link_rule(design, machine)),
-        "host/driver.py": _filled("driver.py.in", TOP=top, INPUTS=_ports(design, True), OUTPUTS=_ports(design, False),
-                                  MEMORIES=json.dumps(memory_facts(design))),
-        "host/host.cpp": _filled("host.cpp", TOP=top, INPUTS=_sizes(design, True), OUTPUTS=_sizes(design, False),
-                                 MEMORIES=_memory_rows(design)),
+        "host/driver.py": _filled("driver.py.in", KERNEL=(_TEMPLATES / f"{design.interface}.py.in").read_text(), TOP=top,
+                                  XCLBIN=_XCLBIN.format(top) * (design.interface == "m_axi"), INPUTS=_ports(design, True),
+                                  OUTPUTS=_ports(design, False), MEMORIES=json.dumps(memory_facts(design))),
     }
+    if design.interface == "axis":
+        texts[f"tb/{top}_arrays.cpp"] = arrays_source(design)
+    else:
+        texts["host/host.cpp"] = _filled("host.cpp", TOP=top, INPUTS=_sizes(design, True), OUTPUTS=_sizes(design, False),
+                                         MEMORIES=_memory_rows(design))
     if machine.board.kind == "alveo":
         texts["link.cfg"] = link_config(design, machine)
     for n in range(len(design.inputs)):
@@ -68,7 +75,7 @@ def golden(frames: Sequence[np.ndarray]) -> str:
 
 
 def _filled(template: str, **values: str) -> str:
-    text = (_HERE / "templates" / template).read_text()
+    text = (_TEMPLATES / template).read_text()
     for name, value in values.items():
         text = text.replace(f"@{name}@", value)
     return text
@@ -86,9 +93,9 @@ def _rows(design: Design, is_input: bool) -> list[Row]:
 def port_facts(design: Design, is_input: bool) -> list[dict[str, Any]]:
     """What a host needs to know about each port."""
     return [
-        {"name": t.name.encode("ascii", "replace").decode(), "port": name, "shape": list(port.shape),
-         "kernel_shape": list(t.shape), "perm": list(port.perm), "frac": t.type.frac, "bits": t.type.bits,
-         "dtype": word(t.type)[:-2], "range": [t.type.low, t.type.high], **_meaning(port)}
+        {"name": t.name.encode("ascii", "replace").decode(), "port": name, "beat": design.beats.get(t.stream, 1),
+         "shape": list(port.shape), "kernel_shape": list(t.shape), "perm": list(port.perm), "frac": t.type.frac,
+         "bits": t.type.bits, "dtype": word(t.type)[:-2], "range": [t.type.low, t.type.high], **_meaning(port)}
         for t, name, port in _rows(design, is_input)
     ]
 
@@ -120,23 +127,24 @@ def test_bench(design: Design, frames: int) -> str:
     """Reads the golden frames, runs the kernel on each, compares every integer."""
     top = design.name
     declare, read, check = [], [], []
-    for n, (t, name) in enumerate(zip(design.inputs, design.input_names, strict=True)):
-        declare.append(f"  static {word(t.type)} {name}[{t.size}];\n  Data in{n}(folder, \"input{n}.dat\");")
-        read.append(f"    for (int i = 0; i < {t.size}; ++i) {name}[i] = ({word(t.type)})in{n}.next();")
-    for n, (t, name) in enumerate(zip(design.outputs, design.output_names, strict=True)):
-        declare.append(f"  static {word(t.type)} {name}[{t.size}];\n  Data out{n}(folder, \"expected{n}.dat\");")
-        check.append(f"    for (int i = 0; i < {t.size}; ++i) wrong += (long long){name}[i] != out{n}.next();")
+    made = ports(design)
+    inward, outward = [p for p in made if p.is_input], [p for p in made if not p.is_input]
+    for n, p in enumerate(inward):
+        declare.append(f'  {p.declared()}\n  Data in{n}(folder, "input{n}.dat");')
+        read.append(f"    {p.filled(f'in{n}')}")
+    for n, p in enumerate(outward):
+        declare.append(f'  {p.declared()}\n  Data out{n}(folder, "expected{n}.dat");')
+        check.append(f"    {p.checked(f'out{n}')}")
+    files = [f"in{n}" for n in range(len(inward))] + [f"out{n}" for n in range(len(outward))]
     for name, p in design.memories.items():
         declare.append(f"  static uint64_t {name}[{p.memory}];")
         if p.contents is not None:
             declare.append(f'  missing |= !contents({name}, {p.memory}, folder + "/../weights/{name}.bin");')
-    files = [f"in{n}" for n in range(len(design.inputs))] + [f"out{n}" for n in range(len(design.outputs))]
     call = ", ".join((*design.input_names, *design.output_names, *design.memories))
     new = "\n"
     return f"""// Test bench: every output integer must be the one of the integer interpreter.
 // usage: csim [folder of the .dat files]
 #include "{top}.h"
-#include "tw_hls.h"
 #include <cstdio>
 #include <string>
 

@@ -51,7 +51,7 @@ def make_report(
         "macs": sum(p.work for p in design.processes),
         "usage": {r: {"used": getattr(used, r), "board": getattr(board, r), "allowed": int(getattr(board, r) * limits[r])}
                   for r in RESOURCES},
-        "inputs": port_facts(design, True), "outputs": port_facts(design, False),
+        "interface": design.interface, "inputs": port_facts(design, True), "outputs": port_facts(design, False),
         "memory": {"ports": memory_facts(design), "gbs": bandwidth(design, simulation, machine), "board_gbs": board.gbs,},
         "accuracy": asdict(accuracy),
         "processes": [

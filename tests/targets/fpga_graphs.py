@@ -78,6 +78,11 @@ def centred_frame(n: Net) -> Value:
     return n.b.add(Binary("sub"), y, n.b.add(Reduce("mean", (1, 2), True), y))
 
 
+def pixels(n: Net) -> Value:
+    """More elements than a port moves in a frame's time, one a cycle."""
+    return n.conv(n.input(1, 16, 12, 4), 4, k=1, pad=0)
+
+
 def wide_convs(n: Net) -> Value:
     """More weights than pixels."""
     return n.conv(n.relu(n.conv(n.input(1, 8, 8, 8), 64)), 32)

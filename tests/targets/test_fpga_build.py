@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ from tilewright.targets.fpga.host import resolve_machine
 from tilewright.targets.fpga.options import FpgaOptions, make_fpga_options
 from tilewright.targets.fpga.ranges import random_samples
 
-from .fpga_graphs import BRANCHES, centred_frame, conv_relu, graph_of, random_network, residual, softmax, wide_convs
+from .fpga_graphs import BRANCHES, centred_frame, conv_relu, graph_of, pixels, random_network, residual, softmax, wide_convs
 
 SHARED = Path(__file__).parents[3] / "shared"
 SMALL = ("cnn", "mlp_dynamo")
@@ -132,6 +133,47 @@ def test_a_frame_rate_takes_no_more_than_it_needs() -> None:
     slow, fast = (report(made(graph_of(residual), fps=fps)) for fps in (2000.0, 0.0))
     assert slow["fps"] >= 2000
     assert slow["usage"]["dsp"]["used"] < fast["usage"]["dsp"]["used"]
+
+
+def test_ports_can_be_streams() -> None:
+    """The same integers as through memory; TLAST is checked by the test bench; nothing has to start the kernel."""
+    graph = graph_of(conv_relu, softmax)
+    sample = random_samples(graph, (-4.0, 4.0), 1)[0]
+    results = []
+    for interface in ("axis", "m_axi"):
+        artifact = made(graph, "zcu104", interface=interface)
+        module = artifact.load()
+        results.append(module(*sample))
+        module.close()
+        source = artifact.read("src/kernel.cpp").decode()
+        assert ("HLS INTERFACE ap_ctrl_none port=return" in source) == (interface == "axis")
+        assert ("HLS INTERFACE axis port=in_x0" in source) == (interface == "axis")
+        assert ("host/host.cpp" in artifact.files) == (interface == "m_axi")
+    for y, same in zip(*results, strict=True):
+        np.testing.assert_array_equal(y, same)
+    with pytest.raises(OptionError, match="take --interface m_axi"):
+        made(graph, "u250", interface="axis")
+    with pytest.raises(OptionError, match="expected m_axi or axis, got 'axi'"):
+        made(graph, "zcu104", interface="axi")
+
+
+def test_a_transfer_without_tlast_fails_the_simulation(tmp_path: Path) -> None:
+    place = made(graph_of(conv_relu), "zcu104", interface="axis").save(tmp_path / "project")
+    source = place / "src" / "kernel.cpp"
+    text = source.read_text()
+    source.write_text(re.sub(r"\(w, i == \d+\)", "(w, false)", text))
+    assert source.read_text() != text
+    done = subprocess.run(["make", "--no-print-directory", "csim"], cwd=place, capture_output=True, text=True, check=False)
+    assert json.loads(done.stdout.splitlines()[-1])["wrong"] == 4
+
+
+def test_ports_are_as_wide_as_the_frame_rate_needs() -> None:
+    """Several elements a transfer, in both interfaces, where one a cycle would be the slowest part."""
+    for interface in ("axis", "m_axi"):
+        slow, fast = (report(made(graph_of(pixels), "zcu104", interface=interface, fps=fps)) for fps in (2e5, 1e6))
+        assert [p["beat"] for p in slow["inputs"] + slow["outputs"]] == [1, 1]
+        assert [p["beat"] for p in fast["inputs"] + fast["outputs"]] == [4, 4]
+        assert fast["fps"] >= 1e6
 
 
 def test_unsupported_operators_are_listed() -> None:

@@ -2,6 +2,10 @@
 #ifndef LINT_AP_INT_H
 #define LINT_AP_INT_H
 template <int W> struct ap_uint;
+struct ap_range {
+  ap_range& operator=(long long);
+  unsigned long to_uint64() const;
+};
 template <int W> struct ap_int {
   ap_int();
   ap_int(long long);
@@ -17,5 +21,6 @@ template <int W> struct ap_uint {
   template <int V> ap_uint(const ap_uint<V>&);
   operator long long() const;
   ap_uint& operator+=(long long);
+  ap_range range(int high, int low) const;
 };
 #endif

@@ -5,14 +5,18 @@
 #define TW_HLS_H
 
 #ifdef TW_VITIS
+#include <ap_axi_sdata.h>
 #include <ap_int.h>
 #include <hls_stream.h>
+#include <stdint.h>
 namespace tw {
 template <int W> using sint = ap_int<W>;
 template <int W> using uint = ap_uint<W>;
 template <int W> using srom = ap_int<W>;
 template <int W> using urom = ap_uint<W>;
 template <class T> using stream = hls::stream<T>;
+// N elements of type T as one transfer of an AXI4 stream.
+template <class T, int N> using beat = ap_axiu<8 * int(sizeof(T)) * N, 0, 0, 0>;
 }
 #else
 #include <cstddef>
@@ -67,6 +71,11 @@ template <class T> class stream {
   void write(const T& x) { kept.push_back(x); }
   bool empty() const { return kept.empty(); }
 };
+
+template <class T, int N> struct beat {
+  T data[N];
+  bool last;
+};
 }
 #endif
 
@@ -75,6 +84,42 @@ namespace tw {
 template <class T, int N> struct vec {
   T v[N];
 };
+
+// A transfer of an AXI4 stream and its elements, the first one in the lowest bits.
+template <class T, int N> vec<T, N> elements(const beat<T, N>& b) {
+#pragma HLS INLINE
+  vec<T, N> x;
+  for (int l = 0; l < N; ++l) {
+#pragma HLS UNROLL
+#ifdef TW_VITIS
+    const int w = 8 * sizeof(T);
+    x.v[l] = T(b.data.range(l * w + w - 1, l * w).to_uint64());
+#else
+    x.v[l] = b.data[l];
+#endif
+  }
+  return x;
+}
+
+template <class T, int N> beat<T, N> to_beat(const vec<T, N>& x, bool last) {
+#pragma HLS INLINE
+  beat<T, N> b;
+  for (int l = 0; l < N; ++l) {
+#pragma HLS UNROLL
+#ifdef TW_VITIS
+    const int w = 8 * sizeof(T);
+    b.data.range(l * w + w - 1, l * w) = ap_uint<8 * sizeof(T)>(x.v[l]);
+#else
+    b.data[l] = x.v[l];
+#endif
+  }
+#ifdef TW_VITIS
+  b.keep = -1;
+  b.strb = -1;
+#endif
+  b.last = last;
+  return b;
+}
 
 template <class OUT, class IN> OUT saturate(IN x, long long low, long long high) {
 #pragma HLS INLINE
