@@ -1,4 +1,4 @@
-"""Models on the GPU of this machine: right against the CPU target, timed beside PyTorch, the table last.
+"""Models on the GPU of this machine: right against the CPU target, timed beside PyTorch and JAX, the table last.
 
     python benchmarks/gpu.py MODEL.onnx ... [--batch 1 64] [--precision f32 bf16] [--arch sm_90] [--runs 50]
                              [--shape NAME=1x3x224x224] [--kernels] [--products 4096x4096x4096] [--sanitize]
@@ -6,8 +6,8 @@
 Each model is compiled for the GPU and, in f32, for the processor, run on the same random inputs, and compared.  Times are of
 runs on device arrays, medians over --runs runs after warming up, by the clock around a run with a synchronisation.  With
 PyTorch and onnx2torch the same model is timed there too, in the same precision, as it is and with
-torch.compile(mode="max-autotune"), which uses CUDA graphs.  --batch sets the first dimension of every input whose model
-leaves it open.
+torch.compile(mode="max-autotune"), which uses CUDA graphs; with JAX for CUDA as StableHLO through XLA.  --batch sets the
+first dimension of every input whose model leaves it open.
 
 --kernels also prints the launches of each model: time by events, and the share of what the machine could do at most (its
 arithmetic or its memory, whichever is slower).  --products times single products against PyTorch's (cuBLAS).  --sanitize
@@ -38,6 +38,8 @@ from tilewright.codegen.roofline import limit_of
 from tilewright.codegen.strategies.choices import Choice
 from tilewright.compiler.tuning_file import Found, add_entry
 from tilewright.ir.errors import TilewrightError
+from tilewright.targets.safetensors import read_safetensors
+from tilewright.targets.xla.client import Executable, from_portable
 
 WARM_UP = 5
 VARIANTS = 4  # tiles that are timed for each product
@@ -55,6 +57,7 @@ class Row:
     host: float
     eager: float | None
     compiled: float | None
+    jax: float | None
     build: float
 
 
@@ -193,6 +196,34 @@ def time_torch(path: str, arrays: Sequence[np.ndarray], runs: int, compiled: boo
         return None
 
 
+def time_jax(
+    path: str, shapes: Mapping[str, Sequence[int]], arrays: Sequence[np.ndarray], runs: int, precision: str,
+    platform: str = "cuda",
+) -> float | None:
+    """The model as StableHLO, compiled and run by XLA through JAX, everything on the device; None where JAX has no such device
+    or XLA no such precision.  XLA rounds f32 to tf32 where it likes to."""
+    if precision not in ("f32", "bf16", "f16"):
+        return None
+    try:
+        artifact = tilewright.compile(path, target="xla", shapes=shapes, precision=precision, cache=False)
+        manifest = artifact.manifest
+        with TemporaryDirectory() as folder:
+            place = artifact.save(folder)
+            weights = read_safetensors(place / manifest["weights_file"])
+            module = from_portable((place / manifest["library"]).read_bytes())
+        executable = Executable(module, [weights[w["name"]] for w in manifest["weights"]], platform)
+    except (TilewrightError, RuntimeError) as error:
+        print(f"{path}: JAX: {str(error)[:200]}")
+        return None
+    inputs = [executable.put(a) for a in arrays]
+
+    def run() -> None:
+        for result in executable.start(inputs):
+            result.block_until_ready()
+
+    return milliseconds(run, lambda: None, runs)
+
+
 def measure(
     path: str, batch: int, precision: str, arch: str, given: Mapping[str, Sequence[int]], runs: int, kernels: bool,
     tuning: Path | None = None,
@@ -216,7 +247,8 @@ def measure(
         if kernels:
             print(f"\n{path}, batch {batch}, {precision}\n{launch_table(module, arrays, arch)}")
     eager, compiled = (time_torch(path, arrays, runs, compiled, precision) for compiled in (False, True))
-    return Row(path.rsplit("/", 1)[-1], batch, precision, error, ours, host, eager, compiled, build)
+    jax = time_jax(path, shapes, arrays, runs, precision)
+    return Row(path.rsplit("/", 1)[-1], batch, precision, error, ours, host, eager, compiled, jax, build)
 
 
 def product_model(m: int, n: int, k: int, precision: str, transposed: bool) -> bytes:
@@ -311,10 +343,10 @@ def sanitize(path: str, arch: str) -> bool:
 
 def table(rows: Sequence[Row]) -> str:
     heading = ("model", "batch", "precision", "error", "on device, ms", "from host, ms", "torch, ms", "torch.compile, ms",
-               "build, s")
+               "JAX, ms", "build, s")
     shown = [heading] + [
         (r.model, str(r.batch), r.precision, f"{r.error:.1e}", f"{r.ours:.3f}", f"{r.host:.3f}",
-         *("-" if t is None else f"{t:.3f}" for t in (r.eager, r.compiled)), f"{r.build:.1f}")
+         *("-" if t is None else f"{t:.3f}" for t in (r.eager, r.compiled, r.jax)), f"{r.build:.1f}")
         for r in rows
     ]
     widths = [max(len(line[c]) for line in shown) for c in range(len(heading))]

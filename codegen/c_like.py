@@ -40,6 +40,7 @@ from ..ir.traverse import walk
 from ..ir.types import DTYPES
 from .c_dialect import Dialect, identifier, unsupported
 from .c_expr import ExprPrinter, is_flat, place_roots, printed_nodes
+from .c_wrap import wrap_statement
 from .shared_memory import elements_reached, layout_shared
 
 _COLUMNS = 100  # of the parameters on one line
@@ -85,7 +86,7 @@ class _KernelPrinter:
         self.dynamic = dialect.shared_limit > 0 and not dialect.shared_limit >= self.shared.separate == self.shared.total
 
     def line(self, text: str) -> None:
-        self.lines.append("    " * self.depth + text)
+        self.lines += wrap_statement(text, "    " * self.depth)
 
     def fresh(self, base: str) -> str:
         self.count += 1

@@ -126,6 +126,10 @@ class Executable:
         with jax.enable_x64(True):
             return jax.device_put(array, self._device)
 
+    def start(self, arrays: Sequence[Any]) -> list[Any]:
+        """The results on the device, perhaps not computed yet.  arrays: from `put`."""
+        results = self._loaded.execute_sharded([*arrays, *self.weights])
+        return [parts[0] for parts in results.disassemble_into_single_device_arrays()]
+
     def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        results = self._loaded.execute_sharded([*map(self.put, arrays), *self.weights])
-        return [np.asarray(parts[0]) for parts in results.disassemble_into_single_device_arrays()]
+        return [np.asarray(part) for part in self.start(list(map(self.put, arrays)))]
