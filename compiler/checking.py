@@ -4,13 +4,13 @@ compiling it."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ..frontend.onnx import ModelSummary, OperatorUse, check_model, import_model, operators_of_nodes
 from ..ir.errors import ModelError
 from .options import Shapes
 from .summary import printable, table
-from .target_support import by_operator, target_reasons
+from .target_support import by_operator, open_sizes, target_reasons
 
 Reasons = Mapping[str, Mapping[str, str]]
 """Target -> operator -> why that target cannot compile it; the operator "" is the model as a whole."""
@@ -25,19 +25,21 @@ def check(model: str, shapes: Shapes, dims: Mapping[str, int], as_json: bool) ->
     summary = check_model(model)
     problem = ""
     reasons: Reasons = {}
+    unknown: tuple[str, ...] = ()
     if not summary.unsupported:
         try:
             graph = import_model(model, shapes=shapes, dims=dims)
             names = operators_of_nodes(model)
+            unknown = open_sizes(graph)
             reasons = {target: by_operator(found, names) for target, found in target_reasons(graph).items()}
         except ModelError as error:
             problem = str(error)
     fine = not summary.unsupported and not problem
-    print(json.dumps(_as_json(summary, problem, reasons)) if as_json else _as_text(summary, problem, reasons))
+    print(json.dumps(_as_json(summary, problem, reasons, unknown)) if as_json else _as_text(summary, problem, reasons, unknown))
     return 0 if fine else 1
 
 
-def _as_text(summary: ModelSummary, problem: str, reasons: Reasons) -> str:
+def _as_text(summary: ModelSummary, problem: str, reasons: Reasons, unknown: Sequence[str]) -> str:
     lines = [f"{printable(summary.name)}: " + ", ".join(f"{d or 'ai.onnx'} opset {v}" for d, v in summary.opsets.items())]
     lines += [f"  input   {printable(name)}: {printable(type)}" for name, type in summary.inputs]
     lines += [f"  output  {printable(name)}: {printable(type)}" for name, type in summary.outputs]
@@ -45,6 +47,8 @@ def _as_text(summary: ModelSummary, problem: str, reasons: Reasons) -> str:
     head = tuple(reasons) or ("compiles",)
     lines += ["", table(rows, ("operator", "since", "nodes", *head, "first nodes"))]
     lines += _told(reasons)
+    if unknown:
+        lines += ["", f"Open sizes: {', '.join(map(printable, unknown))}. All targets but cpu need them: --dim or --shape."]
     bad = summary.unsupported
     count = sum(u.count for u in bad)
     if bad:
@@ -76,10 +80,13 @@ def _row(use: OperatorUse, reasons: Reasons) -> tuple[str, ...]:
     return use.full_name, str(use.version), str(use.count), *verdict, names
 
 
-def _as_json(summary: ModelSummary, problem: str, reasons: Reasons) -> dict[str, object]:
+def _as_json(
+    summary: ModelSummary, problem: str, reasons: Reasons, unknown: Sequence[str]
+) -> dict[str, object]:
     return {
         "name": summary.name, "opsets": dict(summary.opsets), "inputs": dict(summary.inputs),
         "outputs": dict(summary.outputs), "compiles": not summary.unsupported and not problem, "problem": problem,
+        "open_sizes": list(unknown),
         "targets": {target: {"compiles": not found, "reasons": dict(found)} for target, found in reasons.items()},
         "operators": [
             {"operator": u.full_name, "since": u.version, "nodes": u.count, "first": list(u.nodes), "reason": u.reason}

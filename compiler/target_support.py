@@ -77,15 +77,23 @@ def target_reasons(graph: Graph) -> dict[str, dict[str, str]]:
         bound_sizes(graph)
     except TilewrightError as error:
         found["cpu"].setdefault("", str(error))
-    if not found["fpga"]:
+    if found["fpga"]:  # it has no design as a whole: what each operator lacks
+        lacking = (n for n in _all_nodes(graph) if lacks_class("fpga", type(n.op)))
+        found["fpga"] = {**{n.where: f"no hardware process for {n.op.name}" for n in lacking}, **found["fpga"]}
+    else:
         found["fpga"] = _streams(graph)
     return found
 
 
+def open_sizes(graph: Graph) -> tuple[str, ...]:
+    """The names of the dimensions of the inputs that are open, which all targets but the processor need to know."""
+    return tuple(sorted({v.name for v in symbols(d for x in graph.inputs for d in x.type.shape)}))
+
+
 def _with_sizes(graph: Graph) -> Graph:
-    open_sizes = symbols(d for v in graph.inputs for d in v.type.shape)
+    unknown = symbols(d for v in graph.inputs for d in v.type.shape)
     try:
-        return bind_graph(graph, dict.fromkeys(open_sizes, 1)) if open_sizes else graph
+        return bind_graph(graph, dict.fromkeys(unknown, 1)) if unknown else graph
     except TilewrightError:  # they do not fit each other at 1
         return graph
 

@@ -57,6 +57,7 @@ NOTES: dict[tuple[str, str], str] = {
     ("", "StringNormalizer"): "stop words are whole elements, as in ONNX Runtime",
     ("", "Dropout"): "whether it trains must be known while compiling",
     ("", "CumProd"): "a known axis size",
+    ("ai.onnx.preview.training", "Gradient"): "through arithmetic, functions, products, sums, softmax, norms, and what moves",
     ("ai.onnx.ml", "DictVectorizer"): MAP + "; gives a row [1, V], as ONNX Runtime",
     ("ai.onnx.ml", "CastMap"): MAP,
     ("ai.onnx.ml", "SVMClassifier"): "refused where runtimes disagree: a linear model of two classes, SOFTMAX of one score",

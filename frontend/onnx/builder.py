@@ -68,7 +68,7 @@ class NarrowTensor:
 class OnnxBuilder(Builder):
     """node: what is being imported, for messages.  wanted: which outputs of it the model uses.  hint: the name for its
     results.  subgraph: imports a graph attribute as a graph of its own, given the types of its inputs.  inline: imports
-    one in place, given its inputs; gives its outputs."""
+    one in place, given its inputs; gives its outputs.  named: what a name stands for where the node is."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -78,6 +78,7 @@ class OnnxBuilder(Builder):
         self.symbolic: dict[Value, np.ndarray] = {}
         self.subgraph: Callable[[GraphProto, Sequence[TensorType]], Subgraph] = _no_subgraphs
         self.inline: Callable[[GraphProto, Sequence[Any]], tuple[Any, ...]] = _no_subgraphs
+        self.named: Callable[[str], Any] = _no_subgraphs
 
     # ---- adding ----
 

@@ -167,12 +167,12 @@ class Scope:
         operands = [self.lookup(name) if name else None for name in node.input]
         b = self.b
         require_few(next(self.context.numbers), describe(node))
-        saved = b.node, b.where, b.hint, b.wanted, b.subgraph, b.inline
+        saved = b.node, b.where, b.hint, b.wanted, b.subgraph, b.inline, b.named
         b.node = describe(node)
         b.where = f"{saved[1]}/{node.name}" if saved[1] and node.name else node.name or saved[1] or node.op_type
         b.hint = next((name for name in node.output if name), node.op_type)
         b.wanted = tuple(bool(name) for name in node.output)
-        b.subgraph, b.inline = self._subgraph, self._inline
+        b.subgraph, b.inline, b.named = self._subgraph, self._inline, self.lookup
         try:
             made = self._apply(node, operands)
         except TilewrightError as e:
@@ -180,7 +180,7 @@ class Scope:
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as e:
             raise InternalError(f"{b.node}: the importer failed: {type(e).__name__}: {e}") from e
         finally:
-            b.node, b.where, b.hint, b.wanted, b.subgraph, b.inline = saved
+            b.node, b.where, b.hint, b.wanted, b.subgraph, b.inline, b.named = saved
         results = made if isinstance(made, tuple) else (made,)
         for name, value in zip(node.output, results, strict=False):
             if name:

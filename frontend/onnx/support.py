@@ -18,6 +18,7 @@ from .table import find_op, oldest_version
 _DEEPEST = 32  # nested function calls
 _MOST_NODES = 2**17
 _SHOWN = 3  # node names per operator
+_REFUSED = {("", "ImageDecoder"): "image files are not decoded; give the decoded image to the part of the model behind it"}
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def reason_for(node: NodeProto, opsets: Mapping[str, int]) -> str:
     if find_schema(node, opset) is None:
         known = domain in ("", "ai.onnx.ml", "ai.onnx.preview.training", "ai.onnx.preview")
         return f"no such operator in opset {opset}" if known else "an operator outside of the ONNX standard"
-    return "not supported yet"
+    return _REFUSED.get((domain, node.op_type), "not supported yet")
 
 
 def require_supported(model: ModelFile) -> None:

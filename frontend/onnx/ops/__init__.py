@@ -9,6 +9,7 @@ from . import (
     elementwise,
     fused,
     gather,
+    gradient,
     image,
     legacy,
     linear,
@@ -39,8 +40,8 @@ from . import (
 )  # fmt: skip
 
 __all__ = [
-    "attention", "attention_microsoft", "contract", "control", "conv", "elementwise", "fused", "gather", "image",
-    "legacy", "linear", "microsoft", "microsoft_tensors", "microsoft_weights", "ml", "ml_categories", "ml_svm",
+    "attention", "attention_microsoft", "contract", "control", "conv", "elementwise", "fused", "gather", "gradient",
+    "image", "legacy", "linear", "microsoft", "microsoft_tensors", "microsoft_weights", "ml", "ml_categories", "ml_svm",
     "ml_trees", "narrow_quantize", "norm", "pad", "pool", "qonnx", "quantize", "random", "recurrent", "reduce", "regions",
     "roi", "sequence", "shape", "signal", "strings", "text", "training",
 ]  # fmt: skip
