@@ -6,9 +6,10 @@ What is on it; how it becomes a page that loads nothing is in `page.py`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .. import __version__
 from ..codegen.program import Call, Program, all_calls
@@ -42,6 +43,21 @@ class KernelRow:
     share: float
 
 
+@dataclass(frozen=True)
+class LaunchRow:
+    """One function of a GPU and what it uses on one architecture: registers of a thread, bytes of stack and of spills of a
+    thread, bytes of shared memory of a block."""
+
+    function: str
+    grid: str
+    block: str
+    arch: str
+    registers: int
+    stack: int
+    spills: int
+    shared: int
+
+
 def write_report(compilation: Compilation, path: Path) -> None:
     """Write the page.  Raises OSError if it cannot be written; a file that is there is then unchanged."""
     write_whole(path, render_report(compilation).encode())
@@ -73,6 +89,7 @@ def _program_section(program: Program, compilation: Compilation) -> dict[str, ob
     return {
         "program": program, "kernels": kernel_rows(program, compilation), "assumptions": assumptions(compilation.machine),
         "slabs": draw_memory(program.placements, program.arena_bytes, steps), "steps": steps, "fusions": (),
+        "launches": launch_rows(compilation.artifact.manifest.get("kernels", ())),
     }
 
 
@@ -93,6 +110,17 @@ def kernel_rows(program: Program, compilation: Compilation) -> list[KernelRow]:
             limit.seconds / total,
         )
         for i, (call, limit) in enumerate(zip(calls, limits, strict=True))
+    ]
+
+
+def launch_rows(kernels: Iterable[Mapping[str, Any]]) -> list[LaunchRow]:
+    """A row for each function and architecture in a manifest's kernels; none for a processor's."""
+    launches = {launch["function"]: launch for k in kernels for launch in k.get("launches", ())}
+    size = lambda numbers: " x ".join(str(n) for n in numbers if n > 1) or "1"  # noqa: E731
+    return [
+        LaunchRow(name, size(launch["grid"]), size(launch["block"]), arch, r["registers"], r["stack"],
+                  r["spill_stores"] + r["spill_loads"], launch["shared_bytes"])
+        for name, launch in launches.items() for arch, r in sorted(launch["resources"].items())
     ]
 
 

@@ -18,7 +18,7 @@ from tilewright.codegen.program import Address, Call, Cost, Placement, Program
 from tilewright.codegen.roofline import limit_of
 from tilewright.compiler.driver import Compilation
 from tilewright.compiler.options import Options
-from tilewright.compiler.report import render_report, write_report
+from tilewright.compiler.report import launch_rows, render_report, write_report
 from tilewright.compiler.summary import Summary
 from tilewright.ir.graph import Builder, Graph
 from tilewright.ir.kernel import Buffer, Kernel
@@ -144,3 +144,17 @@ def test_a_browser_shows_it(tmp_path: Path) -> None:
     shot = tmp_path / "shot.png"
     subprocess.run([*browser, f"--screenshot={shot}", page], capture_output=True, env=environment, timeout=90, check=True)
     assert shot.stat().st_size > 20_000  # an unstyled or empty page compresses to less
+
+
+def test_functions_of_a_gpu_show_what_they_use() -> None:
+    used = {"registers": 168, "stack": 0, "spill_stores": 8, "spill_loads": 4}
+    launch = {"function": "k0_product", "grid": [132, 1, 1], "block": [32, 9, 1], "shared_bytes": 196672,
+              "resources": {"sm_90": {**used, "spill_stores": 0, "spill_loads": 0}, "sm_80": used}}
+    done = compilation(chain(3))
+    (first, second) = launch_rows([{"launches": [launch]}, {"launches": [launch]}, {}])
+    assert (first.arch, first.spills, second.arch, second.spills) == ("sm_80", 12, "sm_90", 0)
+    assert (first.grid, first.block, first.registers, first.shared) == ("132", "32 x 9", 168, 196672)
+    artifact = replace(done.artifact, manifest={"kernels": [{"launches": [launch]}]})
+    page = render_report(replace(done, artifact=artifact))
+    assert "launch-table" in page and "1 of 2 spill registers" in page
+    assert "launch-table" not in render_report(done)
