@@ -11,9 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...ir.compute import Compute, acc_var, lower_group
+from ...ir.dims import as_dim, multiply_dims
 from ...ir.expr import Expr, as_expr, binary, call, cast, const, load, select
 from ...ir.kernel import Buffer, Kernel, axis
 from ...ir.ops.norm import Attention
+from ...ir.types import Dim
 from ..machine import Machine
 from ..math import legalize_math
 from ..schedule import (
@@ -25,31 +27,38 @@ from ..schedule import (
     rfactor,
     sink,
     split,
-    split_evenly,
     transpose_tile,
     unroll,
     vectorize,
 )
+from .open_axes import tiles_of, typical
 from .scheduled import Group, Scheduled
 
 ROWS = 8  # query rows at a time: with two vectors of keys, sixteen accumulators
 SMALLEST = 4  # fewer query rows do not pay for packing the keys
 
 
-def takes_attention(op: Attention, q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], machine: Machine) -> bool:
-    """Whether this strategy fits shapes q[B, H, M, D], k[B, G, S, D], v[B, G, S, E]; the operator is expanded otherwise."""
+Shape = tuple[Dim, ...]
+
+
+def takes_attention(op: Attention, q: Shape, k: Shape, v: Shape, machine: Machine) -> bool:
+    """Whether this strategy fits shapes q[B, H, M, D], k[B, G, S, D], v[B, G, S, E]; the operator is expanded otherwise.
+    Batch, rows and keys may be open."""
     lanes = machine.lanes("f32")
-    scratch = 4 * (k[2] + 2 * lanes) * (k[3] + v[3] + 2 * ROWS)
-    return q[2] >= SMALLEST and k[3] % lanes == 0 and v[3] % lanes == 0 and scratch <= 8 * machine.l2
+    heads, groups, depth, width = q[1], k[1], k[3], v[3]
+    if not (isinstance(heads, int) and isinstance(groups, int) and isinstance(depth, int) and isinstance(width, int)):
+        return False
+    scratch = 4 * (typical(k[2]) + 2 * lanes) * (depth + width + 2 * ROWS)
+    return typical(q[2]) >= SMALLEST and depth % lanes == 0 and width % lanes == 0 and scratch <= 8 * machine.l2
 
 
 @dataclass(frozen=True)
 class _Sizes:
-    batch: int
+    batch: Dim
     heads: int
     groups: int
-    rows: int
-    keys: int
+    rows: Dim
+    keys: Dim
     depth: int
     width: int
     chunks: int
@@ -58,33 +67,46 @@ class _Sizes:
     value_panel: int
 
     @property
-    def padded(self) -> int:
-        return -(-self.keys // self.panel) * self.panel
+    def blocks(self) -> Dim:
+        """Panels of keys, the last one padded."""
+        return as_dim((self.keys + (self.panel - 1)) // self.panel)
 
     @property
-    def shares(self) -> int:
-        return self.batch * self.heads * self.chunks
+    def padded(self) -> Dim:
+        return as_dim(self.blocks * self.panel)
+
+    @property
+    def shares(self) -> Dim:
+        return multiply_dims([self.batch, self.heads * self.chunks])
+
+
+def _chunks(batch: Dim, heads: int, rows: Dim) -> int:
+    """Parts of the query rows that threads share, where there are few heads; 1 where how many is open."""
+    chunks = 1
+    if isinstance(batch, int) and isinstance(rows, int):
+        while batch * heads * chunks < 8 and rows % (2 * chunks) == 0 and rows // (2 * chunks) >= 2 * ROWS:
+            chunks *= 2
+    return chunks
 
 
 def _sizes(q: Buffer, k: Buffer, v: Buffer, machine: Machine) -> _Sizes:
-    batch, heads, rows, depth = q.static_shape
-    groups, keys, width = *k.static_shape[1:3], v.static_shape[3]
+    batch, heads, rows, depth = q.shape
+    groups, keys, width = *k.shape[1:3], v.shape[3]
+    assert isinstance(heads, int) and isinstance(groups, int) and isinstance(depth, int) and isinstance(width, int)
     lanes = machine.lanes("f32")
-    chunks = 1
-    while batch * heads * chunks < 8 and rows % (2 * chunks) == 0 and rows // (2 * chunks) >= 2 * ROWS:
-        chunks *= 2
+    chunks = _chunks(batch, heads, rows)
     wide = 2 * lanes if machine.vector_registers >= 32 else lanes
-    panel = wide if keys > lanes else lanes
+    panel = wide if not isinstance(keys, int) or keys > lanes else lanes
     value_panel = wide if width % wide == 0 else lanes
-    return _Sizes(batch, heads, groups, rows // chunks, keys, depth, width, chunks, lanes, panel, value_panel)
+    return _Sizes(batch, heads, groups, as_dim(rows // chunks), keys, depth, width, chunks, lanes, panel, value_panel)
 
 
 def _computes(op: Attention, out: Buffer, operands: tuple[Buffer, ...], z: _Sizes) -> tuple[Compute, ...]:
     q, k, v, *mask = operands
     p, m, j = axis("p", z.shares), axis("m", z.rows), axis("j", z.padded)
-    b, h, row = p // (z.heads * z.chunks), p // z.chunks % z.heads, p % z.chunks * z.rows + m
+    b, h, row = p // (z.heads * z.chunks), p // z.chunks % z.heads, p % z.chunks * as_expr(z.rows) + m
     g = h // (z.heads // z.groups)
-    blocks = z.padded // z.panel
+    blocks = z.blocks
     packed_k = Buffer("kp", "f32", (z.shares, blocks, z.depth, z.panel), "stack")
     packed_v = Buffer("vp", "f32", (z.shares, z.width // z.value_panel, z.padded, z.value_panel), "stack")
     scores = Buffer("s", "f32", (z.shares, z.rows, z.padded), "stack")
@@ -92,7 +114,7 @@ def _computes(op: Attention, out: Buffer, operands: tuple[Buffer, ...], z: _Size
     most, total = (Buffer(n, "f32", (z.shares, z.rows), "stack") for n in ("mx", "sm"))
 
     def key(s: Expr) -> Expr:  # padding keys read the last one
-        return s if z.padded == z.keys else binary("min", s, z.keys - 1)
+        return s if z.padded == z.keys else binary("min", s, as_expr(z.keys) - 1)
 
     kb, kv, ki = axis("kb", blocks), axis("kv", z.panel // z.lanes), axis("ki", z.lanes)
     kt, kd = axis("kt", z.depth // z.lanes), axis("kd", z.lanes)
@@ -130,14 +152,14 @@ def _finish(op: Attention, mask: list[Buffer], z: _Sizes, at: tuple[Expr, Expr, 
     hidden = const(float("-inf"), "f32")
     if mask:
         shape = mask[0].shape
-        inside = binary("min", key, z.keys - 1) if z.padded != z.keys else key
+        inside = binary("min", key, as_expr(z.keys) - 1) if z.padded != z.keys else key
         full = (*at, inside)[4 - len(shape) :]
         score = score + cast(load(mask[0], *(as_expr(0) if n == 1 else i for n, i in zip(shape, full, strict=True))), "f32")
     if op.causal:
-        shift = z.keys - z.rows * z.chunks
+        shift = as_expr(z.keys) - as_expr(z.rows) * z.chunks
         score = select(binary("le", key, at[2] + shift), score, hidden)
     if z.padded != z.keys:
-        score = select(binary("lt", key, z.keys), score, hidden)
+        score = select(binary("lt", key, as_expr(z.keys)), score, hidden)
     return score
 
 
@@ -150,7 +172,7 @@ def schedule_attention(group: Group, machine: Machine) -> Scheduled:
     kernel = _merge(lower_group("attention", group.params, computes))
     kernel = sink(sink(kernel, ["si"]), ["ci"])
     kernel = rfactor(split(kernel, "j", z.lanes, "jo", "jl"), "jo", "jl")
-    kernel, _ = split_evenly(kernel, "m", ROWS, inner="mi")
+    kernel, _ = tiles_of(kernel, axis("m", z.rows), ROWS, "mi")
     kernel = sink(kernel, ["mi"])
     kernel = transpose_tile(kernel, "ki", "kd") if z.lanes > 1 else kernel
     for name in ("si", "ci", "jl"):

@@ -17,7 +17,7 @@ from math import prod
 
 from ...ir.compute import Compute, lower_compute
 from ...ir.dims import multiply_dims, normal_dim
-from ...ir.expr import Call, Expr, Load, Var, as_expr, load
+from ...ir.expr import Call, Expr, Load, Var, as_expr, binary, load
 from ...ir.kernel import Alloc, Block, Buffer, For, Kernel, Store, axis, coefficient, map_block
 from ...ir.traverse import rewrite, substitute, walk
 from ...ir.types import DTYPES, Dim, TensorType
@@ -51,6 +51,7 @@ SHORT_ROW = 14  # rows of pixels that are shorter than half of this share a tile
 FEW_ROWS = 4
 FINISH = "finish"  # the loop in which the sums of a tile are finished, where that is not done on registers
 MOST_PREFETCHED = 8  # lines per iteration; with two tiles a panel that is six of 48 columns, which won 30 % on cold weights
+OPEN_TILES = 8  # that prefetch a panel, where how many there are is open
 UNROLL = (4, 3, 5, 7, 2)  # steps of the reduction per iteration, the best first
 
 
@@ -303,9 +304,11 @@ def _unroll_reduction(k: Kernel, p: Product, tile: Tile) -> tuple[Kernel, int]:
 
 
 def _prefetch_next_panel(k: Kernel, p: Product, packed: Buffer, tiles: list[Tiles], steps: int) -> Kernel:
-    """Each tile of rows asks for its slice of the next panel, so that cold weights arrive in time."""
+    """Each tile of rows asks for its slice of the next panel, so that cold weights arrive in time.  Of an unknown number of
+    tiles the first OPEN_TILES of the largest size do it; those that follow ask for the last slice again, which costs little."""
     loop = p.reduce[-1].name + ("o" if steps > 1 else "") if p.reduce else ""
-    count = sum(t.count for t in tiles)
+    ragged = any(t.count == 0 for t in tiles)
+    count = OPEN_TILES if ragged else sum(t.count for t in tiles)
     if not loop or not has_loop(k, loop) or count < 2:
         return k
     inner = [v.name for v in p.reduce[:-1]] + [loop]
@@ -318,8 +321,14 @@ def _prefetch_next_panel(k: Kernel, p: Product, packed: Buffer, tiles: list[Tile
     if each > MOST_PREFETCHED:
         return k
 
+    if ragged:
+        tiles = tiles[:1]
+
     def index(env: Environment) -> list[Index]:
-        tile = next(env[t.outer] + t.first for t in tiles if t.outer in env)
+        tile: Expr | None = next((env[t.outer] + t.first for t in tiles if t.outer in env), None)
+        if tile is None:
+            return []
+        tile = binary("min", tile, count - 1) if ragged else tile
         step: Expr = as_expr(0)
         for n, size in zip(inner, sizes, strict=True):
             step = step * size + env[n]

@@ -105,11 +105,16 @@ def _is_bare(e: Expr, v: Var) -> bool:
 def fuse_outer(kernel: Kernel, names: Sequence[str], name: str = "p") -> tuple[Kernel, list[str]]:
     """Fuse the outermost loops of a nest until there are enough iterations to share; gives the loops that are left."""
     left = list(names)
-    while len(left) > 1 and size_of(_named(kernel, left[0])[0].var.extent) < SHARES:
+    while len(left) > 1 and _may_be_few(_named(kernel, left[0])[0].var.extent):
         joined = name if len(left) == 2 else f"{left[0]}_{left[1]}"
         kernel = fuse(kernel, left[0], left[1], joined)
         left[:2] = [joined]
     return kernel, left
+
+
+def _may_be_few(extent: object) -> bool:
+    """Too few iterations to share; an open extent may be 1."""
+    return not isinstance(extent, int) or extent < SHARES
 
 
 def parallel_top(kernel: Kernel) -> Kernel:

@@ -36,12 +36,13 @@ def typical_size(axes: Sequence[Var]) -> int:
 
 
 def tiles_of(kernel: Kernel, v: Var, most: int, inner: str) -> tuple[Kernel, list[Tiles]]:
-    """The loops of an axis in tiles of at most `most` iterations.  Those of an open axis have no numbers that are known."""
+    """The loops of an axis in tiles of at most `most` iterations.  How many there are
+    of an open axis is not known: their count is 0."""
     if not is_open(v):
         return split_evenly(kernel, v.name, most, inner=inner)
     third = most // 3
     sizes = [most, *([third] if third > 1 else []), *([1] if most > 1 else [])]
-    return split_ragged(kernel, v.name, sizes, inner=inner)[0], []
+    return split_ragged(kernel, v.name, sizes, inner=inner)
 
 
 class Share:

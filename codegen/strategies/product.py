@@ -119,7 +119,7 @@ def _collapse(c: Compute, last: Var) -> Compute:
     """Axes that are one run are joined, but open ones not with a long constant one inside: its rows fill tiles."""
     rows = frozenset(v for v in c.axes if not isinstance(v.extent, int))
     c = collapse_axes(c, keep=rows | {last})
-    around = {a for a, b in pairwise(c.axes) if a in rows and isinstance(b.extent, int) and b.extent >= LONG}
+    around = {a for a, b in pairwise(c.axes[:-1]) if a in rows and isinstance(b.extent, int) and b.extent >= LONG}
     return collapse_axes(c, keep=frozenset({last, *around})) if rows else c
 
 

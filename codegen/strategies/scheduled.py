@@ -84,7 +84,7 @@ class Scheduled:
     kernel: Kernel
     packs: tuple[tuple[str, Pack], ...] = ()
     note: str = ""
-    temporaries: tuple[tuple[str, int], ...] = ()
+    temporaries: tuple[tuple[str, Dim], ...] = ()
     key: str = ""
     choice: Choice = BY_MODEL
     views: tuple[tuple[str, tuple[str, int]], ...] = ()

@@ -72,7 +72,7 @@ def schedule_group(group: Group, machine: Machine, accuracy: str = "default") ->
         return Scheduled(schedule_map(kernel, machine), note="vectors along the contiguous axis")
     pair = operands(c)
     winograd = pair is not None and pair[1].buf.name in group.constants and accuracy != "strict"
-    if winograd and not any(map(is_open, (*c.axes, *c.reduce))):
+    if winograd and not any(map(is_open, (*c.axes[1:], *c.reduce))):
         tile = winograd_tile(c, machine) if group.choice.winograd is None else group.choice.winograd
         if tile and is_transformable(c):
             return schedule_winograd(group, c, tile, machine)
@@ -87,7 +87,7 @@ def schedule_group(group: Group, machine: Machine, accuracy: str = "default") ->
     depthwise = None if opened else find_depthwise(group, c, machine)
     if depthwise is not None:
         return schedule_depthwise(group, depthwise, machine)
-    if not opened and is_window(c):
+    if is_window(c):
         return schedule_window(group, c, machine)
     kernel = lower_group("reduce", group.params, (simplify_axes(c),))
     return Scheduled(schedule_reduce(kernel, machine), note="reduction")
@@ -121,8 +121,8 @@ def is_native(machine: Machine, op: Op, types: tuple[TensorType, ...]) -> bool:
         return find_dot(types[0].dtype, types[1].dtype, op.to, machine) is not None
     if isinstance(op, BlockMatMul):
         return takes_block_product(op, types, machine)
-    if isinstance(op, Attention) and all(t.is_static for t in types):
-        q, k, v = (t.static_shape for t in types[:3])
+    if isinstance(op, Attention):
+        q, k, v = (t.shape for t in types[:3])
         return takes_attention(op, q, k, v, machine)
     return False
 

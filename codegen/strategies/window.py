@@ -9,7 +9,8 @@ from __future__ import annotations
 from math import prod
 
 from ...ir.compute import Compute, lower_group
-from ...ir.expr import Expr, Var
+from ...ir.dims import as_dim, multiply_dims
+from ...ir.expr import Expr, Var, as_expr
 from ...ir.kernel import Kernel, axis, coefficient
 from ..machine import Machine
 from ..math import legalize_math
@@ -17,6 +18,7 @@ from ..schedule import fma_contract, parallel, reorder, sink, split_evenly, unro
 from .axes import drop_unit_axes, substitute_axes
 from .contract import size_of
 from .join import join_kernels
+from .open_axes import is_open, tiles_of, typical
 from .scheduled import Group, Scheduled
 
 MAX_WINDOW = 128  # taps; larger windows are ordinary reductions
@@ -27,7 +29,9 @@ UNROLLED = 64  # taps times pixels that are unrolled completely
 def is_window(c: Compute) -> bool:
     """A reduction over a small window in which output and operands are contiguous along the last axis, or do not use it."""
     c = drop_unit_axes(c)
-    if len(c.axes) < 2 or not c.reduce or prod(size_of(v) for v in c.reduce) > MAX_WINDOW:
+    if len(c.axes) < 2 or not c.reduce or any(map(is_open, (*c.reduce, c.axes[-1]))):
+        return False
+    if prod(size_of(v) for v in c.reduce) > MAX_WINDOW:
         return False
     last = c.axes[-1]
     steps = [coefficient(r.buf, r.idx, last) for r in c.reads()]
@@ -49,17 +53,17 @@ def _take(c: Compute, start: int, size: int, width: int) -> Compute:
     """Axes (p, [co,] x, ci) over a range of channels: p is shared by the threads, x are the pixels of a row."""
     *outer, x, channel = c.axes
     co, ci = axis("co", size // width), axis("ci", width)
-    px = axis("x", size_of(x))
-    rows = prod(size_of(v) for v in outer)
+    px = axis("x", as_dim(as_expr(x.extent or 0)))
+    rows = multiply_dims(as_dim(as_expr(v.extent or 0)) for v in outer)
     blocks = size // width
-    by_channel = size_of(x) <= 14 or rows < 8
-    p = axis("p", rows * blocks if by_channel else rows)
-    block: Expr = p // rows if by_channel else co
-    flat: Expr = p % rows if by_channel else p
+    by_channel = typical(x.extent) <= 14 or (isinstance(rows, int) and rows < 8)
+    p = axis("p", multiply_dims([rows, blocks]) if by_channel else rows)
+    block: Expr = p // as_expr(rows) if by_channel else co
+    flat: Expr = p % as_expr(rows) if by_channel else p
     mapping: dict[Expr, Expr] = {x: px, channel: block * width + ci + start}
     for v in reversed(outer):
-        mapping[v] = flat % size_of(v) if v is not outer[0] else flat
-        flat = flat // size_of(v)
+        mapping[v] = flat % as_expr(v.extent or 0) if v is not outer[0] else flat
+        flat = flat // as_expr(v.extent or 0)
     axes: tuple[Var, ...] = (p, px, ci) if by_channel else (p, px, co, ci)
     taps = tuple(axis(f"k{n}", size_of(v)) for n, v in enumerate(c.reduce))
     mapping.update(zip(c.reduce, taps, strict=True))
@@ -70,14 +74,19 @@ def _schedule_part(group: Group, c: Compute, machine: Machine) -> Kernel:
     k = lower_group("window", group.params, (c,))
     taps = prod(size_of(v) for v in c.reduce)
     pixels = min(PIXELS, max(1, UNROLLED * 4 // taps))
-    k, tiles = split_evenly(k, "x", pixels)
-    for t in tiles:
+    (x,) = (v for v in c.axes if v.name == "x")
+    if is_open(x):
+        k, inners = tiles_of(k, x, pixels, "xi")[0], ["xi"]
+    else:
+        k, tiles = split_evenly(k, "x", pixels)
+        inners = [t.inner for t in tiles]
+    for inner in inners:
         if len(c.axes) == 4:
-            k = reorder(k, [t.inner, "co", "ci"], ["co", t.inner, "ci"])
-        k = sink(k, [t.inner, "ci"])
-        k = unroll(k, t.inner)
-    inner = [v.name for v in c.reduce] if taps <= UNROLLED else [c.reduce[-1].name]
-    k = legalize_math(parallel(unroll(k, *inner), "p"), machine)
+            k = reorder(k, [inner, "co", "ci"], ["co", inner, "ci"])
+        k = sink(k, [inner, "ci"])
+        k = unroll(k, inner)
+    unrolled = [v.name for v in c.reduce] if taps <= UNROLLED else [c.reduce[-1].name]
+    k = legalize_math(parallel(unroll(k, *unrolled), "p"), machine)
     return vectorize(fma_contract(k) if machine.fma else k, "ci")
 
 

@@ -17,9 +17,11 @@ from dataclasses import replace
 from functools import partial
 
 from ...ir.compute import Compute, acc_var
+from ...ir.dims import multiply_dims, normal_dim, volume
 from ...ir.expr import Expr, Load, as_expr, binary, cast, load
 from ...ir.kernel import Alloc, Barrier, Block, Buffer, For, If, Kernel, Store, axis
 from ...ir.traverse import substitute
+from ...ir.types import Dim
 from ..machine import Machine
 from ..math import legalize_math
 from ..schedule import fma_contract, vectorize
@@ -41,13 +43,13 @@ def schedule_winograd(group: Group, c: Compute, m: int, machine: Machine) -> Sch
     assert pair is not None
     plan = plan_of(c, m, group.choice.block or BLOCK_TILES)
     blocked = plan.block_rows > 0
-    tiles = plan.block_rows * plan.tiles[1] if blocked else plan.count
+    tiles: Dim = plan.block_rows * plan.tiles[1] if blocked else plan.count
     space = "stack" if blocked else "global"
     groups = plan.form.groups
     vs = tuple(
-        Buffer(f"v{i}", "f32", (len(g.places), tiles * g.depth * plan.channels + LINE), space) for i, g in enumerate(groups)
+        Buffer(f"v{i}", "f32", (len(g.places), _plane(tiles, g.depth * plan.channels)), space) for i, g in enumerate(groups)
     )
-    mm = Buffer("m", "f32", (plan.form.n**2, tiles * plan.outputs + LINE), space)
+    mm = Buffer("m", "f32", (plan.form.n**2, _plane(tiles, plan.outputs)), space)
     products = _products(plan, tiles, vs, mm, pair[1].buf.name, machine, group.choice)
     inner = tuple(s for p in products for s in p.kernel.body)
     gather = partial(_gather, plan, pair[0], vs, machine.lanes("f32"))
@@ -63,15 +65,20 @@ def schedule_winograd(group: Group, c: Compute, m: int, machine: Machine) -> Sch
     for lane in ("cl", "ct", "ol", "ot"):
         kernel = vectorize(kernel, lane) if has_loop(kernel, lane) else kernel
     kernel = fma_contract(kernel) if machine.fma else kernel
-    temporaries = () if blocked else tuple((b.name, b.size * 4) for b in (*vs, mm))
+    temporaries = () if blocked else tuple((b.name, volume((*b.shape, 4))) for b in (*vs, mm))
     how = f"blocks of {plan.block_rows} tile rows" if blocked else "threads share each phase"
     stride = f", stride {plan.form.stride}" if plan.form.stride > 1 else ""
     note = f"Winograd F({m}x{m}, 3x3){stride}, {how}; {products[0].note}"
     return Scheduled(kernel, tuple(pack for p in products for pack in p.packs), note, temporaries)
 
 
+def _plane(tiles: Dim, channels: int) -> Dim:
+    """Elements of one plane of V or M."""
+    return normal_dim(multiply_dims([tiles, channels]) + LINE)
+
+
 def _products(
-    plan: Plan, tiles: int, vs: tuple[Buffer, ...], mm: Buffer, weights: str, machine: Machine, choice: Choice
+    plan: Plan, tiles: Dim, vs: tuple[Buffer, ...], mm: Buffer, weights: str, machine: Machine, choice: Choice
 ) -> list[Scheduled]:
     """The products of every group, each on its part of M, with packed weights of names of their own."""
     made: list[Scheduled] = []
@@ -92,12 +99,12 @@ def _products(
     return made
 
 
-def _product(plan: Plan, tiles: int, number: int, weights: str, machine: Machine, choice: Choice) -> Scheduled:
+def _product(plan: Plan, tiles: Dim, number: int, weights: str, machine: Machine, choice: Choice) -> Scheduled:
     """M[xi, t, o] = sum over c of V[xi, t, c] * U[xi, c, o]; the packed weights come from the convolution's."""
     group = plan.form.groups[number]
     planes, channels = len(group.places), group.depth * plan.channels
-    v = Buffer("v", "f32", (planes, tiles * channels + LINE))
-    out = Buffer("m", "f32", (planes, tiles * plan.outputs + LINE))
+    v = Buffer("v", "f32", (planes, _plane(tiles, channels)))
+    out = Buffer("m", "f32", (planes, _plane(tiles, plan.outputs)))
     u = Buffer("u", "f32", (planes, channels, plan.outputs))
     b, t, o, k = axis("b", planes), axis("t", tiles), axis("o", plan.outputs), axis("k", channels)
     c = Compute(out, (b, t, o), v[b, t * channels + k] * u[b, k, o], (k,), "add", index=(b, t * plan.outputs + o))
@@ -120,7 +127,7 @@ def _blocked(plan: Plan, gather: Tile, products: Block, scatter: Tile, buffers: 
     """Each iteration of the parallel loop takes one block of tile rows through the three phases."""
     rows, columns = plan.tiles
     blocks = rows // plan.block_rows
-    share, r, x = axis("share", plan.images * blocks), axis("tr", plan.block_rows), axis("tx", columns)
+    share, r, x = axis("share", multiply_dims([plan.images, blocks])), axis("tr", plan.block_rows), axis("tx", columns)
     y = share % blocks * plan.block_rows + r
     t = r * columns + x
     phase = lambda body: For(r, (For(x, body),))  # noqa: E731

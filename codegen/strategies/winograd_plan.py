@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...ir.compute import Compute
+from ...ir.dims import multiply_dims
+from ...ir.types import Dim
 from ..machine import Machine
 from .contract import size_of
 from .product import find_dot, operands
@@ -17,10 +19,11 @@ BLOCK_TILES = 64  # tiles of one block at most, and a quarter of it at least
 
 @dataclass(frozen=True)
 class Plan:
-    """out: rows and columns of the output; tiles: of tiles per image."""
+    """out: rows and columns of the output; tiles: of tiles per image.  How many images there are may be open: choices are
+    then made for one."""
 
     form: Form
-    images: int
+    images: Dim
     out: tuple[int, int]
     channels: int
     outputs: int
@@ -35,14 +38,19 @@ class Plan:
         return -(-self.out[0] // self.m), -(-self.out[1] // self.m)
 
     @property
-    def count(self) -> int:
-        return self.images * self.tiles[0] * self.tiles[1]
+    def count(self) -> Dim:
+        return multiply_dims([self.images, self.tiles[0] * self.tiles[1]])
+
+    @property
+    def least(self) -> int:
+        """Tiles, of one image where these are open."""
+        return self.tiles[0] * self.tiles[1] * (self.images if isinstance(self.images, int) else 1)
 
     @property
     def block_rows(self) -> int:
         """Tile rows of one block; 0 where the threads share the phases."""
         rows, columns = self.tiles
-        if self.count < 2 * self.block:
+        if self.least < 2 * self.block:
             return 0
         fits = [r for r in range(1, rows + 1) if rows % r == 0 and r * columns <= self.block]
         return max(fits, default=1)
@@ -60,7 +68,8 @@ def winograd_tile(c: Compute, machine: Machine) -> int:
     plans = _plans(c)
     pairs = find_dot(left.type.dtype, right.type.dtype, c.acc, machine) is not None
     rate = 2 * machine.lanes("f32") * (2 if pairs else 1) * 0.95
-    direct = plans[0].images * size_of(y) * size_of(x) * 9.0 * size_of(i) * size_of(o) / rate
+    images = plans[0].images if isinstance(plans[0].images, int) else 1
+    direct = images * size_of(y) * size_of(x) * 9.0 * size_of(i) * size_of(o) / rate
     best = min((_cycles(p, machine), p.m) for p in plans)
     return best[1] if best[0] < 0.9 * direct else 0
 
@@ -93,18 +102,18 @@ def stride_of(c: Compute) -> int | None:
 
 
 def plan_of(c: Compute, m: int, block: int) -> Plan:
-    n, y, x, o = (size_of(v) for v in c.axes)
+    y, x, o = (size_of(v) for v in c.axes[1:])
     stride = stride_of(c)
     assert stride is not None
-    return Plan(FORMS[m, stride], n, (y, x), size_of(c.reduce[2]), o, block)
+    return Plan(FORMS[m, stride], c.axes[0].extent or 0, (y, x), size_of(c.reduce[2]), o, block)
 
 
 def _cycles(p: Plan, machine: Machine) -> float:
     """Expected cycles: products or the stream of their weights, and about one cycle per vector of a plane transformed."""
     lanes = machine.lanes("f32")
     weights = p.form.products * p.channels * p.outputs
-    multiply = p.count * weights / (2 * lanes) / 0.9
-    passes = 1 if not p.block_rows else p.count / (p.block_rows * p.tiles[1])
+    multiply = p.least * weights / (2 * lanes) / 0.9
+    passes = 1 if not p.block_rows else p.least / (p.block_rows * p.tiles[1])
     stream = passes * weights * 4.0 / (9.0 if weights * 4 > machine.l2 / 2 else 40.0)
-    transforms = p.count * (p.form.products * p.channels + p.form.n**2 * p.outputs) / lanes * 2.2
+    transforms = p.least * (p.form.products * p.channels + p.form.n**2 * p.outputs) / lanes * 2.2
     return max(multiply, stream) + transforms

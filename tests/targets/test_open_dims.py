@@ -74,10 +74,41 @@ def recurrent() -> ModelProto:
     return model(nodes, [value("x", "m", "n", 8)], ["y", "h", "z"], constants)
 
 
+def transformed() -> ModelProto:
+    """Winograd convolutions: of few tiles, whose phases threads share, and of blocks of tiles."""
+    return model(
+        [
+            node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1]),
+            node("Conv", ["a", "v"], ["y"], pads=[1, 1, 1, 1], strides=[4, 4]),
+            node("Slice", ["a", "from", "to", "axes"], ["b"]), node("Conv", ["b", "w"], ["z"]),
+        ],
+        [value("x", "n", 32, 50, 48)], ["y", "z"],
+        {"w": weights(32, 32, 3, 3) / 4, "v": weights(32, 32, 3, 3), "from": np.array([3, 5]), "to": np.array([13, 16]),
+         "axes": np.array([2, 3])},
+    )  # fmt: skip
+
+
+def heads() -> ModelProto:
+    """Attention of two heads, of open rows and batch."""
+    nodes = [node("MatMul", ["x", f"w{t}"], [f"{t}0"]) for t in "qkv"]
+    for t, perm in (("q", [0, 2, 1, 3]), ("k", [0, 2, 3, 1]), ("v", [0, 2, 1, 3])):
+        nodes += [node("Reshape", [f"{t}0", "split"], [f"{t}1"]), node("Transpose", [f"{t}1"], [t], perm=perm)]
+    nodes += [
+        node("MatMul", ["q", "k"], ["s"]), node("Mul", ["s", "scale"], ["r"]), node("Softmax", ["r"], ["p"], axis=-1),
+        node("MatMul", ["p", "v"], ["o"]), node("Transpose", ["o"], ["t"], perm=[0, 2, 1, 3]),
+        node("Reshape", ["t", "join"], ["y"]),
+    ]
+    constants = {f"w{t}": weights(32, 64) for t in "qkv"} | {"scale": np.float32(0.2)}
+    constants |= {"split": np.array([0, 0, 2, 32]), "join": np.array([0, 0, 64])}
+    return model(nodes, [value("x", "n", "m", 32)], ["y"], constants)
+
+
 MODELS: dict[str, tuple[Callable[[], ModelProto], Callable[[int, int], tuple[int, ...]]]] = {
     "mlp": (mlp, lambda n, m: (n, m, 24)),
     "image": (image, lambda n, m: (min(n, 3), 3, m + 2, n + 3)),
     "moved": (moved, lambda n, m: (n, m, 6)),
+    "transformed": (transformed, lambda n, m: (min(n, 9), 32, 50, 48)),
+    "heads": (heads, lambda n, m: (n, m, 32)),
     "recurrent": (recurrent, lambda n, m: (m, min(n, 4), 8)),
 }
 
