@@ -204,6 +204,7 @@ class Scope:
                     attributes = read_attributes(node, schema, self.context.tensors)
                 else:
                     check_extension_counts(node, function)
+                    _require_tensors(operands)
                     attributes = read_extension_attributes(node, function, self.context.tensors)
                 made = self._made(node, function, operands, attributes)
                 if not isinstance(made, Standard):
@@ -281,6 +282,13 @@ def _check_kinds(schema: OpSchema, operands: Sequence[Imported]) -> None:
         optional = any("optional(" in t for t in formal.types)
         if value is None and formal.option != OpSchema.FormalParameterOption.Optional and not optional:
             raise ModelError(f"input {n} ({formal.name}) is absent")
+
+
+def _require_tensors(operands: Sequence[Imported]) -> None:
+    """Operators that are not in the standard take tensors alone."""
+    for n, x in enumerate(operands):
+        if isinstance(x, (TensorSequence, TensorMap)):
+            raise ModelError(f"input {n} must be a tensor, got a {'map' if isinstance(x, TensorMap) else 'sequence'}")
 
 
 def _refuse_narrow(operands: Sequence[Imported]) -> None:

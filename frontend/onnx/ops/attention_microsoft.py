@@ -18,6 +18,7 @@ from ..table import Outputs, onnx_op
 from .attention import heads_of
 from .fused import DOMAIN
 from .gather import tensor_scatter
+from .layout import require_rank
 
 
 def _joined(b: OnnxBuilder, x: Value) -> Value:
@@ -77,6 +78,8 @@ def attention(
     """x[B, M, C] times one matrix [C, q + k + v]; past and present are [2, B, H, S, D]."""
     if do_rotary or past_present_share_buffer or past_length is not None:
         raise ModelError("do_rotary and a shared buffer of past and present are not supported; use GroupQueryAttention")
+    for what, v, rank in (("input", x, 3), ("weights", w, 2), ("bias", bias, 1)):
+        require_rank(what, v, rank)
     packed = b.add(MatMul(), x, w)
     packed = packed if bias is None else b.binary("add", packed, bias)
     causal = bool(unidirectional)
@@ -88,6 +91,8 @@ def packed_attention(
     hidden: tuple[int, ...] | None, low: float, causal: bool, scale: float,
 ) -> Outputs:  # fmt: skip
     """packed[B, M, q + k + v]; hidden: these three sizes, if they are not all the same."""
+    require_rank("past", past, 5)
+    _require_mask(mask, extra)
     third = quotient([packed.type.shape[2]], [3])
     sizes = hidden or (third, third, third)
     if len(sizes) != 3 or not all(isinstance(n, int) for n in sizes):
@@ -112,6 +117,13 @@ def multi_head_attention(
     [B, H, S, D] as another node made them."""
     if past_length is not None or indirection is not None or any(b.wanted[3:]):
         raise ModelError("a shared buffer of past and present, beams and the output qk are not supported")
+    require_rank("query", query, 3, 5)
+    require_rank("key", key, 3, 4, 5)
+    require_rank("value", value, 3, 4)
+    require_rank("bias", bias, 1)
+    for past in (past_key, past_value):
+        require_rank("past", past, 4)
+    _require_mask(mask, extra)
     if query.type.rank == 5:
         query, key, value = (_unpacked(b, query, i) for i in range(3))
     elif key is not None and key.type.rank == 5:
@@ -130,6 +142,11 @@ def multi_head_attention(
         k, v = b.concat((past_key, k), 2), b.concat((past_value, v), 2)
     y = _attend(b, q, k, v, mask, extra, mask_filter_value, bool(unidirectional), scale)
     return _joined(b, y), k, v
+
+
+def _require_mask(mask: Value | None, extra: Value | None) -> None:
+    require_rank("mask", mask, 1, 2, 3, 4)
+    require_rank("attention_bias", extra, 4)
 
 
 def _unpacked(b: OnnxBuilder, x: Value, i: int) -> Value:
@@ -170,6 +187,9 @@ def rotary_embedding(
 ) -> Outputs:  # fmt: skip
     """x[B, M, H*D] or [B, H, M, D]; positions: one each [B, M], or the first one [1]."""
     flat = x.type.rank == 3
+    require_rank("position_ids", positions, 1, 2)
+    for cache in (cos, sin):
+        require_rank("the cache of angles", cache, 2)
     if scale != 1 or x.type.rank not in (3, 4):
         raise ModelError(f"scale {scale} and x {x.type} are not supported")
     heads = num_heads or quotient([x.type.shape[-1]], [2 * _known(cos.type.shape[1])])
@@ -205,6 +225,13 @@ def group_query_attention(
     keys up to its own.  sink[H]: the score of one more key per head, whose value is zero; smooth_softmax: that score is 0."""
     if any(b.wanted[3:]) or qk_output or not causal or sliding_window_cache or k_scale is not None or v_scale is not None:
         raise ModelError("the output qk, causal = 0, sliding_window_cache and quantized caches are not supported")
+    for what, x, ranks in (
+        ("query", query, (3,)), ("key", key, (3,)), ("value", value, (3,)), ("past_key", past_key, (4,)),
+        ("past_value", past_value, (4,)), ("cos_cache", cos, (2,)), ("sin_cache", sin, (2,)), ("position_ids", positions, (2,)),
+        ("attention_bias", extra, (4,)), ("head_sink", sink, (1,)), ("seqlens_k", lengths, (1, 2)),
+        ("q_norm_weight", q_norm, (1,)), ("k_norm_weight", k_norm, (1,)),
+    ):  # fmt: skip
+        require_rank(what, x, *ranks)
     q, k, v = _projections(b, query, key, value, num_heads, kv_num_heads)
     if q_norm is not None and k_norm is not None:
         q, k = (b.add(RmsNorm(3, qk_norm_epsilon), x, w) for x, w in ((q, q_norm), (k, k_norm)))

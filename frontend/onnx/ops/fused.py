@@ -13,6 +13,7 @@ from ..builder import OnnxBuilder, normal_axis
 from ..table import Outputs, onnx_op
 from .contract import gemm
 from .conv import conv
+from .layout import require_rank
 
 DOMAIN = "com.microsoft"
 
@@ -170,6 +171,10 @@ def embed_layer_normalization(
     mask_index_type: int = 1,
 ) -> Outputs:  # fmt: skip
     """The sum of the rows of up to three tables, normalised; and how many tokens each sequence has."""
+    for what, v, rank in (("input_ids", ids, 2), ("segment_ids", segments, 2), ("word_embedding", words, 2),
+                          ("position_embedding", positions, 2), ("segment_embedding", segment_table, 2), ("mask", mask, 2),
+                          ("position_ids", position_ids, 2), ("gamma", gamma, 1), ("beta", beta, 1)):  # fmt: skip
+        require_rank(what, v, rank)
     batch, length = ids.type.shape
     total = b.gather(words, ids, 0)
     rows = b.slice(positions, 0, 0, length) if position_ids is None else b.gather(positions, position_ids, 0)

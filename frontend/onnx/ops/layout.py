@@ -21,6 +21,12 @@ def to_channels_first(b: OnnxBuilder, x: Value) -> Value:
     return b.transpose(x, (0, x.type.rank - 1, *range(1, x.type.rank - 1)))
 
 
+def require_rank(what: str, x: Value | None, *ranks: int) -> None:
+    """Raises ModelError unless an operand, if it is there, has one of these numbers of dimensions."""
+    if x is not None and x.type.rank not in ranks:
+        raise ModelError(f"{what} is {x.type}; expected {' or '.join(map(str, ranks))} dimensions")
+
+
 def spatial_rank(x: Value) -> int:
     if x.type.rank < 3:
         raise ModelError(f"expected x[N, C, *spatial], got {x.type}")

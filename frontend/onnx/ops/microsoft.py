@@ -218,8 +218,6 @@ def matmul_n_bits(
     zero = np.full((blocks, N), 2 ** (bits - 1), np.uint8)
     if zeros is not None:
         array = b.array(zeros, "zero_points")
-        if array.dtype != np.uint8:
-            raise ModelError(f"zero points must be packed u8, got {array.dtype}")
         per_row = -(-blocks * bits // 8) * (8 // bits)
         zero = np.ascontiguousarray(_unpacked(array, bits, (N, per_row))[:, :blocks].T)
     floats = b.add(Dequantize(0, block_size), w, scale, b.constant(zero))
@@ -240,6 +238,8 @@ def _rows_by_block(groups: np.ndarray, count: int, size: int) -> np.ndarray | No
 
 
 def _unpacked(array: np.ndarray, bits: int, shape: tuple[int, int]) -> np.ndarray:
+    if array.dtype != np.uint8:
+        raise ModelError(f"weights and zero points are packed in u8, got {array.dtype}")
     data = np.ascontiguousarray(array).reshape(-1)
     if bits < 8:
         data = np.stack([data >> shift & 2**bits - 1 for shift in range(0, 8, bits)], -1).reshape(-1)

@@ -12,6 +12,7 @@ from ..builder import NarrowTensor, OnnxBuilder, normal_axis
 from ..table import Outputs, onnx_op, takes_narrow
 from .attention_microsoft import packed_attention
 from .fused import DOMAIN
+from .layout import require_rank
 from .microsoft import matmul_integer_to_float
 from .quantize import dequantize
 from .recurrent import lstm
@@ -26,8 +27,13 @@ def gather_block_quantized(
     """Rows of a matrix of integers in blocks along the row, dequantized: (data - zero) * scale.  Bytes hold 8 / bits numbers,
     the low bits first."""
     packed = isinstance(data, Value)
+    alike = zeros is None or packed == isinstance(zeros, Value)
+    if not isinstance(indices, Value) or not isinstance(scales, Value) or not alike:
+        raise ModelError("indices and scales are ordinary tensors, and zero points have the type of the data")
+    require_rank("scales", scales, 2)
     table, offsets = (v.value if isinstance(v, NarrowTensor) else v for v in (data, zeros))
     assert table is not None
+    require_rank("zero_points", offsets, 2)
     rank = table.type.rank
     if rank != 2 or normal_axis(gather_axis, rank) != 0 or normal_axis(quantize_axis, rank) != 1:
         raise ModelError(f"expected rows of a matrix with blocks along them, got {table.type} and the axes {gather_axis}, "
@@ -74,6 +80,8 @@ def quantized_attention(
     """`Attention` whose projections are a product of bytes."""
     if do_rotary or past_present_share_buffer:
         raise ModelError("do_rotary and a shared buffer of past and present are not supported")
+    for what, v, rank in (("input", x, 3), ("weights", w, 2), ("bias", bias, 1)):
+        require_rank(what, v, rank)
     packed = matmul_integer_to_float(b, x, w, x_scale, w_scale, x_zero, w_zero, bias)
     assert isinstance(packed, Value)
     return packed_attention(b, packed, mask, past, None, num_heads, None, mask_filter_value, bool(unidirectional), scale)
@@ -87,6 +95,10 @@ def quantized_embed_layer_normalization(
     gamma_zero: Value, beta_zero: Value, *, epsilon: float = 1e-12,
 ) -> Outputs:  # fmt: skip
     """Rows of tables of bytes, each table with one scale, summed and normalised; and how many tokens a sequence has."""
+    for what, v, rank in (("input_ids", ids, 2), ("segment_ids", segments, 2), ("word_embedding", words, 2),
+                          ("position_embedding", positions, 2), ("segment_embedding", segment_table, 2), ("mask", mask, 2),
+                          ("gamma", gamma, 1), ("beta", beta, 1)):  # fmt: skip
+        require_rank(what, v, rank)
     batch, length = ids.type.shape
     total = dequantize(b, b.gather(words, ids, 0), words_scale, words_zero)
     total = b.binary("add", total, dequantize(b, b.slice(positions, 0, 0, length), positions_scale, positions_zero))
