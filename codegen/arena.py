@@ -2,7 +2,7 @@
 
 Buffers are placed one after the other, each at the lowest offset that is free during its life.  What comes out depends
 on the order: several are tried, then the best one is changed step by step, the buffers that reach the top first, until
-the arena is as small as the fullest step demands or the steps are used up.
+the arena is as small as the fullest step demands or the steps are used up.  `arena_halves.py` then moves buffers within it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from .arena_halves import share_halves
+
 ALIGNMENT = 64  # bytes; one cache line
+SPARE = 1.04  # of the least memory, that buffers may move in so that threads keep their lines
 MOST_STEPS = 400  # changes of the order at most
 STEP_WORK = 2_000_000  # pairs of buffers that all changes together may look at: large programs have fewer
 
@@ -44,7 +47,10 @@ def plan_arena(intervals: Sequence[Interval]) -> tuple[list[int], int]:
             break
     assert best is not None
     total, offsets, order = best
-    return _improve(intervals, order, offsets, total, least)
+    offsets, total = _improve(intervals, order, offsets, total, least)
+    limit = max(total, int(least * SPARE) // ALIGNMENT * ALIGNMENT)
+    offsets = share_halves(intervals, offsets, limit)
+    return offsets, max(at + _aligned(i.size) for at, i in zip(offsets, intervals, strict=True))
 
 
 def _orders(intervals: Sequence[Interval]) -> tuple[Callable[[int], tuple[int, ...]], ...]:

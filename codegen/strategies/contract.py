@@ -47,6 +47,7 @@ from .scheduled import Group, Pack, Scheduled
 from .tiles import Tile, choose_tile
 
 CHUNKS = (8, 4, 6, 2, 7, 5, 3)  # into how many chunks rows are cut for the threads, the best first
+SMALLEST_HALF = 28  # rows
 SHORT_ROW = 14  # rows of pixels that are shorter than half of this share a tile with the next one
 FEW_ROWS = 4
 FINISH = "finish"  # the loop in which the sums of a tile are finished, where that is not done on registers
@@ -152,7 +153,7 @@ def _schedule_part(
 ) -> tuple[Kernel, str]:
     """One range of columns; packed: the right operand, None if it is read where it lies."""
     short = len(p.rows) > 1 and not is_open(p.rows[-1]) and size_of(p.rows[-1]) * 2 <= tile.rows
-    c, rows, shared = _arrange(p, packed, panel, short, tile)
+    c, rows, shared = _arrange(p, packed, panel, short, tile, machine)
     in_loop = _is_long(c)
     params = group.params if packed is None else (*group.params, packed)
     k = Kernel("product", params, _finish_in_loop(c) if in_loop else lower_compute(c))
@@ -223,7 +224,7 @@ def _serial(block: Block, names: set[str]) -> Block:
 
 
 def _arrange(
-    p: Product, packed: Buffer | None, panel: int, short: bool, tile: Tile
+    p: Product, packed: Buffer | None, panel: int, short: bool, tile: Tile, machine: Machine
 ) -> tuple[Compute, list[Var], str]:
     """The computation over (p, [panel], *rows, ni): p is what threads share.  -> (computation, rows, description)"""
     panels = size_of(p.columns) // panel
@@ -245,10 +246,15 @@ def _arrange(
         rows = [part if v is chunked else v for v in p.rows]
         flat = share // chunks
     else:
-        share = axis("p", multiply_dims([batch, panels]))
+        halves = 2 if _by_halves(p, machine) else 1
+        share = axis("p", multiply_dims([batch, halves * panels]))
         no = share % panels
         lead = (share,)
         rows, flat = list(p.rows), share // panels
+        if halves > 1:
+            part = axis("m0", size_of(p.rows[0]) // halves)
+            mapping = {p.rows[0]: flat * size_of(part) + part}
+            rows, flat, note = [part, *rows[1:]], as_expr(0), "halves of the rows, and panels"
     for v in reversed(p.batch):
         mapping[v] = flat % as_expr(v.extent or 0) if v is not p.batch[0] else flat
         flat = flat // as_expr(v.extent or 0)
@@ -274,6 +280,19 @@ def _chunks(p: Product, panels: int, batch: int, short: bool) -> tuple[int, int]
     count = size_of(p.rows[0])
     smallest = 14 if len(p.rows) == 1 else 2 if short and len(p.rows) == 2 else 1
     return next((n for n in CHUNKS if count % n == 0 and count // n >= smallest), 1), 0
+
+
+def _by_halves(p: Product, machine: Machine) -> bool:
+    """Whether two threads take half of the rows each, though weights pass twice: rows that only one of them reads and writes
+    stay in its cache, and writing a line that is in another's costs more than reading some of the weights again."""
+    if p.choice.chunks is not None or not p.rows or any(map(is_open, (*p.rows, *p.reduce, *p.batch))):
+        return False
+    rows, depth, columns = prod(size_of(v) for v in p.rows), prod(size_of(v) for v in p.reduce), size_of(p.columns)
+    few = len(p.rows) == 1 and rows < 2 * SMALLEST_HALF
+    if few or size_of(p.rows[0]) % 2 or prod(size_of(v) for v in p.batch) > 1:
+        return False
+    weights = depth * columns
+    return weights * DTYPES[p.right.buf.dtype].size <= machine.l2 // 2 and weights <= rows * (depth + columns)
 
 
 def _columns_to_vectors(k: Kernel, panel: int, lanes: int) -> Kernel:
@@ -320,6 +339,7 @@ def _prefetch_next_panel(k: Kernel, p: Product, packed: Buffer, tiles: list[Tile
     each = -(-lines // (count * iterations))
     if each > MOST_PREFETCHED:
         return k
+    count_of_panels = _panels(packed, leading)
 
     if ragged:
         tiles = tiles[:1]
@@ -333,7 +353,7 @@ def _prefetch_next_panel(k: Kernel, p: Product, packed: Buffer, tiles: list[Tile
         for n, size in zip(inner, sizes, strict=True):
             step = step * size + env[n]
         at = (tile * iterations + step) * (each * line)
-        panel = env["no" if "no" in env else "p"] + 1
+        panel = (env["no"] if "no" in env else env["p"] % count_of_panels) + 1
         zeros = (as_expr(0),) * (len(packed.shape) - leading - 2)
         return [(*(as_expr(0),) * leading, panel, *zeros, at + i * line) for i in range(each)]
 

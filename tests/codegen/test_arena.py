@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tilewright.codegen.arena import ALIGNMENT, Interval, lower_bound, plan_arena
+from tilewright.codegen.arena import ALIGNMENT, Interval, _place, lower_bound, plan_arena
+from tilewright.codegen.arena_halves import share_halves
 
 LIVES: dict[str, list[list[int]]] = json.loads((Path(__file__).parent / "arena_lives.json").read_text())
 
@@ -95,3 +96,37 @@ def test_plans_of_real_networks_are_within_five_per_cent(model: str) -> None:
 def test_the_plan_is_a_function_of_the_intervals() -> None:
     intervals = network(np.random.default_rng(3), 80)
     assert plan_arena(intervals) == plan_arena(list(intervals))
+
+
+def crossing(intervals: list[Interval], offsets: list[int], total: int) -> int:
+    """Bytes that were last in the other half of a buffer, in the second of two runs."""
+    owner, found = np.full(total, 2, np.int8), 0
+    for turn in range(2):
+        for i, at in sorted(zip(intervals, offsets, strict=True), key=lambda p: p[0].first):
+            middle, end = at + i.size // 2, at + i.size
+            found += turn * int((owner[at:middle] == 1).sum() + (owner[middle:end] == 0).sum())
+            owner[at:middle], owner[middle:end] = 0, 1
+    return found
+
+
+def test_halves_of_buffers_stay_where_their_thread_was() -> None:
+    """A network whose pictures shrink: the middles of its buffers move together, in no more memory."""
+    intervals = [Interval(max(8192, 262144 >> n // 4), n, n + 1) for n in range(24)]
+    offsets, total = _unmoved(intervals)
+    moved = share_halves(intervals, offsets, total)
+    assert check(intervals) <= 1.04 * lower_bound(intervals)
+    assert crossing(intervals, moved, total) < 0.6 * crossing(intervals, offsets, total)
+
+
+def _unmoved(intervals: list[Interval]) -> tuple[list[int], int]:
+    """Large buffers first, each as low as it fits."""
+    order = sorted(range(len(intervals)), key=lambda n: -intervals[n].size)
+    return _place(intervals, order)
+
+
+@pytest.mark.parametrize("model", ["mobilenet_v2", "yolov8n"])
+def test_halves_of_real_networks(model: str) -> None:
+    intervals = [Interval(*life) for life in LIVES[model]]
+    offsets, total = _unmoved(intervals)
+    moved = share_halves(intervals, offsets, total)
+    assert crossing(intervals, moved, total) < 0.85 * crossing(intervals, offsets, total)

@@ -51,6 +51,18 @@ def test_products(shapes: tuple[tuple[int, ...], ...], machine: str) -> None:
     assert made.packs or shapes[0][-2] <= 4  # few rows read a computed operand where it lies
 
 
+@pytest.mark.parametrize("shapes", [((64, 20), (20, 150)), ((60, 33), (33, 96))], ids=str)
+def test_products_by_halves_of_the_rows(shapes: tuple[tuple[int, ...], ...]) -> None:
+    made = run_op(MatMul(), *(exact(*s) for s in shapes))
+    assert "halves of the rows" in made.note
+
+
+def test_convolutions_by_halves_of_the_rows() -> None:
+    made = run_op(conv(), exact(1, 8, 9, 16), exact(1, 1, 16, 96))
+    assert "halves of the rows" in made.note
+    assert "halves" not in run_op(conv(), exact(1, 7, 9, 16), exact(1, 1, 16, 96)).note
+
+
 @pytest.mark.parametrize("shapes", [((3, 9), (9, 1)), ((1, 5), (5, 1)), ((2, 7, 4), (2, 4, 3)), ((1, 1), (1, 1))], ids=str)
 def test_products_of_few_columns_are_reductions(shapes: tuple[tuple[int, ...], ...]) -> None:
     made = run_op(MatMul(), *(exact(*s) for s in shapes))
