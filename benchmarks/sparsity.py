@@ -1,12 +1,14 @@
 """Sparse against dense: single products, and whole models with zeros in their weights, beside ONNX Runtime and OpenVINO.
 
     python benchmarks/sparsity.py                                     products of this processor's sparse and dense kernels
-    python benchmarks/sparsity.py MODEL.onnx [--inputs X.npz] [--pattern 8x1] [--sparsity 0.8] [--threads 1]
+    python benchmarks/sparsity.py --int8                              the same with u8 x i8
+    python benchmarks/sparsity.py MODEL.onnx [--inputs X.npz] [--pattern 8x1] [--sparsity 0.8] [--threads 1] [--beside F.onnx]
 
 Of a model every product and convolution of at least 32 x 32 weights gets zeros by magnitude (speed does not depend on which
-ones; accuracy is what `tilewright prune` is for).  Timed in turns in one process, the lower quartile of each: Tilewright on
-the dense and the sparse file; where they are installed, ONNX Runtime and OpenVINO (in f32) on both.  Quote ratios.  Products
-include the copy of the input and the output's way back; each runs with its operands as the run before left them.
+ones; accuracy is what `tilewright prune` is for), also the integers of a QDQ file.  Timed in turns in one process, the lower
+quartile of each: Tilewright on the dense and the sparse file; where they are installed, ONNX Runtime and OpenVINO (in f32) on
+both.  Quote ratios.  Products include the copy of the input and the output's way back; each runs with its operands as the run
+before left them.
 """
 
 from __future__ import annotations
@@ -40,7 +42,31 @@ def zeroed(model: onnx.ModelProto, pattern: str, sparsity: float) -> onnx.ModelP
         w = layer.matrix(edit)
         if chosen.fits(*w.shape):
             layer.store(edit, np.where(chosen.select(np.abs(w), 1 - sparsity), w, 0))
+    for constant, is_conv, turned in integer_weights(edit):
+        w = edit.constants[constant]
+        matrix = w.reshape(len(w), -1).T if is_conv or turned else w
+        if matrix.size >= SMALLEST and chosen.fits(*matrix.shape):
+            kept = chosen.select(np.abs(matrix.astype(np.float32)), 1 - sparsity)
+            made = np.where(kept, matrix, 0).astype(w.dtype)
+            edit.constants[constant] = np.ascontiguousarray(made.T).reshape(w.shape) if is_conv or turned else made
     return edit.finish()
+
+
+def integer_weights(edit: OnnxEdit) -> list[tuple[str, bool, bool]]:
+    """(constant, whether of a convolution, whether it has outputs first) of products that read dequantized i8."""
+    makers, found = edit.producers(), {}
+    for node in edit.nodes:
+        if node.op_type not in ("Conv", "Gemm", "MatMul"):
+            continue
+        maker = makers.get(node.input[1])
+        if maker is None or maker.op_type != "DequantizeLinear":
+            continue
+        w = edit.constants.get(maker.input[0])
+        grouped = any(a.name == "group" and a.i != 1 for a in node.attribute)
+        if w is not None and w.dtype == np.int8 and w.ndim >= 2 and not grouped:
+            turned = node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute)
+            found[maker.input[0]] = maker.input[0], node.op_type == "Conv", turned
+    return list(found.values())
 
 
 def product(rows: int, depth: int, outputs: int) -> onnx.ModelProto:
@@ -48,6 +74,23 @@ def product(rows: int, depth: int, outputs: int) -> onnx.ModelProto:
     w = rng.standard_normal((depth, outputs)).astype(np.float32)
     x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", [rows, depth]), ("y", [rows, outputs])))
     graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [x], [y], [numpy_helper.from_array(w, "w")])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def integer_product(rows: int, depth: int, outputs: int) -> onnx.ModelProto:
+    """u8 x i8, bias, u8."""
+    rng = np.random.default_rng([rows, depth, outputs])
+    constants = {
+        "w": rng.integers(-127, 128, (depth, outputs)).astype(np.int8), "t": np.full(outputs, 0.01, np.float32),
+        "s": np.float32(0.02), "z": np.uint8(120), "r": np.float32(2.0), "b": rng.standard_normal(outputs).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("DequantizeLinear", ["x", "s", "z"], ["xf"]),
+        helper.make_node("DequantizeLinear", ["w", "t"], ["wf"], axis=1), helper.make_node("MatMul", ["xf", "wf"], ["m"]),
+        helper.make_node("Add", ["m", "b"], ["a"]), helper.make_node("QuantizeLinear", ["a", "r", "z"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(n, TensorProto.UINT8, s) for n, s in (("x", [rows, depth]), ("y", [rows, outputs])))
+    graph = helper.make_graph(nodes, "g", [x], [y], [numpy_helper.from_array(np.asarray(a), n) for n, a in constants.items()])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
@@ -96,12 +139,13 @@ def peers(model: onnx.ModelProto, inputs: dict[str, np.ndarray], threads: int) -
     return found
 
 
-def products() -> None:
+def products(integers: bool) -> None:
     print("one thread, times the speed of the dense kernel")
     print(f"{'rows x depth x outputs':>24}  {'pattern':13}" + "".join(f"{100 * s:7.0f} %" for s in SPARSITIES))
     for shape in SHAPES:
-        dense = product(*shape)
-        inputs = {"x": np.random.default_rng(0).standard_normal(shape[:2]).astype(np.float32)}
+        dense = (integer_product if integers else product)(*shape)
+        x = np.random.default_rng(0).integers(0, 256, shape[:2]).astype(np.uint8)
+        inputs = {"x": x if integers else x.astype(np.float32) / 128 - 1}
         for pattern in PATTERNS:
             runs = {"dense": ours(dense, inputs, 1)[0]}
             runs |= {str(s): ours(zeroed(dense, pattern, s), inputs, 1)[0] for s in SPARSITIES}
@@ -110,7 +154,7 @@ def products() -> None:
             print(f"{' x '.join(map(str, shape)):>24}  {pattern:13}{cells}", flush=True)
 
 
-def whole(path: Path, inputs: Path | None, pattern: str, sparsity: float, threads: int) -> None:
+def whole(path: Path, inputs: Path | None, pattern: str, sparsity: float, threads: int, beside: Path | None) -> None:
     model = onnx.load(path)
     with np.load(inputs or path.with_suffix(".inputs.npz")) as data:
         values = {n: data[n] for n in data.files}
@@ -119,6 +163,10 @@ def whole(path: Path, inputs: Path | None, pattern: str, sparsity: float, thread
     runs = {"Tilewright, dense": dense_run, f"Tilewright, {pattern} {100 * sparsity:g} %": sparse_run}
     for name, m in (("dense", model), ("sparse", sparse)):
         runs |= {f"{peer}, {name} file": run for peer, run in peers(m, values, threads).items()}
+    if beside is not None:
+        other = onnx.load(beside)
+        runs |= {f"Tilewright, {beside.stem}": ours(other, values, threads)[0]}
+        runs |= {f"{peer}, {beside.stem}": run for peer, run in peers(other, values, threads).items()}
     times = race(runs)
     print(f"{path.stem}, {threads} thread(s); weights {dense_bytes / 1e6:.1f} MB dense, {sparse_bytes / 1e6:.1f} MB sparse")
     best = times[f"Tilewright, {pattern} {100 * sparsity:g} %"]
@@ -133,11 +181,13 @@ def main() -> None:
     parser.add_argument("--pattern", default="8x1")
     parser.add_argument("--sparsity", type=float, default=0.8)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--int8", action="store_true", help="products of integers")
+    parser.add_argument("--beside", type=Path, help="another model of the same inputs, as it is")
     a = parser.parse_args()
     if a.model is None:
-        products()
+        products(a.int8)
     else:
-        whole(a.model, a.inputs, a.pattern, a.sparsity, a.threads)
+        whole(a.model, a.inputs, a.pattern, a.sparsity, a.threads, a.beside)
 
 
 if __name__ == "__main__":
