@@ -107,13 +107,14 @@ class RowSample:
         limit = max(16, min(ROWS, ROW_BYTES // max(1, rows[0].nbytes)))
         room = limit - (0 if self.kept is None else len(self.kept))
         first, rest = rows[:room], rows[room:]
-        self.kept = first.copy() if self.kept is None else np.concatenate([self.kept, first])
+        if len(first):
+            self.kept = first.copy() if self.kept is None else np.concatenate([self.kept, first])
         self.seen += len(first)
-        for row in rest:
-            self.seen += 1
-            at = int(self.random.integers(self.seen))
-            if at < limit:
-                self.kept[at] = row
+        if len(rest) and self.kept is not None:  # each row that comes takes the place of one of all that were seen, or none
+            at = self.random.integers(self.seen + 1 + np.arange(len(rest)))
+            self.seen += len(rest)
+            taken = at < limit
+            self.kept[at[taken]] = rest[taken]
 
 
 @dataclass(eq=False)
@@ -133,15 +134,18 @@ class Statistics:
 
 def collect(layers: Sequence[Layer], stream: Iterable[Mapping[str, np.ndarray]]) -> Statistics:
     """Statistics of what the layers read.  stream: the tensors of run after run (`ActivationRunner.stream`)."""
-    found = Statistics({}, {layer.name: RowSample(layer) for layer in layers})
+    shared: dict[str, RowSample] = {}  # matrix products of one tensor read the same rows
+    rows = {n.name: RowSample(n) if n.is_conv else shared.setdefault(n.x, RowSample(n)) for n in layers}
+    found = Statistics({}, rows)
     readers: dict[str, list[Layer]] = {}
     for layer in layers:
         readers.setdefault(layer.x, []).append(layer)
     for values in stream:
         found.runs += 1
         for name, x in values.items():
-            for n, layer in enumerate(readers.get(name, ())):
-                if n == 0:
-                    found.tensors.setdefault(name, TensorStatistics()).add(x, layer.channel_axis)
-                found.rows[layer.name].add(x)
+            reading = readers.get(name, [])
+            if reading:
+                found.tensors.setdefault(name, TensorStatistics()).add(x, reading[0].channel_axis)
+            for sample in {id(r): r for r in (rows[layer.name] for layer in reading)}.values():
+                sample.add(x)
     return found
