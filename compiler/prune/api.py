@@ -20,9 +20,10 @@ from ...ir.errors import ModelError, OptionError
 from ..onnx_edit import Model, OnnxEdit
 from ..options import one_of
 from ..quantize.activations import ActivationRunner
-from ..quantize.samples import Samples, Source, as_samples
+from ..quantize.samples import Batch, Samples, Source, as_samples
 from ..writing import write_whole
 from .allocate import allocate, cost_curve
+from .budget import densities_for
 from .judge import Agreement, agreement
 from .layers import Layer, find_layers
 from .moments import Moments, gather_moments
@@ -82,34 +83,39 @@ class Pruned:
 
 def prune(
     model: Model, data: Source | Samples, *, pattern: str = "unstructured", sparsity: float = 0.5, importance: str = "obs",
-    allocation: str = "auto", reconstruct: bool = True, exclude: Sequence[str] = (), base_dir: Path | None = None,
-    progress: Progress = lambda what, done, total: None,
+    allocation: str = "auto", reconstruct: bool = True, exclude: Sequence[str] = (), seconds: float = 0.0,
+    base_dir: Path | None = None, progress: Progress = lambda what, done, total: None,
 ) -> Pruned:
     """data: samples (see `read_samples`); no labels are needed, but accuracy is reported where they are given.
     pattern: "unstructured", "8x1" (R x 1: neighbouring outputs together), "2:4" (N:M along the depth), or "channels", which
     takes whole channels out of the graph.  sparsity: share of weights to lose; N:M says it itself.
     importance: of IMPORTANCES.  allocation: "auto" (layers that matter less lose more) or "uniform".
-    reconstruct: fit what stays to the original's outputs.  exclude: names of nodes to leave alone.
+    reconstruct: fit what stays to the original's outputs.  exclude: names of nodes to leave alone.  seconds: that a run on one
+    thread shall take, instead of a sparsity (`budget`); 0: by sparsity.
 
     Raises OptionError for wrong options or samples that do not fit, ModelError for a model with nothing to prune.
     """
     chosen = parse_pattern(pattern)
     one_of("importance", importance, IMPORTANCES)
     one_of("allocation", allocation, ALLOCATIONS)
+    if seconds < 0 or (seconds and (chosen.of or chosen.name == "channels")):
+        raise OptionError(f"seconds: {pattern} has no sparsity to choose by time; expected unstructured or R x 1 blocks")
     if not 0 < sparsity < 1:
         raise OptionError(f"sparsity: expected a share between 0 and 1, got {sparsity!r}")
     if chosen.name == "channels":
         from .channels import prune_channels
 
         return prune_channels(model, data, sparsity, importance, allocation, reconstruct, exclude, base_dir, progress)
-    job = _Job(OnnxEdit(model, base_dir), chosen, 1 - sparsity, importance, reconstruct, progress)
+    job = _Job(OnnxEdit(model, base_dir), chosen, 1 - sparsity, importance, reconstruct, progress, seconds)
     return job.run(data, exclude, allocation)
 
 
 class _Job:
     def __init__(
-        self, edit: OnnxEdit, pattern: Pattern, density: float, importance: str, reconstruct: bool, progress: Progress
+        self, edit: OnnxEdit, pattern: Pattern, density: float, importance: str, reconstruct: bool, progress: Progress,
+        seconds: float,
     ) -> None:
+        self.seconds = seconds
         self.edit, self.pattern, self.importance, self.reconstruct = edit, pattern, importance, reconstruct
         self.density = pattern.density or density
         self.progress = progress
@@ -154,7 +160,7 @@ class _Job:
         stages = make_stages(layers)
         teacher = ActivationRunner(self.original, sorted({layer.source for layer in layers}))
         first = gather_moments(teacher, None, layers, [len(x.matrix(self.edit)) for x in layers], samples)
-        densities = self._densities(layers, first, allocation)
+        densities = self._densities(layers, first, allocation, next(iter(samples)))
         done = 0
         for n, stage in enumerate(stages):
             moments = {x.name: first.pop(x.name) for x in stage}
@@ -168,8 +174,10 @@ class _Job:
                 done += 1
         teacher.close()
 
-    def _densities(self, layers: list[Layer], moments: Mapping[str, Moments], allocation: str) -> dict[str, float]:
-        if allocation == "uniform" or self.pattern.of:
+    def _densities(
+        self, layers: list[Layer], moments: Mapping[str, Moments], allocation: str, batch: Batch
+    ) -> dict[str, float]:
+        if not self.seconds and (allocation == "uniform" or self.pattern.of):
             return {layer.name: self.density for layer in layers}
         curves, sizes = {}, {}
         for layer in layers:
@@ -178,6 +186,10 @@ class _Job:
             power = float((w * (own @ w)).sum())
             curves[layer.name] = cost_curve(scores(w, own, "obd"), self.pattern, power)
             sizes[layer.name] = w.size
+        if self.seconds:
+            found = densities_for(self.seconds, self.edit, layers, curves, self.pattern, batch, self.progress)
+            self.density = sum(sizes[n] * d for n, d in found.items()) / sum(sizes.values())
+            return found
         return allocate(curves, sizes, self.density)
 
     def _layer(self, layer: Layer, moments: Moments, density: float) -> None:

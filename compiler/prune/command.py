@@ -17,6 +17,7 @@ Put zeros into the weights of a trained model, fitted by samples to what the mod
   tilewright prune model.onnx --data samples/ -o out                            half of all weights
   tilewright prune model.onnx --data samples/ -o out --pattern 8x1 --sparsity 0.5,0.7,0.8 --least-agreement 0.98
   tilewright prune model.onnx --data samples/ -o out --pattern channels --sparsity 0.3
+  tilewright prune model.onnx --data samples/ -o out --pattern 8x1,unstructured --target-ms 5
 
 Writes the pruned ONNX file, the artifact and prune.json.  Of several sparsities the fastest model is kept whose cosine with
 the original's outputs, on samples that were held out, is at least as asked.  Exit code 1: none is; the nearest is written.
@@ -30,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser, completed: Callable[[argparse
               "DIRECTORY")
     parser.add_argument("--pattern", default="unstructured", metavar="KIND,...",
                         help="unstructured, 8x1 (R x 1 neighbouring outputs), 2:4 (N:M), or channels")
-    parser.add_argument("--sparsity", default="0.5", metavar="SHARE,...", help="weights (or channels) to lose (0.5)")
+    parser.add_argument("--sparsity", metavar="SHARE,...", help="weights (or channels) to lose (0.5)")
+    parser.add_argument("--target-ms", type=float, default=0.0, metavar="MS",
+                        help="time of a run on one thread: sparsities by what layers take here (instead of --sparsity)")
     parser.add_argument("--importance", default="obs", metavar="KIND", help="magnitude, wanda, obd or obs (default)")
     parser.add_argument("--allocation", default="auto", metavar="KIND", help="auto, or uniform: every layer alike")
     parser.add_argument("--no-reconstruct", action="store_true", help="leave the weights that stay as they are")
@@ -49,13 +52,15 @@ def prune_command(a: argparse.Namespace) -> int:
     check_writable(Path(a.output), "-o", folder=True)
     if a.report:
         check_writable(Path(a.report), "--report")
-    requests = [(p, s) for p in a.pattern.split(",") for s in _shares(a.sparsity)]
+    if a.target_ms < 0 or (a.target_ms and a.sparsity is not None):
+        raise OptionError(f"--target-ms {a.target_ms:g}: expected a time, and no --sparsity with it")
+    requests = [(p, s) for p in a.pattern.split(",") for s in _shares(a.sparsity or "0.5")]
     with show_progress(a.quiet or a.json) as progress:
         contest = try_all(
             a.model, a.data, requests, importance=a.importance, allocation=a.allocation, reconstruct=not a.no_reconstruct,
-            exclude=[n for n in a.exclude.split(",") if n], progress=progress,
+            exclude=[n for n in a.exclude.split(",") if n], seconds=a.target_ms / 1e3, progress=progress,
         )
-    chosen, meets = best_of(contest, a.least_agreement)
+    chosen, meets = best_of(contest, a.least_agreement, a.target_ms / 1e3)
     folder = Path(a.output)
     folder.mkdir(parents=True, exist_ok=True)
     chosen.artifact.save(folder)
@@ -69,7 +74,9 @@ def prune_command(a: argparse.Namespace) -> int:
         print(json.dumps(facts | {"onnx": str(onnx_file), "artifact": str(folder), "report": a.report}))
     elif not a.quiet:
         print(_summary(contest, chosen, onnx_file))
-        if not meets:
+        if not meets and a.target_ms:
+            print(f"no model of this pattern runs in {a.target_ms:g} ms and agrees as asked; the nearest was written")
+        elif not meets:
             print(f"no model reaches a cosine of {a.least_agreement:g}; the nearest was written")
     return 0 if meets else 1
 

@@ -17,6 +17,7 @@ from ..quantize.samples import Source, as_samples
 from .api import Pruned, prune
 from .judge import race
 
+LATE = 1.05  # of the time that was asked for
 Progress = Callable[[str, int, int], None]
 
 
@@ -54,23 +55,23 @@ class Contest:
 
 def try_all(
     model: Model, data: Source, requests: Sequence[tuple[str, float]], *, importance: str = "obs", allocation: str = "auto",
-    reconstruct: bool = True, exclude: Sequence[str] = (), base_dir: Path | None = None,
+    reconstruct: bool = True, exclude: Sequence[str] = (), seconds: float = 0.0, base_dir: Path | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> Contest:
-    """requests: (pattern, sparsity) of each trial."""
+    """requests: (pattern, sparsity) of each trial.  seconds: see `prune`; times are those of one thread then."""
     edit = OnnxEdit(model, base_dir)
     original = edit.finish()
     samples = as_samples(data, ActivationRunner(original).inputs)
     found = [
         prune(original, samples, pattern=pattern, sparsity=sparsity, importance=importance, allocation=allocation,
-              reconstruct=reconstruct, exclude=exclude, progress=progress)
+              reconstruct=reconstruct, exclude=exclude, seconds=seconds, progress=progress)
         for pattern, sparsity in requests
     ]
     shapes = dict(next(iter(samples)).signature)
     progress("measure", 0, len(found))
     before = _compiled(original, shapes, edit.name)
     made = [_compiled(p.model, shapes, edit.name) for p in found]
-    times = race([original, *(p.model for p in found)], samples)
+    times = race([original, *(p.model for p in found)], samples, 1 if seconds else None)
     trials = tuple(
         Trial(p, c.artifact, c.summary.weight_bytes, seconds, _kernels(c))
         for p, c, seconds in zip(found, made, times[1:], strict=True)
@@ -92,9 +93,16 @@ def _kernels(done: Compilation) -> tuple[tuple[str, str], ...]:
     return tuple((c.where, c.cost.schedule) for c in all_calls(done.program.steps) if c.cost.macs)
 
 
-def best_of(contest: Contest, least: float) -> tuple[Trial, bool]:
-    """(the fastest model that agrees enough with the original, True), or (the one that agrees most, False)."""
+def best_of(contest: Contest, least: float, seconds: float = 0.0) -> tuple[Trial, bool]:
+    """(the fastest model that agrees enough with the original, True), or (the one that agrees most, False).  With `seconds`,
+    of those that are `LATE` at most the one that agrees most, or (the fastest, False)."""
     enough = [t for t in contest.trials if t.pruned.agreement.cosine >= least]
+    if seconds:
+        fast = [t for t in contest.trials if t.seconds <= LATE * seconds]
+        if not fast:
+            return min(contest.trials, key=lambda t: t.seconds), False
+        best = max(fast, key=lambda t: t.pruned.agreement.cosine)
+        return best, best in enough
     if enough:
         return min(enough, key=lambda t: t.seconds), True
     return max(contest.trials, key=lambda t: t.pruned.agreement.cosine), False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -12,14 +13,17 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from tilewright import ModelError, OptionError
 from tilewright.compiler.cli import main
 from tilewright.compiler.onnx_edit import OnnxEdit
+from tilewright.compiler.prune import budget
 from tilewright.compiler.prune.allocate import allocate, cost_curve
 from tilewright.compiler.prune.api import prune
+from tilewright.compiler.prune.budget import least_cost
 from tilewright.compiler.prune.channels import cut_channels, remove_unread_channels
 from tilewright.compiler.prune.layers import find_layers
 from tilewright.compiler.prune.patterns import Pattern, parse_pattern
 from tilewright.compiler.prune.reconstruct import choose, refit, relative_error
 from tilewright.compiler.prune.spaces import Follower
 from tilewright.compiler.quantize.activations import ActivationRunner
+from tilewright.compiler.quantize.samples import Batch
 from tilewright.frontend.onnx import import_model
 from tilewright.ir.interpreter import run_graph
 
@@ -274,3 +278,33 @@ def test_the_command_writes_model_artifact_and_report(tmp_path: Path, capsys: py
     chosen = facts["trials"][facts["chosen"]]
     assert abs(chosen["reached"] - chosen["sparsity"]) < 0.05
     assert ActivationRunner(pruned).run({"image": images[0, 0][None]})
+
+
+def test_least_cost_is_the_best_choice_that_fits() -> None:
+    rng = np.random.default_rng(1)
+    times = np.sort(rng.random((4, 3)), axis=1)[:, ::-1]
+    costs = np.sort(rng.random((4, 3)), axis=1)
+    for most in (0.9 * times[:, 0].sum(), 0.6 * times[:, 0].sum(), 1.02 * times[:, 2].sum()):
+        chosen = least_cost(times, costs, most)
+        rows = np.arange(4)
+        fits = [c for c in itertools.product(range(3), repeat=4) if times[rows, c].sum() <= most * 0.99]
+        assert times[rows, chosen].sum() <= most
+        assert costs[rows, chosen].sum() <= min(costs[rows, list(c)].sum() for c in fits) + 1e-12
+    assert least_cost(times, costs, 0.0).tolist() == [2, 2, 2, 2]
+
+
+def test_a_time_decides_how_much_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With times that are what is left of the weights, half of the time is half of the weights."""
+
+    def measured(proto: onnx.ModelProto, batch: Batch) -> tuple[float, dict[str, float]]:
+        edit = OnnxEdit(proto)
+        left = {n.name: float(1e-6 * np.count_nonzero(n.matrix(edit))) for n in find_layers(edit)[0]}
+        return 1e-4 + sum(left.values()), left
+
+    monkeypatch.setattr(budget, "measure", measured)
+    whole = measured(OnnxEdit(two_products()).finish(), Batch({}))[0]
+    pruned = prune(two_products(), samples(), seconds=0.5 * whole)
+    assert measured(pruned.model, Batch({}))[0] == pytest.approx(0.5 * whole, rel=0.06)
+    assert prune(two_products(), samples(), seconds=2 * whole).reached == 0
+    with pytest.raises(OptionError, match="no sparsity to choose by time"):
+        prune(two_products(), samples(), pattern="2:4", seconds=1.0)
