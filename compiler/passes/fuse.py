@@ -245,7 +245,7 @@ class _Fuser:
                 epilogue = group.kind in ("contract", "window")
                 if epilogue and not self._fits_epilogue(other.nodes, i, users):
                     continue
-                if len(group.nodes) + len(other.nodes) > MAX_NODES:
+                if sum(self.nodes[m].op.weight for m in (*group.nodes, *other.nodes)) > MAX_NODES:
                     continue
                 if not self._convex(group.nodes | other.nodes):
                     continue

@@ -30,6 +30,8 @@ class Op:
     """False for operators with an effect or a random result: they are neither shared nor removed nor folded."""
     folds: ClassVar[bool] = True
     """False for operators that stay over constants too, because a later pass reads what they say."""
+    weight: ClassVar[int] = 1
+    """How many elementwise operators it is worth where the size of a kernel is limited."""
 
     @property
     def name(self) -> str:

@@ -12,6 +12,7 @@ A node is a word of 64 bits:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -41,6 +42,7 @@ class TreeStep(Op):
     wide: int
     equal: bool
     missing: bool
+    weight: ClassVar[int] = 12
 
     def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
         x, words = types[:2]

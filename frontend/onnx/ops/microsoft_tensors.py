@@ -68,6 +68,8 @@ def nhwc_max_pool(
     b: OnnxBuilder, x: Value, *, kernel_shape: tuple[int, ...], auto_pad: str = "NOTSET", ceil_mode: int = 0,
     dilations: tuple[int, ...] | None = None, pads: tuple[int, ...] | None = None, strides: tuple[int, ...] | None = None,
 ) -> Outputs:  # fmt: skip
+    if any(b.wanted[1:]):
+        raise ModelError("it has one output")
     y = max_pool(b, to_channels_first(b, x), kernel_shape=kernel_shape, auto_pad=auto_pad, ceil_mode=ceil_mode,
                  dilations=dilations, pads=pads, strides=strides)  # fmt: skip
     assert isinstance(y, Value)

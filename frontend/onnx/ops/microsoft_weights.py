@@ -44,7 +44,9 @@ def gather_block_quantized(
     blocks = scales.type.shape[1]
     rows = _numbers(b, b.gather(table, indices, 0), width)
     size = rows.type.shape[-1]
-    if not isinstance(size, int) or not isinstance(blocks, int) or -(-size // block_size) != blocks or size % blocks:
+    if not isinstance(size, int) or not isinstance(blocks, int) or min(block_size, blocks) < 1:
+        raise ModelError(f"{scales.type} scales of blocks of {block_size}: the sizes must be known and positive")
+    if -(-size // block_size) != blocks or size % blocks:
         raise ModelError(f"{scales.type} scales do not fit rows of {size} numbers in blocks of {block_size}")
     lead = rows.type.shape[:-1]
     dtype = scales.type.dtype

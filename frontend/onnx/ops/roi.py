@@ -70,10 +70,10 @@ def _roi_align(
     """Every bin is the mean or maximum of ratio * ratio bilinear samples (for the maximum, of their weighted corners)."""
     if x.type.rank != 4 or rois.type.rank != 2 or mode not in ("avg", "max"):
         raise ModelError(f"expected x[N, C, H, W], rois[R, 4] and a mode of avg or max, got {x.type}, {rois.type}, {mode!r}")
+    if not all(0 < n * max(ratio, 1) <= _MOST_SAMPLES for n in sizes):
+        raise ModelError(f"an output of {sizes} with {ratio} samples a bin: each axis may have {_MOST_SAMPLES} samples")
     if ratio < 1:
         return _adaptive(b, x, rois, batch, mode, sizes, scale, half)
-    if not all(0 < n * ratio <= _MOST_SAMPLES for n in sizes):
-        raise ModelError(f"an output of {sizes} with {ratio} samples a bin: each axis may have {_MOST_SAMPLES} samples")
     regions, channels = rois.type.shape[0], x.type.shape[1]
     height, width = x.type.shape[2:]
     y, inside_y = _samples(b, rois, 1, sizes[0], ratio, scale, half, height)
@@ -204,7 +204,8 @@ def max_roi_pool(
     b: OnnxBuilder, x: Value, rois: Value, *, pooled_shape: tuple[int, ...], spatial_scale: float = 1.0
 ) -> Outputs:
     """rois[R, 5]: the image and two corners, rounded to elements, both within; bins overlap where they do not divide."""
-    if x.type.rank != 4 or rois.type.rank != 2 or rois.type.shape[1] != 5 or len(pooled_shape) != 2 or min(pooled_shape) < 1:
+    sizes_fit = len(pooled_shape) == 2 and all(0 < n <= _MOST_SAMPLES for n in pooled_shape)
+    if x.type.rank != 4 or rois.type.rank != 2 or rois.type.shape[1] != 5 or not sizes_fit:
         raise ModelError(f"expected x[N, C, H, W], rois[R, 5] and two sizes, got {x.type}, {rois.type}, {pooled_shape}")
     regions, width = rois.type.shape[0], x.type.shape[3]
     windows = [_window(b, rois, column, bins, spatial_scale, x.type.shape[axis])
