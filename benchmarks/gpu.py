@@ -12,7 +12,8 @@ first dimension of every input whose model leaves it open.
 --kernels also prints the launches of each model: time by events, and the share of what the machine could do at most (its
 arithmetic or its memory, whichever is slower).  --products times single products against PyTorch's (cuBLAS).  --sanitize
 runs each model once under compute-sanitizer, for accesses out of bounds and races.  --tune FILE compiles each model with the
-tiles that the cost model puts first to fourth, times every kernel, and writes the tiles that win by more than 3 % to the file:
+tiles that the cost model puts first to fourth and with cuBLASLt where it makes such products, times every kernel, and writes
+what wins by more than 3 % to the file:
 text, a line each, for `--tuning-file FILE` of `tilewright compile`.
 """
 
@@ -296,20 +297,26 @@ def tune(path: str, batch: int, precision: str, arch: str, given: Mapping[str, S
     machine = replace(parse_gpu_machine(f"cuda:{arch}"), precision=precision)
     found: dict[str, list[tuple[float, dict[str, int]]]] = {}
     with TemporaryDirectory() as folder:
-        for rank in range(VARIANTS):
-            trial = Path(folder) / f"{rank}.jsonl"
+        for n, tried in enumerate((*(Choice(rank=r) for r in range(VARIANTS)), Choice(library=1))):
+            trial = Path(folder) / f"{n}.jsonl"
             for key in found:
-                add_entry(trial, machine, key, Found(Choice(rank=rank), 0.0, "trial"))
+                add_entry(trial, machine, key, Found(tried, 0.0, "trial"))
             artifact = tilewright.compile(path, cache=False, tuning_file=trial if found else None, **options)
-            with artifact.load() as module:
-                times = times_by_key(module)
-            for k in artifact.manifest["kernels"]:
-                if k["choice"] and (rank == 0 or k["key"] in found) and len(found.get(k["key"], ())) == rank:
-                    found.setdefault(k["key"], []).append((times[k["key"]], k["choice"]))
+            try:
+                with artifact.load() as module:
+                    times = times_by_key(module)
+            except TilewrightError as error:
+                if not tried.library:
+                    raise
+                print(f"{path}: {error}")  # cuBLASLt is not there: it wins nothing
+                continue
+            for key, choice in {k["key"]: k["choice"] for k in artifact.manifest["kernels"] if k["choice"]}.items():
+                if (n == 0 or key in found) and choice.get("library") == tried.library:
+                    found.setdefault(key, []).append((times[key], choice))
     kept = 0
-    for key, tried in found.items():
-        time, choice = min(tried, key=lambda item: item[0])
-        gain = 1 - time / tried[0][0]
+    for key, measured in found.items():
+        time, choice = min(measured, key=lambda item: item[0])
+        gain = 1 - time / measured[0][0]
         if gain > 0.03:
             add_entry(file, machine, key, Found(Choice.from_json(choice), gain, f"{path.rsplit('/', 1)[-1]}, batch {batch}"))
             kept += 1

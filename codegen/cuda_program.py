@@ -20,6 +20,7 @@ from .c_like import PrintedKernel, print_kernel
 from .cuda import CUDA, INSTRUCTIONS
 from .machine_gpu import GpuMachine
 from .program import Call, Program, all_calls
+from .strategies.gpu.library import LibraryProduct, read_library_product
 
 EMULATOR_HEADER = "cuda_emulator.h"
 _SHOWN_NODES = 6
@@ -42,7 +43,7 @@ class TensorMap:
 @dataclass(frozen=True)
 class Launch:
     """One launch of a call.  params: which of the call's arguments the function takes, in its order; maps: those of them
-    that are given as tensor maps."""
+    that are given as tensor maps; library: what cuBLASLt does instead of a function of ours."""
 
     function: str
     grid: Size
@@ -51,6 +52,7 @@ class Launch:
     dynamic_shared: int
     params: tuple[int, ...]
     maps: tuple[TensorMap, ...] = ()
+    library: LibraryProduct | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,10 @@ def print_program(program: Program, machine: GpuMachine) -> CudaSource:
     launches: dict[str, tuple[Launch, ...]] = {}
     for name, kernel in program.kernels.items():
         verify_kernel(kernel)
+        product = read_library_product(kernel)
+        if product is not None:
+            launches[name] = (_library_launch(name, kernel, *product),)
+            continue
         made = []
         for part in split_launches(kernel):
             printed = print_kernel(part, CUDA)
@@ -82,7 +88,14 @@ def print_program(program: Program, machine: GpuMachine) -> CudaSource:
             functions[printed.name] = _comment(printed, part, calls.get(name, [])) + printed.text
         launches[name] = tuple(made)
     title = f"// {comment_text(program.name)}, compiled by Tilewright for {', '.join(machine.architectures)}.\n"
+    by_library = [c.where for c in all_calls(program.steps) if launches[c.kernel] and launches[c.kernel][0].library]
+    title += "".join(f'// By cuBLASLt instead of a function here: "{comment_text(where)}".\n' for where in by_library)
     return CudaSource(module_text(title, functions, functions), launches, title, functions)
+
+
+def _library_launch(name: str, kernel: Kernel, product: LibraryProduct, operands: tuple[Buffer, Buffer, Buffer]) -> Launch:
+    """A call of the library as a launch without a function; its parameters are result, left and right."""
+    return Launch(name, (1, 1, 1), (1, 1, 1), 0, 0, tuple(kernel.buffers.index(b) for b in operands), library=product)
 
 
 def tensor_maps(part: Kernel) -> tuple[TensorMap, ...]:

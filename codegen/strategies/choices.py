@@ -25,7 +25,8 @@ class Choice:
     the transformed convolution; 0: direct.  block: tiles of one block of it at most.  halved: 1 for seven products of half
     the size, 0 for one.  panel: columns of a panel that other programs have, taken where that costs little.
     For graphics processors: tile_rows, tile_columns: the tile of a block, both or neither; stages: of its pipeline; splits:
-    parts of k.  rank: the tile that the cost model puts at that place, the best being 0 (for the search).
+    parts of k; library: 1 for a product by cuBLASLt, where it makes such products.  rank: the tile that the cost model
+    puts at that place, the best being 0 (for the search).
     """
 
     rows: int | None = None
@@ -41,6 +42,7 @@ class Choice:
     tile_columns: int | None = None
     stages: int | None = None
     splits: int | None = None
+    library: int | None = None
     rank: int | None = None
 
     def tile(self, machine: Machine) -> Tile | None:
@@ -76,7 +78,7 @@ class Choice:
 RANGES: dict[str, tuple[int, int]] = {
     "rows": (1, MOST_ROWS), "vectors": (1, MOST_VECTORS), "chunks": (1, 4096), "unroll": (1, 64), "winograd": (0, 4),
     "block": (1, 65536), "halved": (0, 1), "sparse": (0, 64), "panel": (1, 65536), "tile_rows": (16, 256),
-    "tile_columns": (16, 256), "stages": (2, 8), "splits": (1, 64), "rank": (0, 63),
+    "tile_columns": (16, 256), "stages": (2, 8), "splits": (1, 64), "library": (0, 1), "rank": (0, 63),
 }
 BY_MODEL = Choice()
 

@@ -9,6 +9,8 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +57,16 @@ class LaunchTime:
     milliseconds: float
 
 
+def load_cublaslt() -> bool:
+    """Loads cuBLASLt from its wheel, if that is installed, so that the library finds it by its name."""
+    spec = importlib.util.find_spec("nvidia")
+    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+        for path in sorted(Path(folder).glob("*/lib/libcublasLt.so.1[23]"), reverse=True):
+            ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
+            return True
+    return False
+
+
 class CudaModule(Module):
     """One instance of a compiled model on a GPU."""
 
@@ -67,6 +79,8 @@ class CudaModule(Module):
         )
 
     def _make(self, options: Any) -> int:
+        if any(k.get("choice", {}).get("library") for k in self.manifest["kernels"]) and "TILEWRIGHT_CUBLASLT" not in os.environ:
+            load_cublaslt()
         cuda = _CudaOptions(ctypes.sizeof(_CudaOptions), self.device, self._flags, 0)
         create = self._function("create_on", ctypes.c_int32)
         return create(ctypes.byref(options), ctypes.byref(cuda), ctypes.byref(self._handle))

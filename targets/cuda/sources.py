@@ -9,13 +9,15 @@ from importlib import resources
 from ...codegen.cuda_program import CudaSource, Launch, TensorMap
 from ...codegen.machine_gpu import STATIC_SHARED, GpuMachine
 from ...codegen.program import Address, Branch, Call, Program, Repeat, Step
+from ...codegen.strategies.gpu.library import LibraryProduct
 from ...ir.errors import InternalError
 from ..cpu.naming import c_string
 from ..cpu.sources import c_header, fill_text, info_table, runtime_file
 from . import runtime
 from .images import Image
 
-RUNTIME_SOURCES = ("tw_cuda_create.c", "tw_cuda_driver.c", "tw_cuda_load.c", "tw_cuda_run.c", "tw_cuda_steps.c")
+RUNTIME_SOURCES = ("tw_cuda_create.c", "tw_cuda_driver.c", "tw_cuda_library.c", "tw_cuda_load.c", "tw_cuda_run.c",
+                   "tw_cuda_steps.c")
 RUNTIME_HEADERS = ("tw_cuda.h", "tw_cuda_abi.h")
 SHARED_SOURCES, SHARED_HEADERS = ("tw_check.c", "tw_memory.c"), ("tw_abi.h", "tw_runtime.h")
 MAX_ARGUMENTS, MAX_MAPS = 64, 4  # TW_MAX_ARGUMENTS, TW_MAX_MAPS
@@ -41,6 +43,7 @@ class _Tables:
     numbers: dict[str, int]
     steps: list[str] = field(default_factory=list)
     addresses: list[str] = field(default_factory=list)
+    products: list[str] = field(default_factory=list)
     counters: int = 0
 
     def address(self, *given: Address | None) -> int:
@@ -70,6 +73,10 @@ class _Tables:
                         if len(launch.maps) > MAX_MAPS:
                             raise InternalError(f"kernel {launch.function}: more than {MAX_MAPS} tensor maps")
                         first = self.address(*(s.args[n] for n in launch.params))
+                        if launch.library is not None:
+                            self.products.append(_product_row(launch.library))
+                            self.add("TW_MULTIPLY", len(self.products) - 1, first)
+                            continue
                         self.add("TW_LAUNCH", self.numbers[launch.function], first)
                 case Branch():
                     branch = self.add("TW_BRANCH", first=self.address(s.condition))
@@ -125,7 +132,8 @@ def descriptor_source(
         "INPUT_COUNT": len(program.inputs), "OUTPUT_COUNT": len(program.outputs),
         "ARCHITECTURES": c_string(", ".join(machine.architectures)), "IMAGE_DECLARATIONS": "\n".join(declared),
         "MODULE_COUNT": len(modules), "IMAGE_COUNT": len(images[0]) if images else 0, "FUNCTION_COUNT": len(functions),
-        "STEP_COUNT": len(tables.steps), "COUNTER_COUNT": tables.counters, "STATIC_SHARED": STATIC_SHARED,
+        "STEP_COUNT": len(tables.steps), "PRODUCT_COUNT": len(tables.products),
+        "COUNTER_COUNT": tables.counters, "STATIC_SHARED": STATIC_SHARED,
         "HAS_CONTROL": int(any(not isinstance(s, Call) for s in program.steps)),
         "TABLES": "\n".join([
             info_table("inputs", program.inputs) + info_table("outputs", program.outputs),
@@ -134,6 +142,8 @@ def descriptor_source(
             _table("tw_cuda_function", "functions", functions,
                    "{ NULL, 0u, { 1u, 1u, 1u }, { 1u, 1u, 1u }, 0u, 0u, 0u, 0u }"),
             _table("tw_cuda_map", "maps", maps, "{ 0u, 0u, 0u, { 1u }, { 0u }, { 1u } }"),
+            _table("tw_cuda_product", "products", tables.products,
+                   "{ 1u, 1u, 1u, 1u, { 0 }, { 0 }, { 0 }, 0, 0, 0u }"),
             _table("tw_cuda_address", "addresses", tables.addresses, "{ TW_NOWHERE, 0u, 0u }"),
             _table("tw_cuda_step", "steps", tables.steps, "{ TW_JUMP, 0u, 0u, 0u }"),
         ]),
@@ -152,6 +162,15 @@ _MAP_TYPES = {"f16": 6, "bf16": 9}  # CUtensorMapDataType
 def _map_row(m: TensorMap) -> str:
     sizes, strides, box = (", ".join(f"{n}u" for n in row) for row in (m.sizes, m.strides, m.box))
     return f"{{ {m.parameter}u, {_MAP_TYPES[m.dtype]}u, {len(m.sizes)}u, {{ {sizes} }}, {{ {strides} }}, {{ {box} }} }}"
+
+
+_DATA_TYPES = {"f32": 0, "f16": 2, "bf16": 14}  # cudaDataType
+
+
+def _product_row(p: LibraryProduct) -> str:
+    steps = ", ".join(f"{{ {', '.join(map(str, row))} }}" for row in (p.left, p.right, p.out))
+    return (f"{{ {p.batches}u, {p.rows}u, {p.columns}u, {p.depth}u, {steps}, {_DATA_TYPES[p.dtype]}, "
+            f"{_DATA_TYPES[p.out_dtype]}, {int(p.tf32)}u }}")
 
 
 def _number(arch: str) -> int:

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ....ir.expr import Expr, Load, Type, Var, as_expr, binary, linear
-from ....ir.kernel import Alloc, Block, Buffer, Do, For, If, axis, flat_index
+from ....ir.expr import Expr, Load, Type, Var, as_expr, binary
+from ....ir.kernel import Alloc, Block, Buffer, Do, For, If, axis
 from ....ir.types import DTYPES
-from .operand import ACCESS, Operand
+from .operand import ACCESS, Operand, operand_strides
 from .staging import StagedTile
 from .warpgroup import WarpgroupCore
 
@@ -40,26 +40,23 @@ class TensorView:
 def tensor_view(name: str, x: Operand, batches: int, rows: int, depth: int) -> TensorView | None:
     """The map of an operand with boxes of rows x depth, or None where its addresses are not multiples of the numbers of
     batch, row and k, or not those of whole pieces of 16 bytes."""
-    if x.inside is not None or rows > MOST_BOX or depth > MOST_BOX:
+    found = operand_strides(x, batches)
+    if found is None or rows > MOST_BOX or depth > MOST_BOX:
         return None
+    offset, steps = found
     shape = (batches, x.own, x.depth)
-    numbers = tuple(axis(f"n{d}", n) for d, n in enumerate(shape))
-    at = x.at(*numbers)
-    offset, terms = linear(flat_index(at.buf, at.idx))
-    if not set(terms) <= set(numbers):
-        return None
     size = DTYPES[x.dtype].size
-    strides = [terms.get(v, 0) if n > 1 else 0 for v, n in zip(numbers, shape, strict=True)]
+    strides = [s if n > 1 else 0 for s, n in zip(steps, shape, strict=True)]
     # The stride of an axis of one element is never used, but must be a valid one.
     row_bytes = -(-x.depth * size // ACCESS) * ACCESS
     strides = [strides[0] or strides[1] * x.own or row_bytes // size, strides[1] or row_bytes // size, strides[2] or 1]
     pieces = all(n * size % ACCESS == 0 for n in (offset, *strides[:2]))
-    if strides[2] != 1 or not pieces or at.buf.align % ACCESS or max(strides) * size >= MOST_STRIDE:
+    if strides[2] != 1 or not pieces or x.buffer.align % ACCESS or max(strides) * size >= MOST_STRIDE:
         return None
     first = 0 if batches > 1 else 1
     box = (1, rows, depth)[first:]
     made = Buffer(f"{name}_map", x.dtype, shape[first:], "tensor_map", tuple(strides[first:]), ACCESS, (("box", *box),))
-    return TensorView(made, at.buf.name, offset)
+    return TensorView(made, x.buffer.name, offset)
 
 
 @dataclass(frozen=True)

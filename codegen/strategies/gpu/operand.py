@@ -17,7 +17,7 @@ import numpy as np
 from ....ir.compute import Compute
 from ....ir.dims import split_index
 from ....ir.expr import Bin, Cast, Const, Expr, Load, Select, Var, all_of, linear
-from ....ir.kernel import Buffer, coefficient, flat_index
+from ....ir.kernel import Buffer, axis, coefficient, flat_index
 from ....ir.traverse import rewrite, substitute, uses, walk
 from ....ir.types import DTYPES
 from ..axes import collapse_axes, drop_unit_axes
@@ -186,6 +186,20 @@ def _operand(factor: tuple[Load, Expr | None], batch: tuple[Var, ...], own: tupl
         load.type.dtype, at, None if cond is None else inside, _count(own), _count(k),
         access_width(load.buf, load.idx, along_k), access_width(load.buf, load.idx, along_own), load.buf,
     )
+
+
+def operand_strides(x: Operand, batches: int) -> tuple[int, tuple[int, int, int]] | None:
+    """(offset, elements from one batch, row and k to the next), 0 along axes of one element; None where addresses are not
+    multiples of these numbers, or a border is filled in."""
+    if x.inside is not None:
+        return None
+    numbers = tuple(axis(f"n{d}", n) for d, n in enumerate((batches, x.own, x.depth)))
+    at = x.at(*numbers)
+    offset, terms = linear(flat_index(at.buf, at.idx))
+    if not set(terms) <= set(numbers):
+        return None
+    batch, own, k = (terms.get(v, 0) for v in numbers)
+    return offset, (batch, own, k)
 
 
 # ---- weights in another layout ---------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ static const tw_cuda_descriptor descriptor = {
     .images = images,
     .functions = functions,
     .maps = maps,
+    .products = products,
     .addresses = addresses,
     .steps = steps,
     .module_count = @MODULE_COUNT@u,
@@ -33,6 +34,7 @@ static const tw_cuda_descriptor descriptor = {
     .function_count = @FUNCTION_COUNT@u,
     .step_count = @STEP_COUNT@u,
     .counter_count = @COUNTER_COUNT@u,
+    .product_count = @PRODUCT_COUNT@u,
     .has_control = @HAS_CONTROL@u,
     .static_shared_limit = @STATIC_SHARED@u,
 };

@@ -117,18 +117,28 @@ typedef struct tw_cuda_map {
     uint32_t box[TW_MAP_RANK];
 } tw_cuda_map;
 
+/* A product that cuBLASLt makes of (result, left, right).  left, right: elements from one batch, row (column) and k to the
+ * next; out: batch and row.  Types as CUDA numbers them. */
+typedef struct tw_cuda_product {
+    uint32_t batches, rows, columns, depth;
+    int64_t left[3], right[3], out[2];
+    int type, out_type;
+    uint32_t is_tf32;
+} tw_cuda_product;
+
 typedef struct tw_cuda_address {
     enum { TW_ARENA, TW_CONSTANTS, TW_INPUT, TW_OUTPUT, TW_NOWHERE } space;
     uint32_t index;
     uint64_t offset;
 } tw_cuda_address;
 
-/* LAUNCH: function with the arguments from number `first`.  BRANCH: goes on at step `target` unless the bool at address
- * `first` is true.  JUMP: goes on at `target`.  ENTER: counter number `function` becomes 0.  TEST: leaves to `target` unless
- * the counter is below the i64 at address `first` and the bool at first + 1 is true (TW_NOWHERE: no such condition); writes
- * the counter to first + 2.  NEXT: adds 1 to the counter and goes on at `target`. */
+/* LAUNCH: function with the arguments from number `first`.  MULTIPLY: product number `function` of those.  BRANCH:
+ * goes on at step `target` unless the bool at address `first` is true.  JUMP: goes on at `target`.  ENTER: counter number
+ * `function` becomes 0.  TEST: leaves to `target` unless the counter is below the i64 at address `first` and the bool at
+ * first + 1 is true (TW_NOWHERE: no such condition); writes the counter to first + 2.  NEXT: adds 1 to the counter and goes
+ * on at `target`. */
 typedef struct tw_cuda_step {
-    enum { TW_LAUNCH, TW_BRANCH, TW_JUMP, TW_ENTER, TW_TEST, TW_NEXT } kind;
+    enum { TW_LAUNCH, TW_MULTIPLY, TW_BRANCH, TW_JUMP, TW_ENTER, TW_TEST, TW_NEXT } kind;
     uint32_t function, first, target;
 } tw_cuda_step;
 
@@ -138,9 +148,10 @@ typedef struct tw_cuda_descriptor {
     const tw_cuda_image *images; /* [module][image_count] */
     const tw_cuda_function *functions;
     const tw_cuda_map *maps;
+    const tw_cuda_product *products;
     const tw_cuda_address *addresses;
     const tw_cuda_step *steps;
-    uint32_t module_count, image_count, function_count, step_count, counter_count;
+    uint32_t module_count, image_count, function_count, step_count, counter_count, product_count;
     uint32_t has_control; /* whether steps depend on data: then there is no CUDA graph */
     uint64_t static_shared_limit;
 } tw_cuda_descriptor;
@@ -157,6 +168,8 @@ typedef struct tw_graph {
     uint64_t used;          /* number of the run that used it last */
 } tw_graph;
 
+typedef struct tw_cuda_library tw_cuda_library;
+
 typedef struct tw_cuda_model {
     const tw_cuda_descriptor *descriptor;
     tw_driver driver;
@@ -164,6 +177,7 @@ typedef struct tw_cuda_model {
     CUcontext context;
     CUmodule *modules;
     CUfunction *functions;
+    tw_cuda_library *library; /* cuBLASLt; NULL where no product needs it */
     CUdeviceptr memory;    /* arena and the device copies of inputs and outputs; 0: the caller's */
     CUdeviceptr arena, constants;
     CUdeviceptr *staging;  /* device copies of inputs, then of outputs, for runs on host memory */
@@ -207,6 +221,10 @@ typedef struct tw_launch_clock {
 /* tw_cuda_steps.c: all launches of one run, on a stream whose context is current.  clock: NULL, or what times each one; then
  * every launch is waited for. */
 CUresult tw_cuda_steps(tw_cuda_model *model, CUstream stream, const tw_launch_clock *clock);
+/* tw_cuda_library.c: opens cuBLASLt with a plan for every product, if there are any; multiplies by one of them. */
+int32_t tw_cuda_library_open(tw_cuda_model *model);
+void tw_cuda_library_close(tw_cuda_model *model);
+CUresult tw_cuda_library_multiply(tw_cuda_model *model, uint32_t product, const CUdeviceptr *operands, CUstream stream);
 /* tw_cuda_load.c: modules and functions for the device of the model. */
 int32_t tw_cuda_load(tw_cuda_model *model);
 

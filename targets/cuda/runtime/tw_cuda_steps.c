@@ -36,8 +36,20 @@ static CUresult encode_maps(tw_cuda_model *model, const tw_cuda_function *f, con
     return error;
 }
 
+static CUresult multiply(tw_cuda_model *model, const tw_cuda_step *step, CUstream stream)
+{
+    CUdeviceptr operands[3];
+    for (uint32_t i = 0; i < 3; i++) {
+        operands[i] = address_of(model, &model->descriptor->addresses[step->first + i]);
+    }
+    return tw_cuda_library_multiply(model, step->function, operands, stream);
+}
+
 static CUresult launch(tw_cuda_model *model, const tw_cuda_step *step, CUstream stream)
 {
+    if (step->kind == TW_MULTIPLY) {
+        return multiply(model, step, stream);
+    }
     const tw_cuda_function *f = &model->descriptor->functions[step->function];
     CUdeviceptr values[TW_MAX_ARGUMENTS];
     void *parameters[TW_MAX_ARGUMENTS];
@@ -58,7 +70,7 @@ static CUresult launch_timed(tw_cuda_model *model, const tw_cuda_step *step, CUs
     const tw_driver *driver = &model->driver;
     size_t number = 0;
     for (const tw_cuda_step *s = model->descriptor->steps; s < step; s++) {
-        number += s->kind == TW_LAUNCH;
+        number += s->kind == TW_LAUNCH || s->kind == TW_MULTIPLY;
     }
     float elapsed = 0;
     CUresult error = driver->event_record(clock->before, stream);
@@ -112,6 +124,7 @@ CUresult tw_cuda_steps(tw_cuda_model *model, CUstream stream, const tw_launch_cl
         bool goes_on = false;
         switch (step->kind) {
         case TW_LAUNCH:
+        case TW_MULTIPLY:
             error = clock ? launch_timed(model, step, stream, clock) : launch(model, step, stream);
             break;
         case TW_BRANCH:
