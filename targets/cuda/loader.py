@@ -79,7 +79,8 @@ class CudaModule(Module):
         )
 
     def _make(self, options: Any) -> int:
-        if any(k.get("choice", {}).get("library") for k in self.manifest["kernels"]) and "TILEWRIGHT_CUBLASLT" not in os.environ:
+        needed = any(k.get("choice", {}).get("library") for k in self.manifest["kernels"])
+        if needed and "TILEWRIGHT_CUBLASLT" not in os.environ:
             load_cublaslt()
         cuda = _CudaOptions(ctypes.sizeof(_CudaOptions), self.device, self._flags, 0)
         create = self._function("create_on", ctypes.c_int32)
