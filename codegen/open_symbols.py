@@ -33,12 +33,6 @@ def open_symbols(
                     f"target {machine.name}: {v.name!r} has the shape {v.type}; every dimension must be a number. "
                     f"Bind it with dims={{...}} or shapes={{...}} (--dim NAME=N, --shape {v.name}=...)."
                 )
-    if sized and found:
-        names, dims = ", ".join(sorted({v.name for v in sized})), ", ".join(map(str, found))
-        raise TargetError(
-            f"target {machine.name}: how large {names} is, only data tells, and the dimensions {dims} are open: both in one "
-            "model are not supported; bind these (--dim NAME=N)"
-        )
     given = {d for v in graph.inputs for d in v.type.shape if isinstance(d, Var)}
     for v in found:
         if v not in given:

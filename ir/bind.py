@@ -13,7 +13,7 @@ from .ops.base import Op
 from .traverse import substitute
 from .types import Dim, TensorType
 
-Bindings = Mapping[Var, int]
+Bindings = Mapping[Var, Dim]
 AnyOp = TypeVar("AnyOp", bound=Op)
 
 

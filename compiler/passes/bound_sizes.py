@@ -5,8 +5,9 @@
     s = Reduce[sum](y)              s = Reduce[sum](Select(iota < n', y, 0))
     return y: f32[n]                return Sized[n](y, [n'])
 
-Why: memory is planned and kernels are made for fixed sizes.  Behind the valid part of a value lies anything that is in its
-type; every operator here either keeps it there or has it masked.  What does neither is refused with a reason.
+Why: memory is planned and kernels are made for sizes that are known before they run: fixed, or of open dimensions.  Behind the
+valid part of a value lies anything that is in its type; every operator here either keeps it there or has it masked.  What does
+neither is refused with a reason.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import numpy as np
 
 from ...ir.bind import bind_dim, bind_op
 from ...ir.compute import identity
-from ...ir.dims import equal_runs, symbols
+from ...ir.dims import as_dim, equal_runs, normal_dim, symbols
 from ...ir.errors import TargetError
-from ...ir.expr import Bin, Var, is_const
+from ...ir.expr import Bin, Var
 from ...ir.graph import Builder, Graph, Node, Value
 from ...ir.ops.bounded import Sized
 from ...ir.ops.contract import MatMul
@@ -32,6 +33,7 @@ from ...ir.ops.movement import (
     Concat,
     Gather,
     GatherElements,
+    GatherND,
     Iota,
     Pad,
     Reshape,
@@ -60,7 +62,7 @@ class _Replay:
     def __init__(self, graph: Graph) -> None:
         self.graph, self.b = graph, Builder(graph.name)
         self.counts: dict[Var, Value] = {}
-        self.bounds: dict[Var, int] = {}
+        self.bounds: dict[Var, Dim] = {}
         self.env: dict[Value, Value] = {v: self.b.input(v.name, v.type) for v in graph.inputs}
         self.node: Node = graph.nodes[0]
 
@@ -110,17 +112,17 @@ class _Replay:
 
     def data_sized(self, node: Node, op: DataSized, inputs: list[Value]) -> Sequence[Value]:
         for v in inputs:
-            if not v.type.is_static:
+            if not v.type.is_static and not op.takes_open:
                 raise self.refuse(f"its operand is {v.type}")
         inputs = [self.masked(v, old, op.neutral) for v, old in zip(inputs, node.inputs, strict=True)]
         made, count = op.bounded(self.b, *inputs)
         assert isinstance(op.count, Var)
         self.counts[op.count] = count
         for old, new in zip(node.outputs, made, strict=True):
-            for d, n in zip(old.type.shape, new.type.static_shape, strict=True):
+            for d, n in zip(old.type.shape, new.type.shape, strict=True):
                 if d is op.count:
                     self.bounds[op.count] = n
-            if new.type.nbytes > _LARGEST:
+            if new.type.is_static and new.type.nbytes > _LARGEST:
                 raise self.refuse(f"its result could be {new.type}, {new.type.nbytes} bytes; the limit is {_LARGEST}")
         return made
 
@@ -131,12 +133,13 @@ class _Replay:
 
     def dim(self, d: Dim) -> Value:
         """A dimension as i64[]."""
+        d = as_dim(d)
         if isinstance(d, int):
             return self.integer(d)
+        if not self.counted((d,)):  # open, but known before it runs
+            return self.b.add(DimTensor((d,), ()))
         if isinstance(d, Var):
-            return self.counts[d] if d in self.counts else self.b.add(DimTensor((d,), ()))
-        if is_const(d):
-            return self.integer(int(d.value))  # type: ignore[attr-defined]
+            return self.counts[d]
         if isinstance(d, Bin) and d.op in ("add", "sub", "mul", "div", "mod", "min", "max"):
             return self.b.add(Binary(d.op), self.dim(d.a), self.dim(d.b))
         raise self.refuse(f"a size is {d}")
@@ -201,11 +204,11 @@ def _concat(r: _Replay, node: Node, op: Concat, inputs: list[Value]) -> Value:
         return whole
     i = at = r.b.add(Iota(whole.type.shape[op.axis], "i64"))
     end: Value | None = None
-    behind = 0  # where the next part starts in `whole`
+    behind: Dim = 0  # where the next part starts in `whole`
     for d, v in zip(olds[:-1], inputs, strict=False):
         end = r.dim(d) if end is None else r.b.add(Binary("add"), end, r.dim(d))
-        behind += v.type.static_shape[op.axis]
-        shift = r.b.add(Binary("sub"), r.integer(behind), end)
+        behind = normal_dim(behind + v.type.shape[op.axis])
+        shift = r.b.add(Binary("sub"), r.dim(behind), end)
         at = r.b.add(Select(), r.b.add(Binary("lt"), i, end), at, r.b.add(Binary("add"), i, shift))
     return r.b.add(Gather(op.axis), whole, at)
 
@@ -223,6 +226,14 @@ def _from_the_end(r: _Replay, node: Node, op: Any, inputs: list[Value]) -> Value
             if axis != op.axis and r.counted((n,)) and n is not m:
                 raise r.refuse(f"its operands are {node.inputs[0].type} and {node.inputs[1].type}")
     return r.b.add(op, x, indices)
+
+
+def _gather_nd(r: _Replay, node: Node, op: GatherND, inputs: list[Value]) -> Value:
+    """Indices behind the valid ones find something, somewhere."""
+    data, indices = (v.type.shape for v in node.inputs)
+    if r.counted(data) or r.counted(indices[-1:]) or r.counted(indices[: op.batch_dims]):
+        raise r.refuse(f"its operands are {node.inputs[0].type} and {node.inputs[1].type}")
+    return r.b.add(op, *inputs)
 
 
 def _reduce(r: _Replay, node: Node, op: Reduce, inputs: list[Value]) -> Value:
@@ -307,6 +318,7 @@ def _scatter_elements(r: _Replay, node: Node, op: ScatterElements, inputs: list[
 _RULES: dict[type, Rule] = {
     **dict.fromkeys((Unary, Binary, Select, Cast, Bitcast, Transpose, Broadcast, Iota, Gelu), _each),
     Reshape: _reshape, Slice: _slice, Concat: _concat, Gather: _from_the_end, GatherElements: _from_the_end,
+    GatherND: _gather_nd,
     Reduce: _reduce, ArgReduce: _arg_reduce, CumSum: _cum_sum, Softmax: _softmax, LogSoftmax: _softmax, LayerNorm: _norm,
     RmsNorm: _norm, MatMul: _matmul, DimTensor: _dim_tensor, Pad: _pad, ScatterND: _scatter_nd,
     ScatterElements: _scatter_elements,

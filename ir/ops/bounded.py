@@ -125,7 +125,7 @@ class SuppressBoxes(Op):
     each belongs to, i64; the most boxes per class, i64; the thresholds of overlap and score, f32.  Gives the boxes that
     are kept, i64[N * C * most, 3] as (n, class, box), and how many they are, i64[].  most: a bound of that per class."""
 
-    most: int
+    most: Dim
 
     def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
         require_count(self, types, 6)
@@ -140,6 +140,7 @@ class SuppressBoxes(Op):
 
     def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         corners, scores, order, most, overlap, threshold = arrays
+        assert isinstance(self.most, int)
         kept: list[tuple[int, int, int]] = []
         for n, c in np.ndindex(*scores.shape[:2]):
             boxes: list[int] = []
@@ -155,12 +156,12 @@ class SuppressBoxes(Op):
     def kernel(self, outs: tuple[Buffer, ...], ins: tuple[Buffer, ...]) -> Kernel:
         (kept, count), (corners, scores, order, most, overlap, threshold) = outs, ins
         total, start, free = (Buffer(n, "i64", (), "register") for n in ("total", "start", "free"))
-        batch, classes, boxes = scores.static_shape
+        batch, classes, boxes = scores.shape
         n, c, i, k = axis("n", batch), axis("c", classes), axis("i", boxes), axis("k", self.most)
         box = load(order, n, c, i)
         mine = [load(corners, n, box, d) for d in range(4)]
         other = [load(corners, n, load(kept, load(start) + k, 2), d) for d in range(4)]
-        room = binary("lt", load(total) - load(start), binary("min", load(most), self.most))
+        room = binary("lt", load(total) - load(start), binary("min", load(most), as_expr(self.most)))
         meets = binary("lt", cast(load(overlap), "f64"), _overlap_expr(mine, other))
         earlier = If(binary("lt", load(start) + k, load(total)), (If(meets, (store(free, (), 0),)),))
         row = load(total)

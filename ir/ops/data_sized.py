@@ -33,6 +33,8 @@ class DataSized:
     count: Dim
     neutral: ClassVar[int | None] = None
     """An element of an operand that finds nothing, if there is one: it stands behind what is valid of the operand."""
+    takes_open: ClassVar[bool] = False
+    """Whether `bounded` takes operands of open dimensions."""
 
     def bounded(self, b: Builder, *values: Value) -> tuple[tuple[Value, ...], Value]:
         """The results in the largest size that they can have for these operands, of static types, and the count, i64[]:
@@ -46,6 +48,7 @@ class NonZero(DataSized, Op):
 
     count: Dim
     neutral = 0
+    takes_open = True
 
     def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
         require_count(self, types, 1)
@@ -126,6 +129,7 @@ class NonMaxSuppression(DataSized, Op):
 
     center: bool
     count: Dim
+    takes_open = True
 
     def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
         require_count(self, types, 5)
@@ -148,16 +152,16 @@ class NonMaxSuppression(DataSized, Op):
     def bounded(self, b: Builder, *values: Value) -> tuple[tuple[Value, ...], Value]:
         boxes, scores, most, overlap, threshold = values
         known = b.constants.get(most)
-        largest = boxes.type.static_shape[1]
+        largest = boxes.type.shape[1]
         if known is not None:
-            largest = max(0, min(largest, int(known)))
-        (n, count, _), full = boxes.type.static_shape, (1, 1, 1)
+            largest = max(0, min(largest, int(known)) if isinstance(largest, int) else int(known))
+        (n, count, _), full = boxes.type.shape, (1, 1, 1)
         first, second = (b.add(Slice((0, 0, d), (n, count, 2), full), boxes) for d in (0, 2))
         if self.center:
             half = b.add(Binary("div"), second, b.constant(np.array(2, np.float32)))
             first, second = b.add(Binary("sub"), first, half), b.add(Binary("add"), first, half)
         corners = b.add(Concat(2), b.add(Binary("min"), first, second), b.add(Binary("max"), first, second))
-        ordered, order = b.add_multi(TopK(2, scores.type.static_shape[2], True), scores)
+        ordered, order = b.add_multi(TopK(2, scores.type.shape[2], True), scores)
         kept, count = b.add_multi(SuppressBoxes(largest), corners, ordered, order, most, overlap, threshold)
         return (kept,), count
 

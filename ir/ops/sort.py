@@ -11,13 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..dims import multiply_dims, split_index
+from ..dims import multiply_dims, normal_dim, split_index
 from ..expr import Expr, Var, as_expr, binary, const, load
 from ..kernel import Alloc, Block, Buffer, For, If, Kernel, Stmt, axis, store
-from ..types import TensorType, is_float
+from ..types import Dim, TensorType, is_float
 from .arithmetic import widen
 from .base import Op
 from .operands import require, require_axis, require_count
+
+MOST_LEVELS = 40  # of a heap, where how large it is, is open
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class TopK(Op):
     """The k best elements along an axis, best first, and their i64 positions.  k == the axis' size sorts."""
 
     axis: int
-    k: int
+    k: Dim
     largest: bool
 
     def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
@@ -34,13 +36,15 @@ class TopK(Op):
         require_axis(self, self.axis, x)
         require(x.dtype != "bool", self, "cannot order bools; cast {}", x)
         n = x.shape[self.axis]
-        fits = self.k >= 0 and (not isinstance(n, int) or self.k <= n)
+        k = self.k
+        fits = not isinstance(k, int) or (k >= 0 and (not isinstance(n, int) or k <= n))
         require(fits, self, "k = {} elements are not in axis {} of {}", self.k, self.axis, x)
         shape = (*x.shape[: self.axis], self.k, *x.shape[self.axis + 1 :])
         return TensorType(x.dtype, shape), TensorType("i64", shape)
 
     def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         x = arrays[0]
+        assert isinstance(self.k, int)
         keys = np.moveaxis(widen(x), self.axis, -1)
         if self.largest:  # ascending and stable over the reversed row, read backwards
             order = keys.shape[-1] - 1 - np.argsort(keys[..., ::-1], -1, kind="stable")[..., ::-1]
@@ -54,7 +58,7 @@ class TopK(Op):
         others = [n for d, n in enumerate(x.shape) if d != self.axis]
         row = axis("row", multiply_dims(others))
         here = split_index(others, row)
-        body = _Heap(self, outs, x, here).select() if self.k else ()
+        body = _Heap(self, outs, x, here).select() if self.k != 0 else ()
         return Kernel("top_k", (*outs, *ins), (For(row, body, "parallel"),))
 
 
@@ -107,20 +111,22 @@ class _Heap:
             If(binary("lt", right, size), (right_is_worse,)),
             If(self.worse(self.slot(child), pending), move_up),
         )
-        levels = axis("level", max(self.op.k - 1, 1).bit_length())
+        k = self.op.k
+        levels = axis("level", max(k - 1, 1).bit_length() if isinstance(k, int) else MOST_LEVELS)
         descent = For(levels, (If(binary("lt", left, size), descend),))
         return (store(self.hole, (), start), descent, *self.put(hole, pending))
 
     def select(self) -> Block:
-        k = self.op.k
-        n = as_expr(self.x.shape[self.op.axis])
-        fill, parent, rest, taken = axis("fill", k), axis("parent", k // 2), axis("rest", n - k), axis("taken", k - 1)
+        size = self.op.k
+        k, n = as_expr(size), as_expr(self.x.shape[self.op.axis])
+        extents = (size, normal_dim(k // 2), normal_dim(n - k), normal_dim(k - 1))
+        fill, parent, rest, taken = (axis(*each) for each in zip(("fill", "parent", "rest", "taken"), extents, strict=True))
         last = k // 2 - 1  # the last slot that has a child
         registers: list[Stmt] = [Alloc(b) for b in (self.value, self.index, self.hole, self.child)]
         return (
             *registers,
             For(fill, self.put(fill, self.read(fill))),
-            *self.loop(parent, (*self.take(self.slot(last - parent)), *self.sift(last - parent, as_expr(k)))),
+            *self.loop(parent, (*self.take(self.slot(last - parent)), *self.sift(last - parent, k))),
             *self.loop(rest, self.replace_root(rest + k)),
             *self.loop(taken, (
                 *self.take(self.slot(k - 1 - taken)),

@@ -236,3 +236,39 @@ def test_checked_kernels_know_the_sizes_of_their_buffers(tmp_path: Path) -> None
 def test_weights_are_not_made_before_sizes_are_known() -> None:
     with pytest.raises(OptionError, match=r"transform_weights=create with the open dimensions n, m: .*--dim NAME=N"):
         compile(mlp(), transform_weights="create", cache=False)
+
+
+def test_sizes_that_data_tells_of_open_sizes(tmp_path: Path) -> None:
+    """The largest size is an expression of the open ones; what is found goes through a gather and a sum."""
+    proto = model(
+        [
+            node("NonZero", ["x"], ["at"]), node("Transpose", ["at"], ["pairs"]), node("GatherND", ["x", "pairs"], ["found"]),
+            node("ReduceSum", ["found", "zero"], ["sum"], keepdims=0),
+        ],
+        [value("x", "n", "m")], [unknown("at", I64), "found", "sum"], {"zero": np.array([0])},
+    )  # fmt: skip
+    compile(proto, cache=False, name="nz", jobs=1).save(tmp_path)
+    module = Module(tmp_path)
+    for n, m in ((1, 1), (3, 40), (20, 7), (3, 40)):
+        x = RNG.integers(-1, 2, (n, m)).astype(np.float32)
+        at, found, total = module(x)
+        np.testing.assert_array_equal(at, np.nonzero(x))
+        np.testing.assert_array_equal(found, x[np.nonzero(x)])
+        assert total == x.sum() and module.output_shape(0) == at.shape
+
+
+def test_boxes_of_open_number(tmp_path: Path) -> None:
+    proto = model(
+        [node("NonMaxSuppression", ["boxes", "scores", "most", "overlap", "least"], ["y"])],
+        [value("boxes", "n", "k", 4), value("scores", "n", 2, "k")], [unknown("y", I64)],
+        {"most": np.array([4]), "overlap": np.float32([0.4]), "least": np.float32([0.3])},
+    )
+    compile(proto, cache=False, name="nms", jobs=1).save(tmp_path)
+    module = Module(tmp_path)
+    for n, k in ((1, 1), (2, 30), (3, 9)):
+        corner = RNG.random((n, k, 2))
+        boxes = np.concatenate([corner, corner + RNG.random((n, k, 2)) / 2], 2).astype(np.float32)
+        scores = RNG.random((n, 2, k)).astype(np.float32)
+        shapes = {"boxes": boxes.shape, "scores": scores.shape}
+        (wanted,) = run_graph(import_model(proto, shapes=shapes), [boxes, scores])
+        np.testing.assert_array_equal(module(boxes, scores)[0], wanted)

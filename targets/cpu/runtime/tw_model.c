@@ -310,11 +310,26 @@ static int32_t fit_workspace(tw_model *model)
     return TW_OK;
 }
 
+/* Until a run finds their sizes, outputs have the largest that they can have. */
+static void expect_largest(tw_model *model)
+{
+    const tw_descriptor *descriptor = model->descriptor;
+    int64_t *place = model->sizes;
+    for (uint32_t i = 0; i < descriptor->sized_count; i++) {
+        const uint32_t rank = descriptor->sized[i].rank;
+        if (rank) {
+            memcpy(place, descriptor->outputs[descriptor->sized[i].output].shape, rank * sizeof *place);
+        }
+        place += rank;
+    }
+}
+
 /* The shapes of the inputs of a model with open dimensions. */
 static int32_t set_shapes(tw_model *model, const int64_t *const *input_shapes)
 {
     int32_t status = tw_shaped_bind(model->shaped, input_shapes, model->message, sizeof model->message);
     if (!status) {
+        expect_largest(model);
         status = fit_workspace(model);
         if (status) {
             tw_shaped_forget(model->shaped);
