@@ -78,7 +78,7 @@ def compile(
     embed_limit: bytes of weights above which they go to a file beside the library, default 1 GiB.
     shard: for a TPU of several chips, "data=4" (split the batch) or "model=4" (split the large weights).
     fpga: for an FPGA board: bits (of values and weights, or "auto"), max_error, calibration (an .npz), input_range, fps,
-    max_dsp, max_lut, max_bram, interface; see docs/fpga.md.
+    max_dsp, max_lut, max_bram, interface, reloadable; see docs/fpga.md.
     cache: find and keep the artifact in the user's cache, by content.
     report: path of an HTML page to write about it.  verify: check the graph after every pass.  print_after: print the graph
     after these passes ("all").  check_passes: run the interpreter around every pass, fail at one that changes the numbers.

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from ..targets.interrupt import interruptible
 
-FPGA_OPTIONS = ("bits", "max_error", "calibration", "input_range", "fps", "max_dsp", "max_lut", "max_bram", "interface")
+FPGA_OPTIONS = ("bits", "max_error", "calibration", "input_range", "fps", "max_dsp", "max_lut", "max_bram", "interface",
+                "reloadable")
 OK, USER_ERROR, USAGE, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 130
 
 _MAIN = """\
@@ -174,6 +175,7 @@ def _add_compile(parser: argparse.ArgumentParser) -> None:
     for name, kind in (("max-error", float), ("calibration", str), ("input-range", str), ("max-dsp", str),
                        ("max-lut", str), ("max-bram", str), ("interface", str)):
         code.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
+    code.add_argument("--reloadable", action="store_true", default=None, help=argparse.SUPPRESS)
     parser._negative_number_matcher = re.compile(r"-\.?\d.*")  # --input-range -4,4 is a value, not an option
     work = parser.add_argument_group("compiler")
     work.add_argument("--no-cache", action="store_true", help="neither read nor write the cache")

@@ -108,6 +108,11 @@ class Process:
         return (self,)
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """Elements per packet of each result."""
+        return (self.lanes_out,) * len(self.outputs)
+
+    @property
     def work(self) -> int:
         """Multiply-accumulates of one frame."""
         return 0
@@ -143,7 +148,7 @@ class Process:
     def packet(self, n: int, of_result: bool = False) -> str:
         """The C++ type of the packets of operand or result n."""
         if of_result:
-            return f"tw::vec<{self.outputs[n].type.cpp}, {self.lanes_out}>"
+            return f"tw::vec<{self.outputs[n].type.cpp}, {self.widths[n]}>"
         return f"tw::vec<{self.inputs[n].type.cpp}, {self.lanes_in[n]}>"
 
     def opening(self) -> str:
@@ -221,5 +226,5 @@ class Design:
         """Elements per packet of every stream."""
         found = {t: self.beats.get(t, 1) for t in self.inputs}
         for p in self.processes:
-            found.update(dict.fromkeys(p.outputs, p.lanes_out))
+            found.update(zip(p.outputs, p.widths, strict=True))
         return found

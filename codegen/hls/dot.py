@@ -172,6 +172,17 @@ class Dot(Process):
             lines.append(f"    y.v[{o}] = {n}_body({total}{vector_arguments(n, self.body, '0', str(o))});")
         return lines
 
+    def weight_at(self, row: str, lane: str) -> str:
+        """A weight in C++."""
+        return f"{self.name}_w[{row}][{lane}]"
+
+    def bias_at(self, group: str, lane: str) -> str:
+        return f"{self.name}_b[{group}][{lane}]"
+
+    def loading(self) -> str:
+        """What happens before the first position of a frame."""
+        return ""
+
     def _without_zeros(self) -> list[str]:
         n, acc = self.name, self.body.inputs[0].cpp
         lines = []
@@ -186,10 +197,10 @@ class Dot(Process):
         n, acc = self.name, self.body.inputs[0].cpp
         return f"""    for (int o = 0; o < {self.pe}; ++o) {{
 #pragma HLS UNROLL
-      {acc} sum = {n}_b[0][o];
+      {acc} sum = {self.bias_at('0', 'o')};
       for (int i = 0; i < {self.simd}; ++i) {{
 #pragma HLS UNROLL
-        sum += x.v[i] * {n}_w[0][o * {self.simd} + i];
+        sum += x.v[i] * {self.weight_at('0', f'o * {self.simd} + i')};
       }}
       y.v[o] = {n}_body(sum{vector_arguments(n, self.body, '0', 'o')});
     }}""".splitlines()
@@ -199,7 +210,7 @@ class Dot(Process):
         text = "\n".join(self._added(adders) if adders else self._without_zeros() if self.skips else self._in_loops())
         return f"""{self.body.code(n + "_body")}
 {self.opening()}
-  for (int p = 0; p < {self.positions}; ++p) {{
+{self.loading()}  for (int p = 0; p < {self.positions}; ++p) {{
 #pragma HLS PIPELINE II=1
     const auto x = x0.read();
     {self.packet(0, True)} y;
@@ -231,7 +242,7 @@ class Dot(Process):
 {self.opening()}
 {keep}  {acc} acc[{self.pe}];
 #pragma HLS ARRAY_PARTITION variable=acc complete
-  for (int p = 0; p < {self.positions}; ++p)
+{self.loading()}  for (int p = 0; p < {self.positions}; ++p)
     for (int g = 0; g < {groups}; ++g)
       for (int k = 0; k < {packets}; ++k) {{
 #pragma HLS PIPELINE II=1
@@ -239,10 +250,10 @@ class Dot(Process):
         {self.packet(0, True)} y;
         for (int o = 0; o < {self.pe}; ++o) {{
 #pragma HLS UNROLL
-          {acc} sum = k == 0 ? {acc}({n}_b[g][o]) : acc[o];
+          {acc} sum = k == 0 ? {acc}({self.bias_at('g', 'o')}) : acc[o];
           for (int i = 0; i < {self.simd}; ++i) {{
 #pragma HLS UNROLL
-            sum += x.v[i] * {n}_w[{row}][{f'o * {self.simd} + i' if self.simd > 1 else 'o'}];
+            sum += x.v[i] * {self.weight_at(row, f'o * {self.simd} + i' if self.simd > 1 else 'o')};
           }}
           acc[o] = sum;
           y.v[o] = {body};

@@ -126,7 +126,7 @@ def spill(
     processes: Sequence[Process], outputs: Sequence[Tensor], depths: Mapping[Tensor, int], chosen: frozenset[Tensor]
 ) -> tuple[Process, ...]:
     """Wired processes with the FIFOs of chosen streams in memory."""
-    lanes = {t: p.lanes_out for p in processes for t in p.outputs}
+    lanes = {t: n for p in processes for t, n in zip(p.outputs, p.widths, strict=True)}
     renamed: dict[Tensor, Tensor] = {}
     done: list[Process] = []
     for p in processes:

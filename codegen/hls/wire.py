@@ -106,7 +106,7 @@ def pack_deep(
         a -> FIFO of 600 000 x 9 bits -> b     becomes     a -> regroup -> FIFO of 75 000 x 72 bits -> regroup -> b
 
     deep: packets from which on a FIFO is worth it; outputs of the design stay as they are."""
-    lanes = {t: p.lanes_out for p in processes for t in p.outputs}
+    lanes = {t: n for p in processes for t, n in zip(p.outputs, p.widths, strict=True)}
     last = {t.stream for t in outputs}
     renamed: dict[Tensor, Tensor] = {}
     done: list[Process] = []

@@ -136,7 +136,7 @@ def _choose_bits(graph: Graph, ranges: Ranges, samples: Samples, settings: FpgaO
     bound = tuple(settings.max_error or _RELATIVE_BOUND * max(r, 1e-6) for r in reach)
     worst: Accuracy | None = None
     for bits in tried:
-        lowered = lower_graph(graph, ranges, bits, MARGIN if settings.calibration else RANDOM_MARGIN)
+        lowered = lower_graph(graph, ranges, bits, MARGIN if settings.calibration else RANDOM_MARGIN, settings.reloadable)
         error = _errors(_unwired(lowered), samples, ranges.outputs)
         worst = Accuracy(bits, len(samples), error, reach, bound)
         if all(e <= b for e, b in zip(error, bound, strict=True)):
@@ -210,6 +210,7 @@ def _summary(report: dict[str, Any], accuracy: Accuracy) -> list[tuple[str, str]
                        f"{report['interval_cycles']:,} cycles ({report['bottleneck']}); "
                        f"latency {report['latency_us']:,.1f} us"),
         ("limited by", report["limited_by"]),
-        *([("memory", f"{len(ports)} ports, {report['memory']['gbs']:.2g} GB/s; one frame at a time")] if ports else []),
+        *([("memory", f"{len(ports)} ports, {report['memory']['gbs']:.2g} GB/s"
+            + "; one frame at a time" * report["memory"]["one_frame"])] if ports else []),
         ("resources", f"{usage} (estimates; not synthesized)"),
     ]

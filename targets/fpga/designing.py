@@ -18,7 +18,7 @@ from .estimate import URAM_WORD, design_usage
 from .fold import Folding, fold
 from .host import FpgaMachine
 from .lower import Lowered
-from .memory import hopeless, into_memory, place, port_bits
+from .memory import hopeless, into_memory, place, port_bits, reloadable
 from .options import FpgaOptions
 
 _DEEP = 8192  # packets from which on a FIFO is packed into words
@@ -63,6 +63,8 @@ def make_design(lowered: Lowered, machine: FpgaMachine, settings: FpgaOptions, t
         first = first or folding.interval
         if slower > 1:
             folding = replace(folding, stopped=f"a faster design would need {', '.join(spent)}")
+        if settings.reloadable:
+            folding = replace(folding, processes=reloadable(folding.processes, on_chip))
         design, simulation = _sized(top, machine.board, folding, lowered, outputs, settings.interface)
         design, spent = place(design, machine.board, limits)
         far = hopeless(design, machine.board, limits)

@@ -38,11 +38,12 @@ class Lowered:
     notes: tuple[str, ...]
 
 
-def lower_graph(graph: Graph, ranges: Ranges, bits: int, margin: float = MARGIN) -> Lowered:
-    """margin: how far beyond the calibrated range every type reaches.
+def lower_graph(graph: Graph, ranges: Ranges, bits: int, margin: float = MARGIN, reloadable: bool = False) -> Lowered:
+    """margin: how far beyond the calibrated range every type reaches.  reloadable: products take any weights and biases of
+    their types.
 
     Raises ModelError for operators without hardware and for inputs of unknown size."""
-    low = Lowering(graph, ranges, bits, Types(ranges.of, bits, margin))
+    low = Lowering(graph, ranges, bits, Types(ranges.of, bits, margin), reloadable=reloadable)
     inputs = [_input(low, v) for v in graph.inputs]
     sources = [_output_source(low, v) for v in graph.outputs]
     for v, (_, perm) in zip(graph.outputs, sources, strict=True):

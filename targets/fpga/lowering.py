@@ -53,6 +53,7 @@ class Lowering:
     affine: dict[Value, Affine] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     tables: int = 0
+    reloadable: bool = False
 
     def __post_init__(self) -> None:
         self.graph, self.grids = settle(self.graph)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from ...codegen.hls.design import Design, Process
 from ...codegen.hls.dot import Dot
 from ...codegen.hls.fetch import fetched
+from ...codegen.hls.loaded import loaded
 from ...codegen.hls.simulate import Simulation, simulate
 from ...codegen.hls.spill import packing, spill
 from ...codegen.hls.tensor import Tensor
@@ -74,7 +75,7 @@ def into_memory(design: Design, machine: FpgaMachine, limits: dict[str, float]) 
 
 def _fetching(design: Design, machine: FpgaMachine, limits: dict[str, float]) -> tuple[Design, Simulation, list[str]]:
     """The largest weights in memory, as many as it takes to fit; none if there are none of some size."""
-    sizes = {p: p.weights.size * p.weight_type.bits for p in design.processes if isinstance(p, Dot) and not p.adders}
+    sizes = {p: p.weights.size * p.weight_type.bits for p in design.processes if type(p) is Dot and not p.adders}
     order = sorted((p for p in sizes if sizes[p] >= _LEAST), key=lambda p: -sizes[p])[:_MOST]
     wanted, chosen = _excess(design, machine.board, limits), set[Process]()
     for p in order:
@@ -83,6 +84,16 @@ def _fetching(design: Design, machine: FpgaMachine, limits: dict[str, float]) ->
             wanted -= sizes[p]
     made = [q for p in design.processes for q in (fetched(p) if p in chosen and isinstance(p, Dot) else (p,))]
     return _spilled(replace(design, processes=tuple(made)), frozenset(), machine, limits)
+
+
+def reloadable(processes: tuple[Process, ...], on_chip: bool) -> tuple[Process, ...]:
+    """Wired processes with the weights and biases of all products from memory: once a frame if the chip has room for them."""
+    def changed(p: Process) -> tuple[Process, ...]:
+        if type(p) is not Dot:
+            return (p,)
+        return loaded(p) if on_chip else fetched(p, with_bias=True)
+
+    return tuple(q for p in processes for q in changed(p))
 
 
 def _excess(design: Design, board: Board, limits: dict[str, float]) -> float:

@@ -24,7 +24,8 @@ class FpgaOptions:
     input_range: what the float inputs can be; None: -4 to 4, or as the calibration file has it.
     fps: frames per second to reach; 0: as many as the budget allows.
     max_dsp, max_lut, max_bram: the parts of the board that may be used.
-    interface: of the ports, m_axi or axis."""
+    interface: of the ports, m_axi or axis.
+    reloadable: weights and biases of products are in the board's memory, where others can take their place."""
 
     bits: int = 16
     max_error: float = 0.0
@@ -36,6 +37,7 @@ class FpgaOptions:
     max_lut: float = 0.7
     max_bram: float = 0.8
     interface: str = "m_axi"
+    reloadable: bool = False
 
     def recorded(self) -> dict[str, Any]:
         """Those that are not as by default, as JSON values; of a calibration file its content only."""

@@ -11,10 +11,11 @@ import numpy as np
 from ...codegen.hls.body import BodyBuilder, Reg
 from ...codegen.hls.channels import ChannelDot
 from ...codegen.hls.dot import Dot, accumulator, sum_range
-from ...codegen.hls.fixed import Fixed, exact_constant, holding
+from ...codegen.hls.fixed import Fixed, covering, exact_constant, holding
 from ...codegen.hls.product import Product
 from ...codegen.hls.tensor import Tensor
 from ...codegen.hls.window import Window
+from ...ir.errors import ModelError
 from ...ir.graph import Node, Value
 from ...ir.ops import contract, window
 from .elementwise import unsupported
@@ -62,6 +63,8 @@ def quantized_weights(
     exact, and the number and the bias follow it.  So do weights on a stream of codes."""
     t = x.tensor.type
     rows = np.ascontiguousarray(w.values.T)
+    if low.reloadable:
+        return _exchangeable(low, rows, bias, x)
     found = (rows.astype(np.int64), w.steps) if w.steps is not None else on_a_grid(rows)
     if found is None and (x.zero or x.scale != t.step):
         q, type = exact_constant(rows, low.bits)
@@ -78,6 +81,20 @@ def quantized_weights(
     b = Fixed(60, frac).quantize(bias) if np.any(bias) else np.zeros(len(bias), np.int64)
     acc = accumulator(q, b, t.low, t.high, frac)
     return q, type, b, lambda builder: builder.input(acc)
+
+
+def _exchangeable(low: Lowering, rows: np.ndarray, bias: np.ndarray, x: Coded) -> tuple[np.ndarray, Fixed, np.ndarray, First]:
+    """Weights in a type that reaches twice as far as they do, and an accumulator for any weights of that type and biases
+    that are not larger than their sums."""
+    t, reach = x.tensor.type, 2 * float(np.abs(rows).max(initial=1e-6))
+    if x.zero or x.scale != t.step:
+        raise ModelError("fpga: weights can be exchanged (--reloadable) in float models only; this one has codes of its own")
+    type = covering(-reach, reach, low.bits)
+    frac = t.frac + type.frac
+    b = Fixed(60, frac).quantize(bias)
+    most = rows.shape[1] * -type.low * max(-t.low, t.high)
+    most += max(most, 2 * int(np.abs(b).max(initial=0)))
+    return type.quantize(rows), type, b, lambda builder: builder.input(holding(-most, most, frac))
 
 
 def on_a_grid(w: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:

@@ -15,7 +15,9 @@ import numpy as np
 
 from ...codegen.hls.design import Design
 from ...codegen.hls.emit import kernel_header, kernel_source, weights_header
+from ...codegen.hls.fetch import TiledDot
 from ...codegen.hls.interface import arrays_source, ports, word
+from ...codegen.hls.loaded import LoadedDot
 from ...codegen.hls.ports import InPort, OutPort
 from ...codegen.hls.tensor import Tensor
 from .host import FpgaMachine
@@ -43,6 +45,10 @@ def project_files(design: Design, machine: FpgaMachine, inputs: Frames, outputs:
                                   XCLBIN=_XCLBIN.format(top) * (design.interface == "m_axi"), INPUTS=_ports(design, True),
                                   OUTPUTS=_ports(design, False), MEMORIES=json.dumps(memory_facts(design))),
     }
+    layers = layer_facts(design)
+    if layers:
+        rows = "".join(f"    {layer!r},\n" for layer in layers)
+        texts["host/weights.py"] = _filled("weights.py.in", LAYERS=f"[\n{rows}]")
     if design.interface == "axis":
         texts[f"tb/{top}_arrays.cpp"] = arrays_source(design)
     else:
@@ -63,6 +69,21 @@ def memory_facts(design: Design) -> list[dict[str, Any]]:
     """Ports to the board's memory: words of 64 bits, and whether `weights/PORT.bin` has to be in it."""
     return [{"port": n, "words": p.memory, "file": f"{n}.bin" if p.contents is not None else ""}
             for n, p in design.memories.items()]
+
+
+def layer_facts(design: Design) -> list[dict[str, Any]]:
+    """What `host/weights.py` needs to know of every product whose weights are in memory."""
+    facts = []
+    for p in design.processes:
+        if isinstance(p, (LoadedDot, TiledDot)):
+            (outputs, inputs), w, acc, x = p.weights.shape, p.weight_type, p.body.inputs[0], p.inputs[0].type
+            facts.append({
+                "port": f"mem_fetch_{p.name}", "layer": p.where.encode("ascii", "replace").decode(), "outputs": outputs,
+                "inputs": inputs, "pe": p.pe, "simd": p.simd, "bits": w.bits, "frac": w.frac, "range": [w.low, w.high],
+                "input_range": [x.low, x.high], "sum_frac": acc.frac, "sum_range": [acc.low, acc.high],
+                "bias": None if len(p.inputs) > 2 else p.bias.tolist(),
+            })
+    return facts
 
 
 def _memory_rows(design: Design) -> str:

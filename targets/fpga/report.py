@@ -52,7 +52,8 @@ def make_report(
         "usage": {r: {"used": getattr(used, r), "board": getattr(board, r), "allowed": int(getattr(board, r) * limits[r])}
                   for r in RESOURCES},
         "interface": design.interface, "inputs": port_facts(design, True), "outputs": port_facts(design, False),
-        "memory": {"ports": memory_facts(design), "gbs": bandwidth(design, simulation, machine), "board_gbs": board.gbs,},
+        "memory": {"ports": memory_facts(design), "gbs": bandwidth(design, simulation, machine), "board_gbs": board.gbs,
+                   "one_frame": not design.overlap},
         "accuracy": asdict(accuracy),
         "processes": [
             {"name": p.name, "kind": p.kind, "about": p.about(), "where": p.where, "cycles": simulation.busy[p.name], "ii": 1,
