@@ -21,13 +21,14 @@ from ..frontend.onnx.fingerprint import model_content, model_sha256
 from ..frontend.onnx.importer import import_graph
 from ..frontend.onnx.reader import ModelFile, read_model
 from ..frontend.onnx.support import operators_used
+from ..ir.dims import symbols
 from ..ir.errors import OptionError
 from ..ir.graph import Graph
 from ..targets.artifact import Artifact
 from .bucketing import compile_buckets
 from .cache import Cache
 from .faults import guarded
-from .options import Options
+from .options import Options, nearest
 from .pipeline import Print, run_passes, wanted
 from .progress import Progress, Stages, silent
 from .specializing import is_specialized, lower_versions
@@ -130,6 +131,11 @@ class _Job:
             imported = import_graph(source, dict(options.shapes), dict(options.dims))
         if wanted(options, "import"):
             self.show("import", str(imported))
+        known = {v.name for x in imported.inputs for v in symbols(x.type.shape)}
+        for name, _ in options.ranges:
+            if name not in known:
+                near = nearest(name, known)
+                raise OptionError(f"dim {name}: it has a range, and the inputs have no open dimension of this name{near}")
         return imported
 
     def graphs(self, source: ModelFile) -> tuple[Graph, Graph]:

@@ -96,7 +96,10 @@ def schedule_group(group: Group, machine: Machine, accuracy: str = "default") ->
 def with_sparsity(
     group: Group, arrays: Mapping[str, np.ndarray], machine: Machine, accuracy: str = "default"
 ) -> Group:
-    """The group with a plan for the zeros of its constant, where that is expected to pay.  arrays: its constants."""
+    """The group with a plan for the zeros of its constant, where that is expected to pay: none where sizes are open.
+    arrays: its constants."""
+    if any(is_open(v) for c in group.computes for v in (*c.axes, *c.reduce)):
+        return group
     return replace(group, sparse=plan_sparse(group, arrays, machine, accuracy))
 
 

@@ -88,6 +88,16 @@ def transformed() -> ModelProto:
     )  # fmt: skip
 
 
+def pruned() -> ModelProto:
+    """Constants of many zeros, which are skipped where sizes are known."""
+    w, v = (np.where(RNG.random(shape) < 0.95, 0, weights(*shape)) for shape in ((64, 64, 3, 3), (64, 256)))
+    nodes = [
+        node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1]), node("GlobalAveragePool", ["a"], ["b"]),
+        node("Flatten", ["b"], ["c"]), node("MatMul", ["c", "v"], ["y"]),
+    ]
+    return model(nodes, [value("x", "n", 64, 6, "m")], ["y"], {"w": w.astype(np.float32), "v": v.astype(np.float32)})
+
+
 def heads() -> ModelProto:
     """Attention of two heads, of open rows and batch."""
     nodes = [node("MatMul", ["x", f"w{t}"], [f"{t}0"]) for t in "qkv"]
@@ -108,6 +118,7 @@ MODELS: dict[str, tuple[Callable[[], ModelProto], Callable[[int, int], tuple[int
     "image": (image, lambda n, m: (min(n, 3), 3, m + 2, n + 3)),
     "moved": (moved, lambda n, m: (n, m, 6)),
     "transformed": (transformed, lambda n, m: (min(n, 9), 32, 50, 48)),
+    "pruned": (pruned, lambda n, m: (n, 64, 6, m)),
     "heads": (heads, lambda n, m: (n, m, 32)),
     "recurrent": (recurrent, lambda n, m: (m, min(n, 4), 8)),
 }
@@ -182,6 +193,11 @@ def test_sizes_that_do_not_fit(pair: Module, a: tuple[int, int], b: tuple[int, i
     with pytest.raises(OptionError, match=message):
         pair(ones(*a), ones(*b))
     assert pair(ones(4, 4), ones(4, 4))[0].tolist() == (2 * ones(4, 4)).tolist()
+
+
+def test_ranges_are_for_dimensions_of_the_model() -> None:
+    with pytest.raises(OptionError, match=r"dim batch: it has a range, and the inputs have no open dimension of this name"):
+        compile(mlp(), dims={"batch": "1..4"}, cache=False)
 
 
 def test_sizes_beyond_any_memory(pair: Module) -> None:
