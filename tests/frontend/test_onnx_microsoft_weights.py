@@ -70,6 +70,20 @@ def test_blocks_of_other_sizes_are_refused(groups: np.ndarray, message: str) -> 
               bits=4, block_size=16)  # fmt: skip
 
 
+@pytest.mark.parametrize(("op", "constants", "attributes", "message"), [
+    ("QAttention", {"w": bytes_(16, 48), "b": draw(48), "s": np.float32(0.1), "t": np.float32(0.1)}, {"num_heads": 2},
+     "input is u8"),
+    ("GatherBlockQuantized", {"w": np.int64([1]), "b": draw(4, 2)}, {"block_size": 0}, "blocks of 0"),
+    ("GatherBlockQuantized", {"w": np.int64([1]), "b": draw(4)}, {}, "scales is f32"),
+    ("MatMulNBits", {"w": draw(3, 2, 8), "b": draw(6)}, {"K": 32, "N": 3, "block_size": 16}, "packed in u8, got float32"),
+    ("UnfoldTensor", {}, {"size": 2**40, "dim": 0}, "not possible"),
+])  # fmt: skip
+def test_operands_that_do_not_fit(op: str, constants: dict[str, np.ndarray], attributes: dict[str, Any], message: str) -> None:
+    x = draw(2, 32) if op == "MatMulNBits" else bytes_(4, 32)
+    with pytest.raises(ModelError, match=message):
+        given(op, {"x": x}, constants, " ".join(["x", *constants]), **attributes)
+
+
 @pytest.mark.parametrize("causal", [0, 1])
 def test_attention_by_bytes(causal: int) -> None:
     x, w, bias = bytes_(2, 4, 16), RNG.integers(-100, 100, (16, 48), dtype=np.int8), draw(48)

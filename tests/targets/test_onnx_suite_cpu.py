@@ -12,7 +12,7 @@ import pytest
 from onnx.backend.test.case.test_case import TestCase
 from onnx.backend.test.loader import load_model_tests
 from onnx.backend.test.runner import Runner
-from tilewright.compiler.onnx_backend import CpuBackend
+from tilewright.compiler.onnx_backend import CpuBackend, InterpreterBackend
 
 NAMES = (
     "adam", "ai_onnx_ml_tree_ensemble_set_membership", "argmax_keepdims_random_select_last_index", "attention_4d_gqa",
@@ -49,3 +49,45 @@ def run(case: TestCase) -> None:
 def test_node(cases: Mapping[str, TestCase], name: str) -> None:
     with np.errstate(all="ignore"):
         run(cases[f"test_{name}"])
+
+
+def untested() -> onnx.ModelProto:
+    """The operators that the standard has no node tests for, but MaxRoiPool (`test_onnx_roi`): every one makes an output."""
+    node = onnx.helper.make_node
+    ints = {"one": 1, "zero": 0, "minus": -1}
+    nodes = [
+        *(node("Constant", [], [name], value_int=n) for name, n in ints.items()),
+        node("SequenceConstruct", ["x", "y"], ["pair"]), node("SequenceEmpty", [], ["none"]),
+        node("SequenceInsert", ["pair", "x", "zero"], ["three"]), node("SequenceErase", ["three", "minus"], ["two"]),
+        node("SequenceAt", ["two", "one"], ["at"]), node("SequenceLength", ["three"], ["length"]),
+        node("SequenceLength", ["none"], ["nothing"]), node("ConcatFromSequence", ["three"], ["joined"], axis=1),
+        node("ConcatFromSequence", ["two"], ["stacked"], axis=0, new_axis=1), node("GlobalLpPool", ["x"], ["pooled"], p=3),
+        node("Optional", ["x"], ["maybe"]), node("OptionalGetElement", ["maybe"], ["got"]),
+        node("OptionalHasElement", ["maybe"], ["has"]),
+        node("RandomNormal", [], ["normal"], shape=[3, 50], seed=1.0, mean=2.0),
+        node("RandomUniform", [], ["uniform"], shape=[90], seed=2.0),
+        node("RandomNormalLike", ["x"], ["normal_like"], seed=3.0),
+        node("RandomUniformLike", ["x"], ["uniform_like"], seed=4.0),
+        node("Multinomial", ["weights"], ["drawn"], sample_size=40, seed=5.0),
+    ]
+    shapes = {"x": (2, 3, 4), "y": (2, 3, 4), "weights": (3, 7)}
+    inputs = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    types = {"length": 7, "nothing": 7, "has": 9, "drawn": 6}
+    made = ("at", "length", "nothing", "joined", "stacked", "pooled", "got", "has", "normal", "uniform", "normal_like",
+            "uniform_like", "drawn")  # fmt: skip
+    outputs = [onnx.helper.make_tensor_value_info(name, types.get(name, 1), None) for name in made]
+    graph = onnx.helper.make_graph(nodes, "untested", inputs, outputs)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+
+
+def test_operators_without_node_tests() -> None:
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=s).astype(np.float32) for s in ((2, 3, 4), (2, 3, 4), (3, 7))]
+    x, y, _ = arrays
+    made = dict(zip((v.name for v in untested().graph.output), CpuBackend.prepare(untested()).run(arrays), strict=True))
+    expected = {"at": x, "length": 3, "nothing": 0, "joined": np.concatenate([x, x, y], 1), "stacked": np.stack([x, x]),
+                "pooled": (abs(x) ** 3).sum(2, keepdims=True) ** (1 / 3), "got": x, "has": True}  # fmt: skip
+    for name, value in expected.items():
+        np.testing.assert_allclose(made[name], value, rtol=1e-5)
+    for got, same in zip(made.values(), InterpreterBackend.prepare(untested()).run(arrays), strict=True):
+        np.testing.assert_allclose(got, same, rtol=1e-5, atol=1e-6)  # also the random numbers: they depend on the seed alone
