@@ -175,3 +175,44 @@ def test_scalef_without_the_instruction() -> None:
 
 def test_host_machine_is_a_named_level() -> None:
     assert host_machine().cpu in host_machine().name
+
+
+def _gelu(x: np.ndarray) -> np.ndarray:
+    return x * np.vectorize(lambda v: 0.5 * math.erfc(-v / math.sqrt(2)), otypes=[float])(x)
+
+
+@pytest.mark.parametrize("machine", ["host", "x86-64-v3", "x86-64-v2"])
+@pytest.mark.parametrize("order", ["half first", "half last", "no half"])
+def test_gelu_is_one_function(order: str, machine: str) -> None:
+    """As an operator expands it, as exporters write it, and with the half folded into what follows."""
+    x, y, i = Buffer("X", "f32", (COUNT,)), Buffer("Y", "f32", (COUNT,)), axis("i", COUNT // 16)
+    v = Load.of(x, (i * 16,), Type("f32", 16)) + 0.0
+    normal = call("erf", v / math.sqrt(2) if order == "half last" else v * math.sqrt(0.5)) + 1.0
+    value = {"half first": v * 0.5 * normal, "half last": v * (normal * 0.5), "no half": v * normal}[order]
+    kernel = Kernel("gelu", (x, y), (For(i, (Store(y, (i * 16,), value),), "parallel"),))
+    target = host_machine() if machine == "host" else parse_machine("cpu:" + machine)
+    calls = [e for s in walk_block(legalize_math(kernel, target).body) if isinstance(s, Store) for e in walk(s.value)]
+    assert sum(isinstance(e, Call) and e.fn == "copysign" for e in calls) == 0  # of erf
+    a = arguments()
+    a = np.where(np.abs(a) < 1e30, a, np.float32(1.0)).astype(np.float32)
+    got = np.empty(COUNT, np.float32)
+    run_native(kernel, {"X": a, "Y": got}, machine=target)
+    exact = _gelu(a.astype(np.float64)) * (2 if order == "no half" else 1)
+    with np.errstate(all="ignore"):
+        error = np.abs(got - exact)
+        relative = error / np.abs(exact)
+    assert ulps(got, exact)[(a > -1) & (np.abs(a) > 1e-30)].max() <= 3.0
+    assert relative[(a > -3) & (a < -1)].max() < 1e-6
+    assert relative[(a > -5) & (a <= -3)].max() < 5e-6
+    assert error[a <= -5].max() < 2e-9
+
+
+@pytest.mark.parametrize("machine", ["host", "x86-64-v3"])
+def test_gelu_of_special_values(machine: str) -> None:
+    x, y = Buffer("X", "f32", (16,)), Buffer("Y", "f32", (16,))
+    v = Load.of(x, (const(0),), Type("f32", 16))
+    kernel = Kernel("gelu", (x, y), (Store(y, (const(0),), v * 0.5 * (call("erf", v * math.sqrt(0.5)) + 1.0)),))
+    a = np.resize(np.array([np.nan, np.inf, -np.inf, 0.0, -1e30, 1e30, -100.0, 3e38], np.float32), 16)
+    got = np.empty(16, np.float32)
+    run_native(kernel, {"X": a, "Y": got}, machine=host_machine() if machine == "host" else parse_machine("cpu:" + machine))
+    np.testing.assert_array_equal(got[:8], np.array([np.nan, np.inf, 0, 0, 0, 1e30, 0, 3e38], np.float32))
