@@ -31,6 +31,8 @@ operators are imported into the same core operators. The last table says which o
 
 - **since**: the first opset in which the operator can be imported. A meaning that changed later is followed.
 - **definition**: the operator is imported as the standard's own definition by other operators.
+- Not listed: ImageScaler, Crop, Scale, Affine, ScaledTanh and ParametricSoftplus, which never became part of the standard,
+  but stand in models of old converters.
 - The length of a sequence and whether an optional is there must be known while compiling. An output that is a sequence is
   one for each item, called `name.0`, `name.1`, ...
 - Strings: interpreter and cpu. They run in support code that is in the library of a model with strings. A string is UTF-8
@@ -48,6 +50,7 @@ NOTES: dict[tuple[str, str], str] = {
     ("", "Unique"): SIZED,
     ("", "NonMaxSuppression"): SIZED,
     ("", "Compress"): "a condition computed at run time: interpreter and cpu",
+    ("", "LayerNormalization"): "before opset 17 as ONNX Runtime's optimizer writes it",
     ("", "Loop"): "unrolled while importing where values change their shapes; scanned outputs need a constant trip count",
     ("", "Scan"): "a known length, except in the interpreter",
     ("", "Det"): "up to 128 rows",

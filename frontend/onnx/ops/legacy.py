@@ -1,13 +1,16 @@
-"""Opset 6: operators whose broadcasting was an attribute, and what else changed with opset 7."""
+"""Opset 6: operators whose broadcasting was an attribute, and what else changed with opset 7.  Operators that never became part
+of the standard."""
 
 from __future__ import annotations
+
+import numpy as np
 
 from ....ir.errors import ModelError
 from ....ir.graph import Value
 from ..builder import OnnxBuilder, normal_axis
 from ..table import OpFunction, Outputs, onnx_op
 from .contract import gemm
-from .elementwise import dropout, parametric_relu
+from .elementwise import dropout, parametric_relu, softplus
 from .norm import batch_normalization
 from .random import dropped
 
@@ -63,3 +66,53 @@ def dropout_6(b: OnnxBuilder, x: Value, *, is_test: int = 0, ratio: float = 0.5)
         return dropout(b, x)
     y, kept = dropped(b, x, b.scalar(ratio, "f32"), None)
     return y, b.cast(kept, x.type.dtype)
+
+
+# ---- operators that the standard only tried out, and that converters wrote ----
+
+
+@onnx_op("ImageScaler", since=1)
+def image_scaler(b: OnnxBuilder, x: Value, *, bias: tuple[float, ...], scale: float = 1.0) -> Outputs:
+    """x[N, C, H, W] times one number, plus one per channel."""
+    if x.type.rank != 4 or x.type.shape[1] not in (len(bias), 1):
+        raise ModelError(f"{len(bias)} biases do not fit {x.type}; expected x[N, C, H, W]")
+    added = b.cast(b.constant(np.array(bias, np.float32).reshape(-1, 1, 1)), x.type.dtype)
+    return b.binary("add", b.binary("mul", x, scale), added)
+
+
+@onnx_op("Crop", since=1)
+def crop(b: OnnxBuilder, x: Value, *, border: tuple[int, ...], scale: tuple[int, ...] = ()) -> Outputs:
+    """border: left, top, right, bottom; scale: height and width of the result, instead of right and bottom."""
+    if x.type.rank != 4 or len(border) != 4 or len(scale) not in (0, 2) or min(*border, *scale) < 0:
+        raise ModelError(f"border {list(border)} and scale {list(scale)} do not fit {x.type}; expected x[N, C, H, W]")
+    left, top, right, bottom = border
+    height, width = x.type.shape[2:]
+    sizes = scale or (height - top - bottom, width - left - right)
+    fits = all(not isinstance(n, int) or not isinstance(s, int) or 0 < s <= n - at
+               for n, s, at in zip((height, width), sizes, (top, left), strict=True))  # fmt: skip
+    if not fits:
+        raise ModelError(f"{sizes[0]} x {sizes[1]} elements from ({top}, {left}) on are not in {x.type}")
+    return b.slice(b.slice(x, 2, top, sizes[0]), 3, left, sizes[1])
+
+
+@onnx_op("Scale", since=1)
+def scale_by(b: OnnxBuilder, x: Value, *, scale: float = 1.0) -> Outputs:
+    return b.binary("mul", x, scale)
+
+
+@onnx_op("Affine", since=1)
+def affine(b: OnnxBuilder, x: Value, *, alpha: float = 1.0, beta: float = 0.0) -> Outputs:
+    return b.binary("add", b.binary("mul", x, alpha), beta)
+
+
+@onnx_op("ScaledTanh", since=1)
+def scaled_tanh(b: OnnxBuilder, x: Value, *, alpha: float, beta: float) -> Outputs:
+    return b.binary("mul", b.unary("tanh", b.binary("mul", x, beta)), alpha)
+
+
+@onnx_op("ParametricSoftplus", since=1)
+def parametric_softplus(b: OnnxBuilder, x: Value, *, alpha: float, beta: float) -> Outputs:
+    """alpha * log(1 + exp(beta * x))"""
+    y = softplus(b, b.binary("mul", x, beta))
+    assert isinstance(y, Value)
+    return b.binary("mul", y, alpha)

@@ -100,12 +100,13 @@ def group_normalization(
     return _group_norm(b, x, scale, bias, num_groups, epsilon, True)
 
 
-@onnx_op("LayerNormalization", since=17)
+@onnx_op("LayerNormalization", since=1)
 def layer_normalization(
     b: OnnxBuilder, x: Value, scale: Value, bias: Value | None = None, *, axis: int = -1, epsilon: float = 1e-5,
     stash_type: int = 1,
 ) -> Outputs:  # fmt: skip
-    """Half-precision is computed in f32, as stash_type 1 asks."""
+    """Half-precision is computed in f32, as stash_type 1 asks.  The standard has it from opset 17 on; ONNX Runtime's
+    optimizer writes it in models of every opset."""
     axis = normal_axis(axis, x.type.rank)
     y = b.add(LayerNorm(axis, epsilon), x, scale, b.scalar(0, x.type.dtype) if bias is None else bias)
     if not any(b.wanted[1:]):
