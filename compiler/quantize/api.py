@@ -40,7 +40,7 @@ from .plan import UnitPlan, plan_all
 from .prepare import prepared
 from .samples import Batch, Samples, Source, as_samples
 from .sensitivity import Step, Switched, judged, losses, search
-from .statistics import Statistics, collect
+from .statistics import Statistics, collect, merged
 from .timing import Point, UnitTime, measure, race, slower, unit_times
 from .write_qdq import write_qdq, write_switched
 
@@ -153,7 +153,7 @@ class _Run:
         self.settings, self.seconds, self.notes = settings, {}, []
         self.edit = prepared(model, base_dir)
         self.layers, self.refused = self._layers(self.edit)
-        self.runner = self._runner()
+        self.runner = self._runner(self.layers)
         self.samples = as_samples(data, self.runner.inputs)
         self.calibration, held = self.samples.split(_HELD_OUT)
         if self.calibration is self.samples:
@@ -175,9 +175,9 @@ class _Run:
             raise OptionError(f"quantize: {edit.name} has nothing to quantize: {reasons}")
         return left, refused
 
-    def _runner(self) -> ActivationRunner:
+    def _runner(self, layers: Sequence[Layer]) -> ActivationRunner:
         s = self.settings
-        tensors = list(dict.fromkeys(layer.x for layer in self.layers))
+        tensors = list(dict.fromkeys(layer.x for layer in layers))
         return ActivationRunner(self.edit.finish(), tensors, memory=s.memory, threads=s.threads)
 
     def _timed(self, stage: str, start: float) -> float:
@@ -198,8 +198,9 @@ class _Run:
         if equalized:
             self.layers, _ = self._layers(self.edit)
             self.runner.close()
-            self.runner = self._runner()
-            found = collect(self.layers, self.runner.stream(self.calibration))
+            changed = [n for n in self.layers if n.x in equalized or n.x not in found.tensors]
+            self.runner = self._runner(changed)
+            found = merged(found, collect(changed, self.runner.stream(self.calibration)), self.layers)
             start = self._timed("calibrate", start)
         plans = plan_all(self.edit, units_of(self.layers), found, rounding=s.rounding, correct=s.bias_correction)
         self.runner.close()

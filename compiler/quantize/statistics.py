@@ -132,6 +132,12 @@ class Statistics:
         return np.ascontiguousarray(kept.transpose(1, 0, 2))
 
 
+def merged(old: Statistics, new: Statistics, layers: Sequence[Layer]) -> Statistics:
+    """Those of layers, the new ones where there are any."""
+    rows = {n.name: new.rows[n.name] if n.name in new.rows else old.rows[n.name] for n in layers}
+    return Statistics({**old.tensors, **new.tensors}, rows, old.runs)
+
+
 def collect(layers: Sequence[Layer], stream: Iterable[Mapping[str, np.ndarray]]) -> Statistics:
     """Statistics of what the layers read.  stream: the tensors of run after run (`ActivationRunner.stream`)."""
     shared: dict[str, RowSample] = {}  # matrix products of one tensor read the same rows
