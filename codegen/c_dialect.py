@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ..ir.errors import InternalError
+from .c_wrap import wrap_statement
 
 Snippets = Mapping[str, str]
 
@@ -60,7 +61,14 @@ def used_snippets(text: str, snippets: Snippets) -> list[str]:
 
 
 def snippet_text(names: Iterable[str], dialect: Dialect) -> str:
-    return "\n".join(dialect.snippets[n].replace("DEVICE", dialect.device).strip() + "\n" for n in names)
+    texts = (dialect.snippets[n].replace("DEVICE", dialect.device).strip() for n in names)
+    return "\n".join("\n".join(part for line in text.splitlines() for part in _shown(line)) + "\n" for text in texts)
+
+
+def _shown(line: str) -> list[str]:
+    """A line of a helper; a long one in parts, unless it has text in quotes."""
+    indent = " " * (len(line) - len(line.lstrip()))
+    return [line] if '"' in line else wrap_statement(line.lstrip(), indent)
 
 
 _COMMENT = re.compile(r"[^A-Za-z0-9 _.,:;=+()<>\[\]{}/-]")

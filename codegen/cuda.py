@@ -84,7 +84,8 @@ DEVICE void {name}(void *tile, const void *row)
 {{
     unsigned *r = (unsigned *)tile;
     asm volatile("ldmatrix.sync.aligned.m8n8.x{count}{'.trans' if transposed else ''}.shared.b16 {{{outs}}}, [%{count}];"
-                 : {operands} : "r"((unsigned)__cvta_generic_to_shared(row)) : "memory");
+                 : {operands}
+                 : "r"((unsigned)__cvta_generic_to_shared(row)) : "memory");
 }}
 """
 
@@ -106,7 +107,8 @@ DEVICE void {name}({d} *d, {operand}a, {operand}b)
 {{
 {rounding if "tf32" in name else plain}    asm volatile("mma.sync.aligned.{shape}.row.col.{types} "
                  "{groups};"
-                 : {outs} : {ins});
+                 : {outs}
+                 : {ins});
 }}
 """
 
@@ -232,7 +234,8 @@ template <int BYTES> DEVICE void cp_async(void *to, const void *from, bool condi
     if (BYTES == 16) {
         asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(size) : "memory");
     } else {
-        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(at), "l"(from), "n"(BYTES), "r"(size) : "memory");
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;"
+                     ::"r"(at), "l"(from), "n"(BYTES), "r"(size) : "memory");
     }
 }
 """,
@@ -240,7 +243,10 @@ template <int BYTES> DEVICE void cp_async(void *to, const void *from, bool condi
 DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 """,
     "cp_async_wait": """
-template <int GROUPS> DEVICE void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(GROUPS) : "memory"); }
+template <int GROUPS> DEVICE void cp_async_wait()
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(GROUPS) : "memory");
+}
 """,
     **{f"ldmatrix_x{n}{t}": _matrices(n, bool(t)) for n in (1, 2, 4) for t in ("", "_trans")},
     "mma_m16n8k16_f16": _product("mma_m16n8k16_f16", "m16n8k16", "f32.f16.f16.f32", "f", 4, 2),

@@ -24,7 +24,7 @@ from .strategies.gpu.library import LibraryProduct, read_library_product
 
 EMULATOR_HEADER = "cuda_emulator.h"
 _SHOWN_NODES = 6
-_COLUMNS = 120
+_COLUMNS = 117  # behind the slashes
 _HALVES = {"__half": "cuda_fp16.h", "__nv_bfloat16": "cuda_bf16.h"}
 
 
