@@ -112,7 +112,8 @@ def top_k(e: Emitter, op: TopK, inputs: tuple[Value, ...]) -> tuple[Ref, Ref]:
     attributes = f"dimension = {op.axis} : i64, is_stable = true"
     regions = (((value, value, place, place), before),)
     values, order = w.generic("sort", (x, positions), (x.type, positions.type), attributes, regions)
-    return w.slice_axis(values, op.axis, 0, op.k), w.convert(w.slice_axis(order, op.axis, 0, op.k), "i64")
+    (count,) = TensorType("i64", (op.k,)).static_shape
+    return w.slice_axis(values, op.axis, 0, count), w.convert(w.slice_axis(order, op.axis, 0, count), "i64")
 
 
 def scatter_elements(e: Emitter, op: ScatterElements, inputs: tuple[Value, ...]) -> Ref:

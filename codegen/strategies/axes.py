@@ -10,6 +10,7 @@ from ...ir.dims import multiply_dims, normal_dim
 from ...ir.expr import Expr, Load, Var, as_expr, const, linear
 from ...ir.kernel import Buffer, axis, flat_index
 from ...ir.traverse import children, substitute, uses
+from ...ir.types import Dim
 from ..views import is_dense
 
 
@@ -108,3 +109,12 @@ def rename_axes(c: Compute, names: dict[Var, str]) -> Compute:
 
 def is_dense_buffer(b: Buffer) -> bool:
     return b.strides is None or is_dense(b.shape, b.strides)
+
+
+def size_of(v: Var) -> int:
+    assert isinstance(v.extent, int), v
+    return v.extent
+
+
+def extents(axes: Sequence[Var]) -> list[Dim]:
+    return [0 if v.extent is None else v.extent for v in axes]

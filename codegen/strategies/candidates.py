@@ -14,9 +14,9 @@ from typing import Any
 from ...ir.compute import Compute
 from ...ir.kernel import Block, For, If, Kernel
 from ..machine import Machine
-from .axes import without_empty_sum
+from .axes import size_of, without_empty_sum
 from .choices import Choice
-from .contract import CHUNKS, size_of
+from .contract_threads import CHUNKS
 from .product import Product, find_product, grouped, operands
 from .scheduled import Group
 from .select import SKINNY

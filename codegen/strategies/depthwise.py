@@ -26,8 +26,7 @@ from ...ir.types import DTYPES
 from ..machine import Machine
 from ..math import legalize_math
 from ..schedule import fma_contract, parallel, sink, split_evenly, unroll
-from .axes import drop_unit_axes
-from .contract import size_of
+from .axes import drop_unit_axes, size_of
 from .join import join_kernels
 from .product import Dot, find_dot, operands
 from .scheduled import Group, Pack, Scheduled

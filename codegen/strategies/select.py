@@ -31,9 +31,9 @@ from ...ir.types import TensorType
 from ..machine import Machine
 from ..math import legalize_math
 from .attention import schedule_attention, takes_attention
-from .axes import simplify_axes, without_empty_sum
+from .axes import simplify_axes, size_of, without_empty_sum
 from .block_product import schedule_block_product, takes_block_product
-from .contract import schedule_product, size_of
+from .contract import schedule_product
 from .depthwise import find_depthwise, schedule_depthwise
 from .join import join_kernels
 from .maps import schedule_map

@@ -19,8 +19,7 @@ from ...ir.errors import OptionError
 from ...ir.expr import Load, Var
 from ..machine import Machine
 from . import sparse_integers
-from .axes import without_empty_sum
-from .contract import size_of
+from .axes import size_of, without_empty_sum
 from .product import Dot, find_dot, find_product, operands
 from .scheduled import Group
 from .sparse import SparsePlan

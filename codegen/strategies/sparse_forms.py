@@ -16,7 +16,7 @@ import numpy as np
 from ...ir.compute import Compute
 from ...ir.expr import Expr, Load, Var, as_expr
 from ...ir.traverse import substitute
-from .contract import size_of
+from .axes import size_of
 from .product import Product
 from .scheduled import Pack
 

@@ -25,7 +25,8 @@ from ..machine import Machine
 from ..math import legalize_math
 from ..schedule import fma_contract, vectorize
 from ..schedule.rewrite import has_loop, replace_accesses
-from .contract import schedule_product, size_of
+from .axes import size_of
+from .contract import schedule_product
 from .product import Product, find_product
 from .scheduled import Group, Pack, Scheduled
 from .tiles import Tile, tile_costs

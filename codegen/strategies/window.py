@@ -15,8 +15,7 @@ from ...ir.kernel import Kernel, axis, coefficient
 from ..machine import Machine
 from ..math import legalize_math
 from ..schedule import fma_contract, parallel, reorder, sink, split_evenly, unroll, vectorize
-from .axes import drop_unit_axes, substitute_axes
-from .contract import size_of
+from .axes import drop_unit_axes, size_of, substitute_axes
 from .join import join_kernels
 from .open_axes import is_open, tiles_of, typical
 from .scheduled import Group, Scheduled

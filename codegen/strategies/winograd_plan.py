@@ -8,7 +8,7 @@ from ...ir.compute import Compute
 from ...ir.dims import multiply_dims
 from ...ir.types import Dim
 from ..machine import Machine
-from .contract import size_of
+from .axes import size_of
 from .product import find_dot, operands
 from .winograd_transforms import FORMS, Form
 
