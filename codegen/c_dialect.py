@@ -49,11 +49,12 @@ def unsupported(message: str) -> InternalError:
 
 
 def used_snippets(text: str, snippets: Snippets) -> list[str]:
-    """The names of the helpers that a text uses, directly or through one another, in the order of the table."""
+    """The names of the helpers that a text uses, directly or through one another, in the order of the table.  A comment that
+    mentions one does not use it."""
     used: set[str] = set()
     todo = [text]
     while todo:
-        words = set(re.findall(r"[A-Za-z_]\w*", todo.pop()))
+        words = set(re.findall(r"[A-Za-z_]\w*", re.sub(r"(?m)^\s*//.*$", "", todo.pop())))
         for name in words & snippets.keys() - used:
             used.add(name)
             todo.append(snippets[name])

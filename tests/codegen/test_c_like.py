@@ -12,7 +12,7 @@ import pytest
 from suites import rows_a, rows_b
 from suites.lowered import naive_kernel
 from suites.row import Row, check, type_of
-from tilewright.codegen.c_dialect import comment_text, identifier
+from tilewright.codegen.c_dialect import comment_text, identifier, used_snippets
 from tilewright.codegen.c_like import print_kernel
 from tilewright.codegen.cuda import CUDA
 from tilewright.codegen.plain_cpp import plain_source
@@ -144,3 +144,9 @@ def test_constants_of_every_type(dtype: str) -> None:
     b = Buffer("b", dtype, (64,))
     text = text_of(For(J, (store(b, (J,), const(1, dtype)),)), params=(b,))
     assert "b[j] = " in text
+
+
+def test_helpers_that_only_a_comment_names_are_left_out() -> None:
+    snippets = {"first": "void first() { second(); }", "second": "void second() {}", "third": "// second\nvoid third() {}"}
+    assert used_snippets("// first\nthird();", snippets) == ["third"]
+    assert used_snippets("first();", snippets) == ["first", "second"]
