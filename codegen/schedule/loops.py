@@ -149,33 +149,48 @@ class Tiles(NamedTuple):
     first: int
 
 
-def split_ragged(kernel: Kernel, name: str, sizes: Sequence[int], inner: str = "") -> tuple[Kernel, list[Tiles]]:
+def split_ragged(
+    kernel: Kernel, name: str, sizes: Sequence[int], inner: str = "", even: bool = False
+) -> tuple[Kernel, list[Tiles]]:
     """for i < N of a symbolic N  ->  tiles of one constant size: of the first that N reaches, the last one moved back to
     end at N, so that some iterations run twice:
 
         for i0 < ceil(N / s) if N >= s else 0: for ii < s, with i = min(i0 * s, N - s) + ii;   and so on for smaller s
 
     sizes: falling, the last is 1.  inner: the name of all inner loops.  The same number of the outer loop never runs for
-    two sizes.  Requires independent iterations that may run twice: none reads what another writes.
+    two sizes.  even: of the ceil(N / s) tiles of the largest size as many as needed have one iteration less, so that from
+    N = s (s - 1) on none runs twice.  Requires independent iterations that may run twice: none reads what another writes.
     """
+    levels = [(f"{name}{level}o", size) for level, size in enumerate(sizes)]
+    if even and sizes[0] > 2:
+        levels.insert(1, (f"{name}0e", sizes[0] - 1))
 
     def rule(s: For) -> Rewritten:
         n = as_expr(s.var.extent or 0)
         need(not is_reduction(s), kernel, f"split {name}", "iterations of a reduction must not run twice")
         out: list[Stmt] = []
         smaller: Expr = as_expr(1)  # 1 where N is less than all sizes so far
-        for level, size in enumerate(sizes):
-            reached = binary("min", n / size, 1)
-            count = smaller * reached * ((n + (size - 1)) / size) if size > 1 else smaller * n
-            o, i = axis(f"{name}{level}o", dim(count)), axis(inner or name + "i", size)
-            at = binary("min", o * size, n - size) + i if size > 1 else o + i
+        before: Expr = as_expr(0)  # iterations of the larger of two even sizes
+        for outer, size in levels:
+            full = size + 1 if outer.endswith("e") else size  # the size that N must reach
+            reached = binary("min", n / full, 1)
+            count = (n + (full - 1)) / full
+            if full == sizes[0] and len(levels) > len(sizes):  # count = larger tiles + shorter ones
+                shorter = binary("min", count * full - n, count)
+                count = shorter if full > size else count - shorter
+            o, i = axis(outer, dim(smaller * reached * count if full > 1 else smaller * n)), axis(inner or name + "i", size)
+            at = binary("min", before + o * size, n - size) + i if size > 1 else o + i
             body = substitute_block(s.body, {s.var: at})
             out.append(replace(s, var=o, body=(For(i, body, "serial", s.attrs),)))
+            if len(levels) > len(sizes) and outer == levels[0][0]:
+                before = count * size
+                continue
+            before = as_expr(0)
             smaller = smaller * (1 - reached)
         return out
 
     kernel = on_loops(kernel, name, rule)
-    return kernel, [Tiles(f"{name}{level}o", inner or name + "i", size, 0, 0) for level, size in enumerate(sizes)]
+    return kernel, [Tiles(outer, inner or name + "i", size, 0, 0) for outer, size in levels]
 
 
 def split_evenly(kernel: Kernel, name: str, most: int, inner: str = "") -> tuple[Kernel, list[Tiles]]:

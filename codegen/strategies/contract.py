@@ -153,7 +153,7 @@ def _schedule_part(
         k, tiles = tiles_of(k, rows[-2], max(tile.rows // size_of(p.rows[-1]), 1), "mi")  # pyright: ignore
         inner = ["mi", rows[-1].name]
     elif rows:
-        k, tiles = tiles_of(k, rows[-1], tile.rows, "mi")
+        k, tiles = tiles_of(k, rows[-1], tile.rows, "mi", even=True)
         inner = ["mi"]
     k = sink(k, [*inner, "ni"])
     if p.group is not None:
@@ -260,7 +260,7 @@ def _prefetch_next_panel(k: Kernel, p: Product, packed: Buffer, tiles: list[Tile
     count_of_panels = _panels(packed, leading)
 
     if ragged:
-        tiles = tiles[:1]
+        tiles = [t for t in tiles if t.size * 2 > tiles[0].size]
 
     def index(env: Environment) -> list[Index]:
         tile: Expr | None = next((env[t.outer] + t.first for t in tiles if t.outer in env), None)

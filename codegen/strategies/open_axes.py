@@ -35,14 +35,14 @@ def typical_size(axes: Sequence[Var]) -> int:
     return prod(typical(v.extent) for v in axes)
 
 
-def tiles_of(kernel: Kernel, v: Var, most: int, inner: str) -> tuple[Kernel, list[Tiles]]:
+def tiles_of(kernel: Kernel, v: Var, most: int, inner: str, even: bool = False) -> tuple[Kernel, list[Tiles]]:
     """The loops of an axis in tiles of at most `most` iterations.  How many there are
-    of an open axis is not known: their count is 0."""
+    of an open axis is not known: their count is 0.  even: see `split_ragged`."""
     if not is_open(v):
         return split_evenly(kernel, v.name, most, inner=inner)
     third = most // 3
     sizes = [most, *([third] if third > 1 else []), *([1] if most > 1 else [])]
-    return split_ragged(kernel, v.name, sizes, inner=inner)
+    return split_ragged(kernel, v.name, sizes, inner=inner, even=even)
 
 
 class Share:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from codegen.small_kernels import affine, conv, matmul, row_sum
 from codegen.stepwise import loop_names, run_steps
@@ -16,12 +17,14 @@ from tilewright.codegen.schedule import (
     sink,
     split,
     split_evenly,
+    split_ragged,
     unroll,
 )
 from tilewright.ir.compute import Compute, lower_group
 from tilewright.ir.errors import ScheduleError
 from tilewright.ir.expr import Load, const
 from tilewright.ir.kernel import Buffer, For, Kernel, Store, axis, coefficient, walk_block
+from tilewright.ir.kernel_interpreter import run_kernel
 from tilewright.ir.traverse import walk
 
 
@@ -50,6 +53,22 @@ def test_split_of_a_run_time_extent() -> None:
         assert loop_names(k) == ["i0o", "i0i"]
     with pytest.raises(ScheduleError, match="does not divide the extent"):
         split(kernel, "i", 4)
+
+
+@pytest.mark.parametrize("even", [False, True])
+def test_ragged_tiles_of_a_run_time_extent(even: bool) -> None:
+    """Every iteration is reached, none outside of the extent; where two sizes can make it up, each runs once."""
+    n = axis("N", None)
+    x, y = Buffer("X", "i64", (n,)), Buffer("Y", "i64", (n,))
+    i = axis("i", n)
+    kernel = Kernel("ragged", (x, y, n), (For(i, (Store(y, (i,), y[i] + x[i]),)),))
+    k, tiles = split_ragged(kernel, "i", [5, 2, 1], even=even)
+    assert [t.size for t in tiles] == ([5, 4, 2, 1] if even else [5, 2, 1])
+    for size in range(1, 48):
+        times = np.zeros(size, np.int64)
+        run_kernel(k, {"X": np.ones(size, np.int64), "Y": times}, {"N": size})
+        assert times.min() == 1 and times.sum() - size < 5
+        assert not (even and size >= 20) or times.max() == 1
 
 
 def test_cut() -> None:
