@@ -137,7 +137,12 @@ class Window(Process):
         per = max(sh * read, emitted)
         order = [("tx", kw), ("ty", kh), ("c", c // self.emit)] if self.by_channel else [
             ("c", c // self.emit), ("tx", kw), ("ty", kh)]
-        order.append(("ox", ow))
+        order = [*((name, extent) for name, extent in order if extent > 1), ("ox", ow)]
+        live = {name for name, _ in order} | {"u", "col", "l", "out_slot"}
+
+        def total(constant: int, *terms: tuple[str, int]) -> str:
+            return sum_of(constant, *(t for t in terms if t[0] in live))
+
         names = ", ".join(f"{name} = 0" for name, _ in order)
         count = ""
         for depth, (name, extent) in enumerate(order[:-1]):
@@ -146,12 +151,13 @@ class Window(Process):
         for depth in reversed(range(len(order) - 1)):
             count += f"{'  ' * depth}          }}\n"
         element = self.inputs[0].type.cpp
+        place, banks = total(0, ("col", c), ("c", self.emit), ("l", 1)), max(lanes, self.emit)
+        split = f"#pragma HLS ARRAY_PARTITION variable=rows cyclic factor={banks} dim=2\n" if banks > 1 else ""
         fixed = f"row >= 0 && row < {h} && col >= 0 && col < {w}"
         frames = f"for (int n = 0; n < {n}; ++n) {{" if n > 1 else "{"
         return f"""{self.opening()}
   static {element} rows[{self.rows}][{w * c}];
-#pragma HLS ARRAY_PARTITION variable=rows cyclic factor={max(lanes, self.emit)} dim=2
-  {frames}
+{split}  {frames}
     int in_slot = {self.first % self.rows}, out_slot = {-self.before[0] % self.rows};
     for (int u = 0; u < {self.steps}; ++u) {{
       int in_row = 0, in_at = 0, {names};
@@ -159,7 +165,7 @@ class Window(Process):
 #pragma HLS PIPELINE II=1
 #pragma HLS DEPENDENCE variable=rows inter false
         if (i < {sh * read}) {{
-          const int row = {self.first} + u * {sh} + in_row;
+          const int row = {sum_of(self.first, ('u', sh), ('in_row', 1))};
           const int slot = in_slot + in_row < {self.rows} ? in_slot + in_row : in_slot + in_row - {self.rows};
           if (row >= 0 && row < {h}) {{
             const auto x = x0.read();
@@ -175,14 +181,14 @@ class Window(Process):
           }}
         }}
         if (u >= {self.delay} && u < {self.delay + oh} && i < {emitted}) {{
-          const int row = (u - {self.delay}) * {sh} - {self.before[0]} + ty * {dh};
-          const int col = ox * {sw} - {self.before[1]} + tx * {dw};
-          const int at = out_slot + ty * {dh};
+          const int row = {total(-self.delay * sh - self.before[0], ('u', sh), ('ty', dh))};
+          const int col = {total(-self.before[1], ('ox', sw), ('tx', dw))};
+          const int at = {total(0, ('out_slot', 1), ('ty', dh))};
           {self.packet(0, True)} y;
           for (int l = 0; l < {self.emit}; ++l) {{
 #pragma HLS UNROLL
             if ({fixed})
-              y.v[l] = rows[at < {self.rows} ? at : at - {self.rows}][col * {c} + c * {self.emit} + l];
+              y.v[l] = rows[at < {self.rows} ? at : at - {self.rows}][{place}];
             else
               y.v[l] = {self.fill};
           }}
@@ -196,3 +202,9 @@ class Window(Process):
   }}
 }}
 """
+
+
+def sum_of(constant: int, *terms: tuple[str, int]) -> str:
+    """A sum of products with constants in C++, without those that add nothing."""
+    text = " + ".join(name if factor == 1 else f"{name} * {factor}" for name, factor in terms)
+    return f"{text} {'+' if constant > 0 else '-'} {abs(constant)}" if constant else text

@@ -23,7 +23,7 @@ PRAGMAS = {
     "UNROLL": Pragma(r"", "loop"),
     "PIPELINE": Pragma(r"II=\d+", "loop"),
     "STREAM": Pragma(r"variable=\w+ depth=\d+", "declared"),
-    "ARRAY_PARTITION": Pragma(r"variable=\w+ (complete|cyclic factor=\d+)( dim=\d+)?", "declared"),
+    "ARRAY_PARTITION": Pragma(r"variable=\w+ (complete|cyclic factor=([2-9]|\d\d+))( dim=\d+)?", "declared"),
     "ARRAY_RESHAPE": Pragma(r"variable=\w+ complete dim=2", "declared"),
     "AGGREGATE": Pragma(r"variable=\w+", "declared"),
     "BIND_STORAGE": Pragma(r"variable=\w+ (type=fifo impl=(bram|lutram|uram)|type=ram_s2p impl=uram)", "declared"),

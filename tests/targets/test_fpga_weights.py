@@ -130,7 +130,7 @@ def test_models_with_codes_of_their_own_keep_their_weights() -> None:
     b = Builder()
     x = b.input("x", TensorType("f32", (4, 8)))
     scale, zero = b.constant(np.array(0.05, np.float32)), b.constant(np.array(0, np.int8))
-    q = b.add(Dequantize(None, 0), b.add(Quantize("i8", -128, 127, None, 0), x, scale, zero), scale, zero)
+    q = b.add(Dequantize(), b.add(Quantize("i8", -128, 127), x, scale, zero), scale, zero)
     w = b.constant(np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32))
     graph = b.graph([b.add(MatMul(), q, w)])
     with pytest.raises(ModelError, match="in float models only"):
