@@ -18,6 +18,10 @@ from .table import find_op, oldest_version
 _DEEPEST = 32  # nested function calls
 _MOST_NODES = 2**17
 _SHOWN = 3  # node names per operator
+_REFUSED_DOMAINS = {
+    "com.microsoft.nchwc": "a layout for one processor, by ONNX Runtime; take the original model, or one saved with "
+    "ORT_ENABLE_EXTENDED",
+}
 _REFUSED = {("", "ImageDecoder"): "image files are not decoded; give the decoded image to the part of the model behind it"}
 
 
@@ -138,6 +142,8 @@ def reason_for(node: NodeProto, opsets: Mapping[str, int]) -> str:
     if oldest is not None:
         return f"opset {opset} is too old for it; supported from opset {oldest}: onnx.version_converter"
     if find_schema(node, opset) is None:
+        if domain in _REFUSED_DOMAINS:
+            return _REFUSED_DOMAINS[domain]
         known = domain in ("", "ai.onnx.ml", "ai.onnx.preview.training", "ai.onnx.preview")
         return f"no such operator in opset {opset}" if known else "an operator outside of the ONNX standard"
     return _REFUSED.get((domain, node.op_type), "not supported yet")

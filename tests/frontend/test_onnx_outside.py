@@ -43,3 +43,9 @@ def test_layer_norms_of_every_opset(opset: int) -> None:
 def test_what_does_not_fit(op: str, attributes: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         run(model([node(op, ["x"], ["y"], **attributes)], [value("x", 2, 3, 6, 5)], ["y"], opset=9), X)
+
+
+def test_models_for_one_processor_are_refused() -> None:
+    n = node("ReorderInput", ["x"], ["y"], domain="com.microsoft.nchwc")
+    with pytest.raises(ModelError, match="take the original model"):
+        run(model([n], [value("x", 2, 3, 6, 5)], ["y"], domains={"com.microsoft.nchwc": 1}), X)
