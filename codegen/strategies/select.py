@@ -1,6 +1,7 @@
 """Which strategy schedules a group: by the form of its computations, never by the operator's name.
 
-    a product or convolution with a constant of many zeros              sparse, where the cost model expects a gain
+    a product or convolution with a constant of many zeros              sparse, where the cost model expects a gain, or tuning
+                                                                        measured one
     a 3 x 3 convolution of stride 1 or 2, constant weights               winograd, where the cost model expects a gain
     a large product with a constant right operand                       strassen, where the cost model expects a gain
     a sum of products of two operands that the output walks alone       contract
