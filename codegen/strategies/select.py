@@ -20,8 +20,8 @@ from math import prod
 
 import numpy as np
 
-from ...ir.compute import lower_group
-from ...ir.kernel import Buffer, coefficient
+from ...ir.compute import Compute, lower_group
+from ...ir.kernel import Buffer, Kernel, coefficient
 from ...ir.ops.base import Op
 from ...ir.ops.block_product import BlockMatMul
 from ...ir.ops.contract import MatMul
@@ -38,6 +38,7 @@ from .contract import schedule_product
 from .depthwise import find_depthwise, schedule_depthwise
 from .join import join_kernels
 from .maps import schedule_map
+from .nests import parallel_top
 from .open_axes import is_open
 from .product import Product, find_dot, find_product, operands
 from .recurrent import schedule_recurrent
@@ -51,6 +52,7 @@ from .window import is_window, schedule_window
 from .winograd import schedule_winograd
 from .winograd_plan import is_transformable, winograd_tile
 
+SHARED_ROWS = 8  # of a border's side
 SKINNY = 4  # products with fewer columns are reductions along the contiguous axis
 
 
@@ -62,8 +64,8 @@ def schedule_group(group: Group, machine: Machine, accuracy: str = "default") ->
         plan = at_height(group.sparse, group.choice.sparse, machine) if group.choice.sparse else group.sparse
         return schedule_sparse(group, plan, machine)
     if group.kind == "border":
-        strips = [lower_group("border", group.params, (simplify_axes(c),)) for c in group.computes]
-        return Scheduled(join_kernels("border", [schedule_map(k, machine) for k in strips]), note="strips of the border")
+        strips = [_strip(group, c, machine) for c in group.computes]
+        return Scheduled(join_kernels("border", strips), note="strips of the border")
     if len(group.computes) > 1:
         kernel = lower_group("rows", group.params, group.computes)
         return Scheduled(schedule_rows(kernel, machine), note="rows in parallel")
@@ -92,6 +94,14 @@ def schedule_group(group: Group, machine: Machine, accuracy: str = "default") ->
         return schedule_window(group, c, machine)
     kernel = lower_group("reduce", group.params, (simplify_axes(c),))
     return Scheduled(schedule_reduce(kernel, machine), note="reduction")
+
+
+def _strip(group: Group, c: Compute, machine: Machine) -> Kernel:
+    """One side of a border.  Those beside the inside are shared by rows, as the inside is: each thread writes lines that it
+    has in its cache."""
+    kernel = schedule_map(lower_group("border", group.params, (simplify_axes(c),)), machine)
+    beside = len(c.axes) > 2 and not is_open(c.axes[1]) and size_of(c.axes[1]) >= SHARED_ROWS
+    return parallel_top(kernel) if beside else kernel
 
 
 def with_sparsity(
