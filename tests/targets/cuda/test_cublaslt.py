@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from tilewright.ir.ops.contract import MatMul
 from tilewright.ir.ops.elementwise import Unary
 from tilewright.ir.ops.movement import Transpose
 from tilewright.ir.types import TensorType
+from tilewright.targets.artifact import Artifact
 from tilewright.targets.cuda.emulator.run import EmulatedProgram
 from tilewright.targets.cuda.loader import load_on
 
@@ -46,17 +48,32 @@ def tuned(given: Graph) -> Program:
     return lower(fused(given), MACHINE, choices={c.cost.key: Choice(library=1) for c in calls if c.cost.choice.to_json()})
 
 
-@pytest.fixture
-def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    path = tmp_path / "fake_cublaslt.so"
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cublaslt") / "fake_cublaslt.so"
     source = Path(__file__).with_name("fake_cublaslt.cpp")
     flags = ["-std=c++17", "-O1", "-fPIC", "-shared", "-Wall", "-Werror", "-Wl,-soname,libcublasLt.so.13"]
     subprocess.run(["g++", *flags, source, "-o", path], check=True)
-    monkeypatch.setenv("TILEWRIGHT_CUBLASLT", str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def artifact() -> Artifact:
+    return driven_artifact(tuned(graph()), name="products")
+
+
+@pytest.fixture(scope="module")
+def place(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return artifact.save(tmp_path_factory.mktemp("products") / "products")
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch, compiled: Path) -> Iterator[Any]:
+    monkeypatch.setenv("TILEWRIGHT_CUBLASLT", str(compiled))
     driver = fake_driver()
     monkeypatch.setenv("TILEWRIGHT_CUDA_DRIVER", driver.path)
     driver.fake_reset()
-    yield ctypes.CDLL(str(path))
+    yield ctypes.CDLL(str(compiled))
     driver.fake_reset()
 
 
@@ -70,11 +87,9 @@ def test_the_emulator_multiplies_too() -> None:
     np.testing.assert_allclose(got, EXPECTED, rtol=0, atol=1e-5)
 
 
-def test_a_library_calls_cublaslt(library: Any, tmp_path: Path) -> None:
-    artifact = driven_artifact(tuned(graph()), name="products")
+def test_a_library_calls_cublaslt(library: Any, artifact: Artifact, place: Path) -> None:
     chosen = [k["choice"] for k in artifact.manifest["kernels"]]
     assert {"library": 1} in chosen
-    place = artifact.save(tmp_path / "products")
     for with_graph in (True, False):
         before = library.fake_products()
         with load_on(place, 0, graph=with_graph) as module:
@@ -85,9 +100,8 @@ def test_a_library_calls_cublaslt(library: Any, tmp_path: Path) -> None:
 
 
 def test_without_the_library_the_message_says_what_to_do(
-    library: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    library: Any, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = driven_artifact(tuned(graph()), name="products").save(tmp_path / "products")
     monkeypatch.setenv("TILEWRIGHT_CUBLASLT", str(tmp_path / "none.so"))
     with pytest.raises(TilewrightError, match=r"cuBLASLt .* cannot be loaded.*compile without that file"):
         load_on(place, 0)
@@ -96,11 +110,12 @@ def test_without_the_library_the_message_says_what_to_do(
         load_on(place, 0)
 
 
-def test_the_wheel_is_found(library: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = driven_artifact(tuned(graph()), name="products").save(tmp_path / "products")
+def test_the_wheel_is_found(
+    library: Any, compiled: Path, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wheel = tmp_path / "site" / "nvidia" / "cu13" / "lib"
     wheel.mkdir(parents=True)
-    (tmp_path / "fake_cublaslt.so").rename(wheel / "libcublasLt.so.13")
+    shutil.copy(compiled, wheel / "libcublasLt.so.13")
     monkeypatch.delenv("TILEWRIGHT_CUBLASLT")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     with load_on(place, 0) as module:
