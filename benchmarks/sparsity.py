@@ -126,7 +126,7 @@ def peers(model: onnx.ModelProto, inputs: dict[str, np.ndarray], threads: int) -
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         found["ONNX Runtime"] = lambda: session.run(None, inputs)
     except ImportError:
-        pass
+        print("ONNX Runtime is not installed: no column of it")
     try:
         import openvino
 
@@ -135,7 +135,7 @@ def peers(model: onnx.ModelProto, inputs: dict[str, np.ndarray], threads: int) -
         request = core.compile_model(core.read_model(model.SerializeToString()), "CPU", config).create_infer_request()
         found["OpenVINO"] = lambda: request.infer(inputs)
     except ImportError:
-        pass
+        print("OpenVINO is not installed: no column of it")
     return found
 
 

@@ -11,9 +11,8 @@ import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .arena_halves import share_halves
+from .arena_halves import ALIGNMENT, share_halves
 
-ALIGNMENT = 64  # bytes; one cache line
 SPARE = 1.04  # of the least memory, that buffers may move in so that threads keep their lines
 MOST_STEPS = 400  # changes of the order at most
 STEP_WORK = 2_000_000  # pairs of buffers that all changes together may look at: large programs have fewer

@@ -18,22 +18,23 @@ import numpy as np
 if TYPE_CHECKING:
     from .arena import Interval
 
-ALIGNMENT = 64
+ALIGNMENT = 64  # bytes; one cache line
 SMALLEST = 4096  # bytes: smaller buffers are not moved
 BLOCKS = 512  # of the arena: what is told apart
 MOST_PLACES = 32  # that are tried for one buffer
+MOST_BUFFERS = 300  # that are moved: programs of more keep the plan they have, which would take seconds to change
 SWEEPS = 3
-WORK = 60_000_000  # blocks that may be looked at: large programs have fewer sweeps, or none
 
 
 def share_halves(intervals: Sequence[Interval], offsets: Sequence[int], limit: int) -> list[int]:
     """Offsets below `limit` (bytes) for the same buffers, at which fewer bytes change from one half to the other."""
+    if len(intervals) > MOST_BUFFERS:
+        return list(offsets)
     plan = _Plan(intervals, offsets, limit)
     order = [int(i) for i in np.argsort(-plan.size, kind="stable") if plan.size[i] >= SMALLEST]
-    each = len(order) ** 2 * MOST_PLACES * BLOCKS // 8
     plans = [plan] if (rebuilt := plan.rebuilt()) is None else [plan, rebuilt]
     for one in plans:
-        for _ in range(min(SWEEPS, WORK * 8 // max(each, 1))):
+        for _ in range(SWEEPS):
             moved = [one.move(i) for i in order]
             if not any(moved):
                 break
@@ -63,6 +64,7 @@ class _Plan:
             places = made._places(i, np.intersect1d(self.live[i], placed), np.intersect1d(self.apart[i], placed))
             if not len(places):
                 return None
+            places = made._nearest(i, places)
             costs = [made._take(owner.copy(), i, int(at))[0] for at in places]
             made.at[i] = places[int(np.argmin(costs))]
             made._take(owner, i, int(made.at[i]))
@@ -83,11 +85,13 @@ class _Plan:
         free = (places[:, None] + size <= self.at[live]) | (places[:, None] >= self.at[live] + self.size[live])
         return places[fits & free.all(axis=1)]
 
+    def _nearest(self, i: int, places: np.ndarray) -> np.ndarray:
+        return places[np.argsort(np.abs(places - self.at[i]), kind="stable")[:MOST_PLACES]]
+
     def move(self, i: int) -> bool:
         """Put a buffer where least changes hands; whether it moved."""
-        places = self._places(i, self.live[i], self.apart[i])
-        near = np.argsort(np.abs(places - self.at[i]), kind="stable")[:MOST_PLACES]
-        places = np.concatenate([[self.at[i]], places[near]])
+        places = self._nearest(i, self._places(i, self.live[i], self.apart[i]))
+        places = np.concatenate([[self.at[i]], places])
         costs = self._cost(i, places)
         best = int(np.argmin(costs))
         if costs[best] >= costs[0]:

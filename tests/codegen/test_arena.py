@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tilewright.codegen.arena import ALIGNMENT, Interval, _place, lower_bound, plan_arena
-from tilewright.codegen.arena_halves import share_halves
+from tilewright.codegen.arena_halves import MOST_BUFFERS, share_halves
 
 LIVES: dict[str, list[list[int]]] = json.loads((Path(__file__).parent / "arena_lives.json").read_text())
 
@@ -130,3 +130,10 @@ def test_halves_of_real_networks(model: str) -> None:
     offsets, total = _unmoved(intervals)
     moved = share_halves(intervals, offsets, total)
     assert crossing(intervals, moved, total) < 0.85 * crossing(intervals, offsets, total)
+
+
+def test_programs_of_very_many_buffers_keep_their_plan() -> None:
+    """Moving them would take longer than it brings."""
+    intervals = chain(MOST_BUFFERS + 1, 8192)
+    offsets, total = _unmoved(intervals)
+    assert share_halves(intervals, offsets, total) == offsets
