@@ -12,15 +12,15 @@ two of scores times log2(e).  Heads that share keys and values read the same one
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from ....ir.dims import split_index
-from ....ir.expr import Expr, Load, Type, Var, all_of, as_expr, binary, call, cast, const, load, select
+from ....ir.expr import Expr, Load, Type, Var, as_expr, binary, call, cast, const, load, select
 from ....ir.kernel import Alloc, Barrier, Block, Buffer, Do, For, If, Kernel, Store, axis, nest, store
 from ....ir.ops.norm import Attention
 from ...machine_gpu import GpuMachine
 from ..scheduled import Group, Scheduled
+from .attention_task import HALVES, AttentionTask, attention_task
 from .cores import INSTRUCTIONS, load_matrices
 from .legalize import legalize
 from .operand import Operand, access_width
@@ -30,8 +30,6 @@ KEYS = 64  # at a time
 WARP_QUERIES = 16
 MOST_WIDTH = 128  # of a head, so that queries, sums and scores stay in registers
 FEWEST_QUERIES = 16  # fewer would leave most of every matrix instruction empty
-LOG2_E = math.log2(math.e)
-HALVES = ("f16", "bf16")
 
 
 def takes_attention(op: Attention, q: tuple[int, ...], v: tuple[int, ...], dtype: str, machine: GpuMachine) -> bool:
@@ -43,33 +41,15 @@ def takes_attention(op: Attention, q: tuple[int, ...], v: tuple[int, ...], dtype
 
 def schedule_attention(group: Group, machine: GpuMachine) -> Scheduled:
     """One kernel for all heads."""
-    op, (q, k, v, mask), out = attention_buffers(group)
-    batch, heads, rows, depth = q.static_shape
-    groups, keys = v.static_shape[1:3]
-    dtype = q.dtype if q.dtype in HALVES else machine.precision
+    task = attention_task(group)
+    batch, heads, rows, depth = task.q.static_shape
+    dtype = task.q.dtype if task.q.dtype in HALVES else machine.precision
     warps = 8 if batch * heads * -(-rows // 128) >= 2 * machine.processors else 4
-    plan = _Plan(op, q, k, v, mask, out, dtype, warps, heads // groups)
+    plan = _Plan(task, dtype, warps)
     kernel = legalize(Kernel("attention", tuple(dict.fromkeys(group.params)), plan.body()))
-    note = (f"{batch * heads} heads, {rows} x {keys} of {depth}: {warps * WARP_QUERIES} queries a block, {KEYS} keys at a "
+    note = (f"{batch * heads} heads, {rows} x {task.keys} of {depth}: {warps * WARP_QUERIES} queries a block, {KEYS} keys at a "
             f"time, {INSTRUCTIONS[dtype, dtype]}, running maxima and sums")
     return Scheduled(kernel, note=note)
-
-
-def attention_buffers(group: Group) -> tuple[Attention, tuple[Buffer, Buffer, Buffer, Buffer | None], Buffer]:
-    """(operator, (queries, keys, values, mask), result) of a group."""
-    assert isinstance(group.op, Attention)
-    q, k, v, *mask = group.operands
-    out = next(p for p in group.params if p.name.startswith("y"))
-    return group.op, (q, k, v, mask[0] if mask else None), out
-
-
-def seen_steps(op: Attention, tile: Expr, queries: int, rows: int, keys: int, at_once: int) -> Expr:
-    """How many pieces of `at_once` keys the queries of a tile see."""
-    every = -(-keys // at_once)
-    if not op.causal:
-        return as_expr(every)
-    last = tile * queries + (queries + keys - rows + at_once - 1)
-    return binary("min", last / at_once, every)
 
 
 def _power_of_two(n: int) -> int:
@@ -92,15 +72,9 @@ def head_operand(buf: Buffer, batch: Expr, head: Expr, *, transposed: bool) -> O
 
 @dataclass(frozen=True)
 class _Plan:
-    op: Attention
-    q: Buffer
-    k: Buffer
-    v: Buffer
-    mask: Buffer | None
-    out: Buffer
+    task: AttentionTask
     dtype: str
     warps: int
-    sharing: int
 
     # ---- sizes
 
@@ -110,45 +84,42 @@ class _Plan:
 
     @property
     def depth(self) -> int:
-        return _power_of_two(self.q.static_shape[3])
+        return _power_of_two(self.task.q.static_shape[3])
 
     @property
     def width(self) -> int:
-        return _power_of_two(self.v.static_shape[3])
-
-    @property
-    def keys(self) -> int:
-        return self.k.static_shape[2]
+        return _power_of_two(self.task.v.static_shape[3])
 
     # ---- the kernel
 
     def body(self) -> Block:
-        batch, heads, rows, _ = self.q.static_shape
+        task = self.task
+        batch, heads, rows, _ = task.q.static_shape
         tiles = -(-rows // self.queries)
         block = axis("tile", batch * heads * tiles)
         warp, lane = axis("warp", self.warps), axis("lane", 32)
         b, head, tile = split_index([batch, heads, tiles], block)
         thread = warp * 32 + lane
         first = tile * self.queries
-        group = head / self.sharing
+        group = head / task.sharing
         zero = as_expr(0)
-        q = stage_operand("q_tile", head_operand(self.q, b, head, transposed=False), self.queries, self.depth, 1, self.dtype,
+        q = stage_operand("q_tile", head_operand(task.q, b, head, transposed=False), self.queries, self.depth, 1, self.dtype,
                           k_major=True, swizzled=True)
-        k = stage_operand("k_tile", head_operand(self.k, b, group, transposed=False), KEYS, self.depth, 2, self.dtype,
+        k = stage_operand("k_tile", head_operand(task.k, b, group, transposed=False), KEYS, self.depth, 2, self.dtype,
                           k_major=True, swizzled=True)
-        v = stage_operand("v_tile", head_operand(self.v, b, group, transposed=True), self.width, KEYS, 2, self.dtype,
+        v = stage_operand("v_tile", head_operand(task.v, b, group, transposed=True), self.width, KEYS, 2, self.dtype,
                           k_major=False, swizzled=True)
         threads = self.warps * 32
 
         def bring(step: Expr) -> Block:
             stage, start = step % 2, step * KEYS
-            deepest = -(-self.keys // KEYS) * KEYS
+            deepest = -(-task.keys // KEYS) * KEYS
             return (
                 *fill(k, stage, zero, (start, zero), self.depth, threads, thread, True),
                 *fill(v, stage, zero, (zero, start), deepest, threads, thread, True), Do("cp_async_commit"),
             )
 
-        count = seen_steps(self.op, tile, self.queries, rows, self.keys, KEYS)
+        count = task.steps(tile, self.queries, KEYS)
         step = axis("step", count)
         state = _State(self, lane)
         row = first + warp * WARP_QUERIES + lane / 4
@@ -170,27 +141,16 @@ class _Plan:
         n, e = axis("nf", KEYS // 8), axis("e", 4)
         key = step * KEYS + n * 8 + state.lane % 4 * 2 + e % 2
         query = row + e / 2 * 8
-        rows = self.q.static_shape[2]
-        value = load(state.s, n, e) * (self.op.scale * LOG2_E)
-        if self.mask is not None:
-            full = (batch, head, binary("min", query, rows - 1), binary("min", key, self.keys - 1))
-            sizes = self.mask.static_shape
-            index = tuple(i if size > 1 else as_expr(0) for i, size in zip(full[4 - len(sizes):], sizes, strict=True))
-            value = value + cast(load(self.mask, *index), "f32") * LOG2_E
-        seen = [binary("lt", key, self.keys)] if self.keys % KEYS else []
-        if self.op.causal:
-            seen.append(binary("le", key, query + (self.keys - rows)))
-        if seen:
-            value = select(all_of(seen), value, const(float("-inf"), "f32"))
+        value = self.task.exponent(load(state.s, n, e), batch, head, query, key, KEYS)
         return nest((n, e), (Store(state.s, (n, e), value),), "unroll")
 
     def finish(self, state: _State, batch: Expr, head: Expr, row: Expr) -> Block:
         """The sums divided by their weights; the threads of a row first add theirs."""
-        rows, width = self.out.static_shape[2:]
+        rows, width = self.task.out.static_shape[2:]
         h, n, e = axis("h", 2), axis("nf", -(-width // 8)), axis("e", 2)
         query, column = row + h * 8, n * 8 + state.lane % 4 * 2 + e
         value = load(state.o, n, h * 2 + e) / load(state.total, h)
-        made: Block = (Store(self.out, (batch, head, query, column), cast(value, self.out.dtype)),)
+        made: Block = (Store(self.task.out, (batch, head, query, column), cast(value, self.task.out.dtype)),)
         if width % 8:
             made = (If(binary("lt", column, width), made),)
         body: Block = nest((n, e), made, "unroll")

@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 from ....ir.dims import split_index
 from ....ir.expr import Expr, Var, all_of, as_expr, binary, call, cast, const, load, select
 from ....ir.kernel import Alloc, Barrier, Block, Buffer, Do, For, If, Kernel, Store, axis, nest, store
-from ....ir.ops.norm import Attention
 from ...machine_gpu import GpuMachine
 from ...schedule.vectors import vector_store
 from ..scheduled import Group, Scheduled
-from .attention import LOG2_E, attention_buffers, head_operand, seen_steps
+from .attention import head_operand
+from .attention_task import AttentionTask, attention_task
 from .cores import LANE_COLUMNS, LANE_ROWS, PlainCore, thread_place
 from .legalize import legalize
 from .operand import access_width
@@ -58,24 +58,21 @@ def takes_plain_attention(q: tuple[int, ...], v: tuple[int, ...], dtype: str, ma
 
 def schedule_plain_attention(group: Group, machine: GpuMachine) -> Scheduled:
     """One kernel for all heads."""
-    op, (q, k, v, mask), out = attention_buffers(group)
-    batch, heads, rows, depth = q.static_shape
-    keys = _keys(depth, v.static_shape[3], machine)
-    plan = _Plan(op, q, k, v, mask, out, keys)
+    task = attention_task(group)
+    batch, heads, rows, depth = task.q.static_shape
+    keys = _keys(depth, task.v.static_shape[3], machine)
+    plan = _Plan(task, keys)
     kernel = legalize(Kernel("attention", tuple(dict.fromkeys(group.params)), plan.body()))
-    note = (f"{batch * heads} heads, {rows} x {v.static_shape[2]} of {depth} by f32 arithmetic: {QUERIES} queries a block, "
+    note = (f"{batch * heads} heads, {rows} x {task.keys} of {depth} by f32 arithmetic: {QUERIES} queries a block, "
             f"{keys} keys at a time, running maxima and sums")
     return Scheduled(kernel, note=note)
 
 
 @dataclass(frozen=True)
 class _Plan:
-    op: Attention
-    q: Buffer
-    k: Buffer
-    v: Buffer
-    mask: Buffer | None
-    out: Buffer
+    """keys: at a time."""
+
+    task: AttentionTask
     keys: int
 
     def core(self, name: str, left: StagedTile, right: StagedTile, columns: int, depth: int) -> PlainCore:
@@ -83,30 +80,30 @@ class _Plan:
         return PlainCore(tile, left, right, "f32", name)
 
     def body(self) -> Block:
-        batch, heads, rows, width = self.q.static_shape
-        groups, every = self.v.static_shape[1:3]
-        depth, columns, keys = _padded(width), _padded(self.v.static_shape[3]), self.keys
+        task, keys = self.task, self.keys
+        batch, heads, rows, width = task.q.static_shape
+        depth, columns = _padded(width), _padded(task.v.static_shape[3])
         tiles = -(-rows // QUERIES)
         block, warp, lane = axis("tile", batch * heads * tiles), axis("warp", WARPS), axis("lane", 32)
         b, head, tile = split_index([batch, heads, tiles], block)
-        group, zero, thread = head / (heads // groups), as_expr(0), warp * 32 + lane
+        group, zero, thread = head / task.sharing, as_expr(0), warp * 32 + lane
         first = tile * QUERIES
-        q = stage_operand("q_tile", head_operand(self.q, b, head, transposed=False), QUERIES, depth, 1, "f32", k_major=True,
+        q = stage_operand("q_tile", head_operand(task.q, b, head, transposed=False), QUERIES, depth, 1, "f32", k_major=True,
                           swizzled=True)
-        k = stage_operand("k_tile", head_operand(self.k, b, group, transposed=False), keys, depth, STAGES, "f32", k_major=True,
+        k = stage_operand("k_tile", head_operand(task.k, b, group, transposed=False), keys, depth, STAGES, "f32", k_major=True,
                           swizzled=True)
-        v = stage_operand("v_tile", head_operand(self.v, b, group, transposed=True), columns, keys, STAGES, "f32",
+        v = stage_operand("v_tile", head_operand(task.v, b, group, transposed=True), columns, keys, STAGES, "f32",
                           k_major=False, swizzled=False)
         p = replace(q, buffer=Buffer("p_tile", "f32", (1, QUERIES, keys), "shared"))
 
         def bring(step: Expr) -> Block:
             stage, start = step % STAGES, step * keys
             return (*fill(k, stage, zero, (start, zero), depth, WARPS * 32, thread, True),
-                    *fill(v, stage, zero, (zero, start), -(-every // keys) * keys, WARPS * 32, thread, True),
+                    *fill(v, stage, zero, (zero, start), -(-task.keys // keys) * keys, WARPS * 32, thread, True),
                     Do("cp_async_commit"))
 
         rows_of = _Rows(self, self.core("s", q, k, keys, depth), self.core("o", p, v, columns, keys), warp * WARP_QUERIES, lane)
-        count = seen_steps(self.op, tile, QUERIES, rows, every, keys)
+        count = task.steps(tile, QUERIES, keys)
         step = axis("step", count)
         loop: Block = (
             Do("cp_async_wait", (zero,)), Barrier("block"), If(binary("lt", step + 1, count), bring(step + 1)),
@@ -159,19 +156,8 @@ class _Rows:
         """Scores as exponents of two, minus infinity where a query does not see a key."""
         plan, s = self.plan, self.product.acc
         i, j = axis("i", self.product.cells[0]), axis("j", self.product.cells[1])
-        rows, every = plan.q.static_shape[2], plan.k.static_shape[2]
         query, key = first + self.query(i), step * plan.keys + self.key(j)
-        value = load(s, i, j) * (plan.op.scale * LOG2_E)
-        if plan.mask is not None:
-            full = (batch, head, binary("min", query, rows - 1), binary("min", key, every - 1))
-            sizes = plan.mask.static_shape
-            index = tuple(e if n > 1 else as_expr(0) for e, n in zip(full[4 - len(sizes):], sizes, strict=True))
-            value = value + cast(load(plan.mask, *index), "f32") * LOG2_E
-        seen = [binary("lt", key, every)] if every % plan.keys else []
-        if plan.op.causal:
-            seen.append(binary("le", key, query + (every - rows)))
-        if seen:
-            value = select(all_of(seen), value, const(float("-inf"), "f32"))
+        value = plan.task.exponent(load(s, i, j), batch, head, query, key, plan.keys)
         return nest((i, j), (Store(s, (i, j), value),), "unroll")
 
     def weights(self) -> Block:
@@ -202,7 +188,7 @@ class _Rows:
 
     def finish(self, batch: Expr, head: Expr, first: Expr) -> Block:
         """The sums divided by their weights; the threads of a row first add theirs.  Neighbours are stored together."""
-        out = self.plan.out
+        out = self.plan.task.out
         rows, width = out.static_shape[2:]
         piece = 4
         i, j, v = axis("i", self.sums.cells[0]), axis("j", self.sums.cells[1] // piece), axis("v", piece)

@@ -2,6 +2,7 @@
 
     attention in 16 bits                                               attention: one kernel, running maxima
     attention in f32                                                   plain_attention: the same without tensor cores
+    attention of a few queries                                         token_attention: keys in parts, joined in order
     a sum of products of two operands, enough of rows, columns and k   contract: tiles in shared memory, tensor cores
     the same with few rows and weights                                 skinny: a warp per output, along lines of the weights
     maps and reductions over shared rows                               rows: a warp or block per row
@@ -14,7 +15,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import prod
 
@@ -46,6 +47,7 @@ from .positions import schedule_positions, takes_positions
 from .recurrent import schedule_recurrent
 from .rows import schedule_row_groups
 from .skinny import skinny_product
+from .token_attention import schedule_token_attention, takes_token_attention
 from .transposes import find_transposed, transpose_nest
 
 SHORT_ROW = 16  # elements of a row that one thread reduces alone
@@ -55,8 +57,7 @@ def schedule_group(group: Group, machine: GpuMachine, accuracy: str = "default")
     """A scheduled kernel for a fused group."""
     if isinstance(group.op, Attention):
         q, _, v = (x.static_shape for x in group.operands[:3])
-        on_cores = takes_attention(group.op, q, v, group.operands[0].dtype, machine)
-        return schedule_attention(group, machine) if on_cores else schedule_plain_attention(group, machine)
+        return _attention(group.op, q, v, group.operands[0].dtype, machine)(group, machine)  # type: ignore[misc]
     computes = tuple(map(without_empty_sum, group.computes))
     if len(computes) == 1 and computes[0].combine == "add":
         product = find_matrix_product(computes[0], group.constants)
@@ -70,6 +71,17 @@ def schedule_group(group: Group, machine: GpuMachine, accuracy: str = "default")
         if made is not None:
             return Scheduled(legalize(Kernel(group.kind, group.params, made[0])), note=made[1])
     return _schedule_nests(group, computes, machine)
+
+
+def _attention(
+    op: Attention, q: tuple[int, ...], v: tuple[int, ...], dtype: str, machine: GpuMachine
+) -> Callable[[Group, GpuMachine], Scheduled] | None:
+    """The strategy for attention of these shapes, None where it is expanded."""
+    if takes_attention(op, q, v, dtype, machine):
+        return schedule_attention
+    if takes_plain_attention(q, v, dtype, machine):
+        return schedule_plain_attention
+    return schedule_token_attention if takes_token_attention(q, v, dtype) else None
 
 
 def _schedule_skinny(group: Group, product: MatrixProduct) -> Scheduled | None:
@@ -163,7 +175,7 @@ def is_native(machine: GpuMachine, op: Op, types: tuple[TensorType, ...]) -> boo
         return takes_block_product(op, types)
     if isinstance(op, Attention) and all(t.is_static for t in types):
         q, v, dtype = types[0].static_shape, types[2].static_shape, types[0].dtype
-        return takes_attention(op, q, v, dtype, machine) or takes_plain_attention(q, v, dtype, machine)
+        return _attention(op, q, v, dtype, machine) is not None
     return False
 
 
