@@ -4,9 +4,11 @@ exp, log, erf, tanh, sigmoid and pow of f32 are polynomials on any number of lan
 relative error over the reduced range, made in f64 and rounded once.  Largest errors over all f32, in units in the last
 place, with and without a fused multiply-add:
 
-    exp 1.1, log 1.1, erf 1.4, tanh 1.9, sigmoid 2.4, pow 0.6     (infinities, NaN, subnormal arguments and results included)
+    exp 1.1, exp2 2.2, log 1.1, erf 1.4, tanh 1.9, sigmoid 2.4, pow 0.6
 
-GELU by erf is one function: 3 units above -1, 1e-6 of the result above -3, 5e-6 above -5, 1e-9 absolute below.
+infinities, NaN, subnormal arguments and results included.  x sigmoid(x) and GELU by erf are one function each, made for few
+operations: SiLU 3 units above -1, (2 + |x|) 1e-7 of the result below; GELU 5 units above -1, 1e-6 of the result above -3,
+5e-6 above -5, 1e-9 absolute below.
 
 Every other function, and f64, is a call of libm per lane.  f16 and bf16 are computed in f32.
 """
@@ -50,6 +52,8 @@ _SQRT_HALF = 0x3F3504F3  # bits of sqrt(1/2)
 
 # (e^r - 1 - r) / r^2 on |r| <= ln(2) / 2
 _EXP = (4.999999335e-01, 1.666651913e-01, 4.166840572e-02, 8.368898680e-03, 1.381422176e-03)
+# (2^r - 1) / r on |r| <= 1/2
+_EXP2 = (6.931470037e-01, 2.402224243e-01, 5.550733581e-02, 9.671512991e-03, 1.326472731e-03)
 # (log(1 + f) - f + f^2 / 2) / f^3 on sqrt(1/2) <= 1 + f <= sqrt(2)
 _LOG = (3.333333171e-01, -2.500082104e-01, 2.000122687e-01, -1.662335730e-01, 1.420175823e-01, -1.316018306e-01,
         1.276157564e-01, -7.634493026e-02)
@@ -61,10 +65,10 @@ _ERF_SPLIT = 0.921875
 # (tanh(x) - x) / x^3 in x^2 for |x| <= 0.55
 _TANH = (-3.333331756e-01, 1.333258614e-01, -5.385230980e-02, 2.107167869e-02, -6.274239093e-03)
 _TANH_SPLIT = 0.55
-# log of the normal distribution function at -t for 0 <= t <= 6, weighted by the function down to 1e-4; beyond 6 it falls fast
-# enough that e to it vanishes before 14.5
-_LOG_NORMAL = (-6.931471576e-01, -7.978857691e-01, -3.182994501e-01, -3.637016346e-02, 4.838614102e-03, -1.226790594e-05,
-               -1.918270691e-04, 5.372336558e-05, -7.986523960e-06, 6.589145734e-07, -2.370657950e-08)
+# log2 of the normal distribution function at -t for 0 <= t <= 6, weighted by the function down to 1e-4; beyond 6 it falls fast
+# enough that 2 to it vanishes before 14.5
+_LOG2_NORMAL = (-9.999999404e-01, -1.151105881e+00, -4.592090249e-01, -5.247105286e-02, 6.980644539e-03,
+                -1.769884693e-05, -2.767479746e-04, 7.750643272e-05, -1.152211826e-05, 9.506127867e-07, -3.420136352e-08)
 
 
 def _horner(x: Expr, coefficients: Sequence[float]) -> Expr:
@@ -113,6 +117,18 @@ def exp(x: Expr, scale: Scale) -> Expr:
     return _exp_in_range(binary("min", binary("max", x, -104.0), 89.0), scale)
 
 
+def exp2(x: Expr, scale: Scale) -> Expr:
+    """2^x; 0 below -151, infinity above 128."""
+    return _exp2_in_range(binary("min", binary("max", x, -160.0), 129.0), scale)
+
+
+def _exp2_in_range(x: Expr, scale: Scale) -> Expr:
+    """2^x for -160 <= x <= 129, and for any finite x where an instruction scales: what remains of x is exact."""
+    n = unary("rint", x)
+    r = x - n
+    return scale(fma(_horner(r, _EXP2), r, const(1.0, "f32")), n)
+
+
 def log(x: Expr, scale: Scale) -> Expr:
     """Natural logarithm; NaN below 0, -infinity at 0."""
     tiny = binary("lt", x, 2.0**-126)
@@ -150,17 +166,19 @@ def sigmoid(x: Expr, scale: Scale) -> Expr:
 
 
 def silu(x: Expr, scale: Scale) -> Expr:
-    """x * sigmoid(x) as x / (1 + e^-x): no branch on the sign; -0 below -88.7, where it is smaller than 1e-36."""
-    return x / (_exp_in_range(binary("min", binary("max", -x, -104.0), 89.0), scale) + 1.0)
+    """x * sigmoid(x) as x / (1 + 2^t): no branch on the sign; -0 below -88.7, where it is smaller than 1e-36."""
+    t = binary("max", x * -_LOG2_E, -160.0)
+    t = t if scale is scale_by_instruction else binary("min", t, 129.0)
+    return x / (_exp2_in_range(t, scale) + 1.0)
 
 
 def gelu(x: Expr, scale: Scale) -> Expr:
     """x times the normal distribution function of x, as max(x, 0) - |x| N(-|x|): one polynomial for both signs, and small
     results keep their precision."""
     t = binary("min", unary("abs", x), 14.5)
-    log = _horner(t, _LOG_NORMAL)  # -1200 at the end, more than shifted bits can express
-    log = log if scale is scale_by_instruction else binary("max", log, -104.0)
-    return fma(-t, _exp_in_range(log, scale), binary("max", x, 0.0))
+    log2 = _horner(t, _LOG2_NORMAL)  # -1700 at the end, more than shifted bits can express
+    log2 = log2 if scale is scale_by_instruction else binary("max", log2, -160.0)
+    return fma(-t, _exp2_in_range(log2, scale), binary("max", x, 0.0))
 
 
 def _logistic(x: Expr, e: Expr) -> Expr:
@@ -172,7 +190,7 @@ def _sigmoid64(x: Expr) -> Expr:
 
 
 POLYNOMIALS: dict[str, Callable[[Expr, Scale], Expr]] = {
-    "exp": exp, "log": log, "erf": erf, "tanh": tanh, "sigmoid": sigmoid,
+    "exp": exp, "exp2": exp2, "log": log, "erf": erf, "tanh": tanh, "sigmoid": sigmoid,
 }
 
 

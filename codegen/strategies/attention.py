@@ -34,6 +34,7 @@ from ..schedule import (
 from .open_axes import tiles_of, typical
 from .scheduled import Group, Scheduled
 
+LEAST = -3.4028234663852886e38  # masks may hold it, for keys that count only where every key is masked
 ROWS = 8  # query rows at a time: with two vectors of keys, sixteen accumulators
 SMALLEST = 4  # fewer query rows do not pay for packing the keys
 
@@ -135,7 +136,7 @@ def _computes(op: Attention, out: Buffer, operands: tuple[Buffer, ...], z: _Size
         (p, m, so * z.panel + si),
     )
     highest = Compute(most, (p, m), scores[p, m, j], (j,), "max")
-    safe = binary("max", most[p, m], -3.0e38)  # a row without any key gives 0 / 0, not inf - inf
+    safe = binary("max", most[p, m], LEAST)  # a row without any key gives 0 / 0, not inf - inf
     weight = Compute(weights, (p, m, j), call("exp", scores[p, m, j] - safe))
     summed = Compute(total, (p, m), weights[p, m, j], (j,), "add")
     co, ci, r = axis("co", z.width // z.value_panel), axis("ci", z.value_panel), axis("r", z.padded)

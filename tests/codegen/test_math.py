@@ -23,10 +23,11 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 REFERENCE = {
-    "exp": np.exp, "log": np.log, "tanh": np.tanh, "sigmoid": _sigmoid, "erf": np.vectorize(math.erf, otypes=[float]),
+    "exp": np.exp, "exp2": np.exp2, "log": np.log, "tanh": np.tanh, "sigmoid": _sigmoid,
+    "erf": np.vectorize(math.erf, otypes=[float]),
 }
 # Documented bounds: see codegen/math.py.
-LIMIT = {"exp": 1.1, "log": 1.1, "erf": 1.4, "tanh": 1.9, "sigmoid": 2.4}
+LIMIT = {"exp": 1.1, "exp2": 2.2, "log": 1.1, "erf": 1.4, "tanh": 1.9, "sigmoid": 2.4}
 EDGES = [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 1.17549435e-38, 88.72, 88.73, -87.4, -103.9, -104.1, 3.4e38]
 
 
@@ -78,7 +79,11 @@ def test_x_times_sigmoid_is_one_function(machine: str) -> None:
     run_native(kernel, arrays, machine=None if machine == "host" else parse_machine("cpu:" + machine))
     with np.errstate(all="ignore"):
         exact = x.astype(np.float64) / (1 + np.exp(-x.astype(np.float64)))
-    np.testing.assert_allclose(arrays["Y"][x > -88], exact[x > -88], rtol=4e-7, atol=1e-44)
+    special = ~np.isfinite(x)
+    np.testing.assert_array_equal(arrays["Y"][special], exact[special])
+    normal = (x > -88) & ~special
+    error = np.abs(arrays["Y"][normal] - exact[normal])
+    assert (error <= np.abs(exact[normal]) * 1e-7 * np.maximum(4, 2 - x[normal]) + 1e-44).all()
     low = (x <= -88) & np.isfinite(x)
     assert np.abs(arrays["Y"][low]).max() < 1e-35
 
@@ -201,7 +206,7 @@ def test_gelu_is_one_function(order: str, machine: str) -> None:
     with np.errstate(all="ignore"):
         error = np.abs(got - exact)
         relative = error / np.abs(exact)
-    assert ulps(got, exact)[(a > -1) & (np.abs(a) > 1e-30)].max() <= 3.0
+    assert ulps(got, exact)[(a > -1) & (np.abs(a) > 1e-30)].max() <= 5.0
     assert relative[(a > -3) & (a < -1)].max() < 1e-6
     assert relative[(a > -5) & (a <= -3)].max() < 5e-6
     assert error[a <= -5].max() < 2e-9

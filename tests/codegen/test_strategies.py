@@ -211,6 +211,15 @@ def test_attention(name: str, machine: str) -> None:
     run_op(Attention(0.25, causal), q, k, v, *extra, machine=machine, tolerance=2e-6)
 
 
+@each_machine
+def test_keys_that_the_least_number_masks_count_where_all_are_masked(machine: str) -> None:
+    """As exporters write masks: a row of nothing but padding is the mean of its values."""
+    q, k, v = heads(1, 2, 9, 16), heads(1, 2, 20, 16, 1), heads(1, 2, 20, 16, 2)
+    mask = np.where(np.arange(20) < 12, 0, np.finfo(np.float32).min).astype(np.float32) * np.ones((9, 1), np.float32)
+    mask[3], mask[4], mask[5, 1:] = np.finfo(np.float32).min, -3.2e38, -np.inf
+    run_op(Attention(0.25, False), q, k, v, mask, machine=machine, tolerance=2e-6)
+
+
 def test_attention_of_views() -> None:
     """Heads lie side by side in the rows of one matrix."""
     q, k, v = (Operand(heads(2, 2, rows, 16), (0, 2, 1, 3)) for rows in (9, 20, 20))
