@@ -38,6 +38,7 @@ setup(
             for part in ("cuda-nvcc", "nvvm", "cuda-crt", "cuda-runtime", "cuda-cccl", "cuda-nvrtc")
         ],
         "cross": ["ziglang>=0.13"],
+        "image": ["pillow>=11"],  # the interpreter decodes image files with it; compiled libraries do it themselves
         "tpu": ["jax==0.10.*", "libtpu>=0.0.40"],
         "tvm": ["apache-tvm==0.27.*"],
         "tune": ["optuna>=4"],
@@ -46,7 +47,8 @@ setup(
         "all": ["ziglang>=0.13", "libclang>=16", "optuna>=4", "jax==0.10.*", "libtpu>=0.0.40", "apache-tvm==0.27.*"],
         "test": [
             "jax==0.10.*; python_version >= '3.11'", "apache-tvm==0.27.*",  # for the tests and the type checker
-            "libclang>=16", "pytest>=8", "optuna>=4", "pytest-xdist>=3", "hypothesis>=6", "ruff>=0.8", "pyright>=1.1.390",
+            "libclang>=16", "pillow>=11", "pytest>=8", "optuna>=4", "pytest-xdist>=3", "hypothesis>=6", "ruff>=0.8",
+            "pyright>=1.1.390",
         ],
     },
     entry_points={"console_scripts": ["tilewright = tilewright.compiler.cli:main"]},

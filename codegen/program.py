@@ -158,11 +158,13 @@ class Program:
         return self.steps or next((v.steps for v in self.versions), ())
 
     @property
-    def has_text(self) -> bool:
-        """Whether it needs the support for strings: it calls functions of it, or takes or gives strings."""
-        return any(isinstance(s, Do) for k in self.kernels.values() for s in k.body) or any(
-            t.dtype == "str" for _, t in (*self.inputs, *self.outputs)
-        )
+    def support_parts(self) -> tuple[str, ...]:
+        """The parts of the support code that it needs, "text" and "image": it calls functions of them, or takes or gives
+        strings."""
+        calls = [s.fn for k in self.kernels.values() for s in k.body if isinstance(s, Do)]
+        used = {part for part in ("image", "text") if any(name.startswith(f"tw_{part}_") for name in calls)}
+        used |= {"text" for _, t in (*self.inputs, *self.outputs) if t.dtype == "str"}
+        return tuple(sorted(used))
 
 
 def all_calls(steps: Iterable[Step]) -> Iterator[Call]:

@@ -55,8 +55,8 @@ def require_support(lowering: Lowering, what: str, where: str) -> None:
     machine = lowering.machine
     if not isinstance(machine, Machine):
         raise TargetError(
-            f"target {machine.name}: {what} at {where!r}: strings need the support code of a processor's library; compile for "
-            "cpu, or leave the part of the model that has strings to one that is"
+            f"target {machine.name}: {what} at {where!r}: strings and image files need the support code of a processor's "
+            "library; compile for cpu, or leave the part of the model that has them to one that is"
         )
 
 

@@ -24,6 +24,7 @@ from ..frontend.onnx.support import operators_used
 from ..ir.dims import symbols
 from ..ir.errors import OptionError
 from ..ir.graph import Graph
+from ..ir.ops.image_file import DecodeImage
 from ..targets.artifact import Artifact
 from .bucketing import compile_buckets
 from .cache import Cache
@@ -128,10 +129,11 @@ class _Job:
     def imported(self, source: ModelFile) -> Graph:
         options = self.options
         with self.stages.stage("import"):
-            imported = import_graph(source, dict(options.shapes), dict(options.dims))
+            imported = import_graph(source, dict(options.shapes), dict(options.dims), dict(options.ranges))
         if wanted(options, "import"):
             self.show("import", str(imported))
         known = {v.name for x in imported.inputs for v in symbols(x.type.shape)}
+        known |= {v.name for n in imported.nodes if isinstance(n.op, DecodeImage) for v in symbols(n.op.counts)}
         for name, _ in options.ranges:
             if name not in known:
                 near = nearest(name, known)

@@ -17,6 +17,7 @@ from ..ir.graph import Builder, Graph, Node
 from ..ir.ops.base import Op, form_of, form_of_class
 from ..ir.ops.control import Loop
 from ..ir.ops.data_sized import DataSized
+from ..ir.ops.image_file import DecodeImage
 from ..ir.types import TensorType
 from ..ir.verify import subgraphs
 from ..targets.fpga.build import is_native, require_ports
@@ -32,6 +33,7 @@ from .progress import Stages
 
 _SIZED = "a result of a size that only data tells"
 _STRINGS = "strings are for processors' libraries"
+_IMAGES = "image files are decoded by processors' libraries"
 _SOME_BITS = 8
 _LOOP = "how often the loop runs sizes a result, and is only known when it runs"
 Lack = Callable[[Op, tuple[TensorType, ...]], str]
@@ -65,7 +67,7 @@ def target_reasons(graph: Graph) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {target: {} for target in (*_LACKS, "fpga")}
     for node in _all_nodes(graph):
         types = tuple(v.type for v in (*node.inputs, *node.outputs))
-        general = _STRINGS if any(t.dtype == "str" for t in types) else _SIZED if isinstance(node.op, DataSized) else ""
+        general = _general(node.op, types)
         for target, lack in _LACKS.items():
             reason = general if target in _REFUSING else ""
             reason = reason or _reason(node.op, tuple(v.type for v in node.inputs), lack)
@@ -83,6 +85,15 @@ def target_reasons(graph: Graph) -> dict[str, dict[str, str]]:
     else:
         found["fpga"] = _streams(graph)
     return found
+
+
+def _general(op: Op, types: tuple[TensorType, ...]) -> str:
+    """What only processors take, if it is that."""
+    if any(t.dtype == "str" for t in types):
+        return _STRINGS
+    if isinstance(op, DecodeImage):
+        return _IMAGES
+    return _SIZED if isinstance(op, DataSized) else ""
 
 
 def open_sizes(graph: Graph) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from tilewright.ir import ops
 from tilewright.ir.ops import bounded
 from tilewright.ir.ops.base import Op
 from tilewright.ir.ops.control import Fused
+from tilewright.ir.ops.image_file import DecodeWithin
 from tilewright.ir.ops.recurrent import Recurrent
 
 PAGE = Path(__file__).with_suffix(".md")
@@ -37,6 +38,11 @@ operators are imported into the same core operators. The last table says which o
   one for each item, called `name.0`, `name.1`, ...
 - Strings: interpreter and cpu. They run in support code that is in the library of a model with strings. A string is UTF-8
   without a zero byte; case is that of Unicode, whatever the locale; regular expressions are those of RE2, in linear time.
+- Image files: interpreter (with Pillow) and cpu, whose libraries decode them in support code. Baseline and progressive JPEG
+  bit by bit as libjpeg-turbo; PNG, BMP and PNM of every kind. Colours of grey
+  images are equal, transparency is left out, of more than 8 bits the upper ones are taken, EXIF orientation is not applied.
+  What cannot be decoded is an error of the run, with a reason. Memory is kept for the size that the model declares for the
+  result, or that `--dim OUTPUT_height=1..1080 --dim OUTPUT_width=1..1920` say, else for 4096 x 4096 pixels.
 - Random numbers are a function of the attribute `seed` and the position of the element: the same on every run, target and
   number of threads. Without a seed, the name of the node's result is one. The generator is in `ops/random.py`.
 - Floats of 8 and 4 bits and integers of 4 and 2 bits can be cast, quantized and moved. As inputs and outputs of an artifact
@@ -49,6 +55,7 @@ NOTES: dict[tuple[str, str], str] = {
     ("", "NonZero"): SIZED,
     ("", "Unique"): SIZED,
     ("", "NonMaxSuppression"): SIZED,
+    ("", "ImageDecoder"): "interpreter and cpu",
     ("", "Compress"): "a condition computed at run time: interpreter and cpu",
     ("", "LayerNormalization"): "before opset 17 as ONNX Runtime's optimizer writes it",
     ("", "Loop"): "unrolled while importing where values change their shapes; scanned outputs need a constant trip count",
@@ -112,7 +119,7 @@ def _core_operators() -> list[type[Op]]:
         op = queue.pop()
         queue += op.__subclasses__()
         own = op.__module__.startswith(ops.__name__) and op.__module__ != bounded.__name__
-        if own and not op.__name__.startswith("_") and op not in (Fused, Recurrent):
+        if own and not op.__name__.startswith("_") and op not in (DecodeWithin, Fused, Recurrent):
             found.add(op)
     return sorted(found, key=lambda op: op.__name__)
 

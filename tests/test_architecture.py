@@ -36,6 +36,7 @@ HOMES = {
     "tvm": ("targets/tvm/",),
     "clang": ("targets/fpga/",),
     "jinja2": ("compiler/",),
+    "PIL": ("ir/ops/image_file.py",),
     "rich": ("compiler/",),
 }
 
@@ -187,6 +188,7 @@ WITHOUT_ROWS = {
          "SplitText"),
         "strings, which only a library's support code has: tests/targets/test_strings.py",
     ),
+    **dict.fromkeys(("DecodeImage", "DecodeWithin"), "image files: tests/targets/test_image_files.py"),
     "Sized": "its size depends on data: tests/passes/test_bound_sizes.py",
 }
 

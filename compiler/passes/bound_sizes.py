@@ -115,13 +115,12 @@ class _Replay:
             if not v.type.is_static and not op.takes_open:
                 raise self.refuse(f"its operand is {v.type}")
         inputs = [self.masked(v, old, op.neutral) for v, old in zip(inputs, node.inputs, strict=True)]
-        made, count = op.bounded(self.b, *inputs)
-        assert isinstance(op.count, Var)
-        self.counts[op.count] = count
+        made, counts = op.bounded(self.b, *inputs)
+        self.counts |= {d: count for d, count in zip(op.counts, counts, strict=True) if isinstance(d, Var)}
         for old, new in zip(node.outputs, made, strict=True):
             for d, n in zip(old.type.shape, new.type.shape, strict=True):
-                if d is op.count:
-                    self.bounds[op.count] = n
+                if isinstance(d, Var) and d in op.counts:
+                    self.bounds[d] = n
             if new.type.is_static and new.type.nbytes > _LARGEST:
                 raise self.refuse(f"its result could be {new.type}, {new.type.nbytes} bytes; the limit is {_LARGEST}")
         return made

@@ -66,12 +66,16 @@ class NarrowTensor:
 
 
 class OnnxBuilder(Builder):
-    """node: what is being imported, for messages.  wanted: which outputs of it the model uses.  hint: the name for its
-    results.  subgraph: imports a graph attribute as a graph of its own, given the types of its inputs.  inline: imports
-    one in place, given its inputs; gives its outputs.  named: what a name stands for where the node is."""
+    """declared: the shapes that the model declares for results, None where a dimension is open. sizes: ranges that the user
+    gives dimensions that inputs do not have. node: what is being imported, for messages. wanted: which outputs of it the model
+    uses. hint: the name for its results. subgraph: imports a graph attribute as a graph of its own, given the types of its
+    inputs. inline: imports one in place, given its inputs; gives its outputs. named: what a name stands for where the node is.
+    """
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
+        self.declared: Mapping[str, tuple[int | None, ...]] = {}
+        self.sizes: Mapping[str, tuple[int, int | None]] = {}
         self.node = ""
         self.hint = ""
         self.wanted: tuple[bool, ...] = (True,)

@@ -23,7 +23,7 @@ from .attributes import (
 )
 from .builder import NarrowTensor, NotConstantError, OnnxBuilder, Subgraph, TensorMap, TensorSequence, check_size
 from .functions import Body, FunctionKey, call_body, function_table, standard_body
-from .inputs import Shapes, bind_inputs, tensors_of
+from .inputs import Ranges, Shapes, bind_inputs, declared_shapes, tensors_of
 from .reader import ModelFile, normal_domain
 from .structure import outer_names, sorted_nodes
 from .support import require_few, require_supported
@@ -43,19 +43,26 @@ class Context:
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))  # of nodes as they are imported
 
 
-def import_graph(model: ModelFile, shapes: Shapes | None = None, dims: Mapping[str, int] | None = None) -> Graph:
-    """The graph of a model with its inputs bound to these shapes.  Raises ModelError, OptionError (`bind_inputs`)."""
+def import_graph(
+    model: ModelFile, shapes: Shapes | None = None, dims: Mapping[str, int] | None = None, ranges: Ranges | None = None
+) -> Graph:
+    """The graph of a model with its inputs bound to these shapes.  ranges: of dimensions that stay open; here they count for
+    the sizes of decoded images, which have the names of `ops.image_file`.  Raises ModelError, OptionError (`bind_inputs`)."""
     proto = model.proto.graph
+    images = {f"{n.output[0]}_{what}" for n in proto.node if n.op_type == "ImageDecoder" for what in ("height", "width")}
+    sizes = {n: (size, size) for n, size in (dims or {}).items() if n in images}
+    sizes |= {n: r for n, r in (ranges or {}).items() if n in images}
     require_supported(model)
     if not proto.output:
         raise ModelError(f"{model.name}: the model has no outputs")
     context = Context(model.tensors, function_table(model.proto))
     scope = Scope(OnnxBuilder(model.name), context, model.opsets, model.name)
+    scope.b.declared, scope.b.sizes = declared_shapes(proto), sizes
     initialized = scope.read_initializers(proto)
     given = [v for v in proto.input if v.name not in initialized]
     inputs = [tensor for v in given for tensor in tensors_of(v)]
     types = {v.name: v.type.tensor_type.elem_type for v in inputs}
-    for name, t in bind_inputs(inputs, shapes, dims).items():
+    for name, t in bind_inputs(inputs, shapes, {n: d for n, d in (dims or {}).items() if n not in sizes}).items():
         check_size(t, name)
         code = types[name]
         value = scope.b.input(name, t)
@@ -235,7 +242,9 @@ class Scope:
         padded = [*operands, *[None] * (len(body.inputs) - len(operands))]
         for name, value in zip(body.inputs, padded, strict=True):
             scope.define(name, value)
+        declared, self.b.declared = self.b.declared, {}  # of the graph's names, not those of the body
         scope.run(body.nodes)
+        self.b.declared = declared
         wanted = zip(body.outputs, self.b.wanted, strict=False)  # a body may leave out what a call does not ask for
         return tuple(scope.lookup(name) if used else None for name, used in wanted)
 

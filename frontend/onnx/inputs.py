@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Union
 
-from onnx import TensorShapeProto, ValueInfoProto, helper
+from onnx import GraphProto, TensorShapeProto, ValueInfoProto, helper
 
 from ...ir.bind import bind_dim
 from ...ir.dims import as_dim, symbols
@@ -16,6 +16,7 @@ from ...ir.types import Dim, TensorType
 from .tensors import NARROW, dtype_name
 
 Shapes = Mapping[str, Sequence[Union[int, str]]]
+Ranges = Mapping[str, tuple[int, Union[int, None]]]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 _TOKENS = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_.]*|\d+|//|[-+*()])")
@@ -27,6 +28,12 @@ def tensors_of(v: ValueInfoProto) -> tuple[ValueInfoProto, ...]:
         return (v,)
     parts = {"keys": v.type.map_type.key_type, "values": v.type.map_type.value_type.tensor_type.elem_type}
     return tuple(helper.make_tensor_value_info(f"{v.name}.{part}", code, [f"{v.name}_count"]) for part, code in parts.items())
+
+
+def declared_shapes(graph: GraphProto) -> dict[str, tuple[int | None, ...]]:
+    """What the model says of the shapes of its values; None for a dimension that is open."""
+    tensors = ((v.name, v.type.tensor_type) for v in (*graph.value_info, *graph.output) if v.type.HasField("tensor_type"))
+    return {n: tuple(d.dim_value if d.dim_value > 0 else None for d in t.shape.dim) for n, t in tensors if t.HasField("shape")}
 
 
 def bind_inputs(

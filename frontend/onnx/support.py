@@ -22,7 +22,6 @@ _REFUSED_DOMAINS = {
     "com.microsoft.nchwc": "a layout for one processor, by ONNX Runtime; take the original model, or one saved with "
     "ORT_ENABLE_EXTENDED",
 }
-_REFUSED = {("", "ImageDecoder"): "image files are not decoded; give the decoded image to the part of the model behind it"}
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,7 @@ def reason_for(node: NodeProto, opsets: Mapping[str, int]) -> str:
             return _REFUSED_DOMAINS[domain]
         known = domain in ("", "ai.onnx.ml", "ai.onnx.preview.training", "ai.onnx.preview")
         return f"no such operator in opset {opset}" if known else "an operator outside of the ONNX standard"
-    return _REFUSED.get((domain, node.op_type), "not supported yet")
+    return "not supported yet"
 
 
 def require_supported(model: ModelFile) -> None:

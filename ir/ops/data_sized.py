@@ -1,4 +1,4 @@
-"""Operators whose results have a size that only their data tells: it is a symbolic dimension, `count`, a field of theirs.
+"""Operators whose results have a size that only their data tells: it is symbolic dimensions, fields of theirs.
 
 They have no loops.  `bounded` says what they are made of where memory has a fixed size: results of the largest size, and
 the count as a value (compiler/passes/bound_sizes.py).
@@ -28,22 +28,33 @@ if TYPE_CHECKING:
 
 
 class DataSized:
-    """Marks them: how many elements there are is known when they have run."""
+    """Marks them: how large their results are is known when they have run."""
 
-    count: Dim
+    counts: tuple[Dim, ...]
+    """The sizes; those that are no symbols are known."""
     neutral: ClassVar[int | None] = None
     """An element of an operand that finds nothing, if there is one: it stands behind what is valid of the operand."""
     takes_open: ClassVar[bool] = False
     """Whether `bounded` takes operands of open dimensions."""
 
-    def bounded(self, b: Builder, *values: Value) -> tuple[tuple[Value, ...], Value]:
-        """The results in the largest size that they can have for these operands, of static types, and the count, i64[]:
-        what lies behind it is not to be read.  A copy of an operand's type has the operand's size."""
+    def bounded(self, b: Builder, *values: Value) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
+        """The results in the largest size that they can have for these operands, of static types, and the counts, i64[]:
+        what lies behind them is not to be read.  A copy of an operand's type has the operand's size."""
         raise NotImplementedError
 
 
+class Counted(DataSized):
+    """Those with one size."""
+
+    count: Dim
+
+    @property
+    def counts(self) -> tuple[Dim, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return (self.count,)
+
+
 @dataclass(frozen=True)
-class NonZero(DataSized, Op):
+class NonZero(Counted, Op):
     """The positions of what is not 0, i64[rank, count], in row-major order; NaN is not 0."""
 
     count: Dim
@@ -59,13 +70,13 @@ class NonZero(DataSized, Op):
         found = np.nonzero(np.atleast_1d(x))
         return (np.array(found if x.ndim else [()] * 0, np.int64).reshape(x.ndim, len(found[0])),)
 
-    def bounded(self, b: Builder, *values: Value) -> tuple[tuple[Value, ...], Value]:
+    def bounded(self, b: Builder, *values: Value) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
         positions, count = b.add_multi(FindNonZero(), *values)
-        return (positions,), count
+        return (positions,), (count,)
 
 
 @dataclass(frozen=True)
-class Unique(DataSized, Op):
+class Unique(Counted, Op):
     """The distinct elements of flat x, or slices along an axis; where each is first, which one every element is, how often
     each occurs.  sorted: in ascending order, else in that of their first occurrence."""
 
@@ -100,7 +111,7 @@ class Unique(DataSized, Op):
         index = (a.astype(np.int64) for a in (first, inverse, counts))
         return (np.take(x, first, axis), *index)
 
-    def bounded(self, b: Builder, *values: Value) -> tuple[tuple[Value, ...], Value]:
+    def bounded(self, b: Builder, *values: Value) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
         """Sort the rows; where one differs from that before, a group begins; its first row is the one of lowest position."""
         (x,) = values
         if self.axis is None:
@@ -119,11 +130,11 @@ class Unique(DataSized, Op):
             first, counts = (b.add(Gather(0), v, by_position) for v in (first, counts))
             rank = b.add(ScatterElements(0, "none"), zeros, by_position, b.add(Iota(m, "i64")))
             inverse = b.add(Gather(0), rank, inverse)
-        return (b.add(Gather(axis), x, first), first, inverse, counts), count
+        return (b.add(Gather(axis), x, first), first, inverse, counts), (count,)
 
 
 @dataclass(frozen=True)
-class NonMaxSuppression(DataSized, Op):
+class NonMaxSuppression(Counted, Op):
     """boxes[N, B, 4], scores[N, C, B], the most boxes per class (i64), the thresholds of overlap and score (f32): the boxes
     that are kept, i64[count, 3] as (n, class, box).  center: boxes are (x, y, width, height), else two corners (y, x, y, x)."""
 
@@ -149,7 +160,7 @@ class NonMaxSuppression(DataSized, Op):
             kept += [(n, c, i) for i in self._select(corners, scores[n, c], int(most), float(overlap), float(threshold))]
         return (np.array(kept, np.int64).reshape(-1, 3),)
 
-    def bounded(self, b: Builder, *values: Value) -> tuple[tuple[Value, ...], Value]:
+    def bounded(self, b: Builder, *values: Value) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
         boxes, scores, most, overlap, threshold = values
         known = b.constants.get(most)
         largest = boxes.type.shape[1]
@@ -163,7 +174,7 @@ class NonMaxSuppression(DataSized, Op):
         corners = b.add(Concat(2), b.add(Binary("min"), first, second), b.add(Binary("max"), first, second))
         ordered, order = b.add_multi(TopK(2, scores.type.shape[2], True), scores)
         kept, count = b.add_multi(SuppressBoxes(largest), corners, ordered, order, most, overlap, threshold)
-        return (kept,), count
+        return (kept,), (count,)
 
     def _corners(self, boxes: np.ndarray) -> np.ndarray:
         """[B, 4]: the lower corner, then the upper one."""
@@ -185,7 +196,7 @@ class NonMaxSuppression(DataSized, Op):
 
 
 @dataclass(frozen=True)
-class SplitText(DataSized, Op):
+class SplitText(Counted, Op):
     """Strings cut at a delimiter, str[1], at white space if it is empty: the pieces str[*shape, count], "" behind the last
     of a string that has fewer, and how many each has, i64[*shape].  cuts: that many at most, -1: everywhere; the last
     piece is the rest.  More than `most` pieces are an error of the run."""
@@ -202,10 +213,10 @@ class SplitText(DataSized, Op):
         pieces, counts = TextPieces(self.cuts, self.most).evaluate(*arrays)
         return pieces[..., : counts.max(initial=0)], counts
 
-    def bounded(self, b: Builder, *values: Value) -> tuple[tuple[Value, ...], Value]:
+    def bounded(self, b: Builder, *values: Value) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
         pieces, counts = b.add_multi(TextPieces(self.cuts, self.most), *values)
         widest = b.add(Reduce("max", tuple(range(counts.type.rank)), False), counts)
-        return (pieces, counts), b.add(Binary("max"), widest, b.constant(np.array(0, np.int64)))
+        return (pieces, counts), (b.add(Binary("max"), widest, b.constant(np.array(0, np.int64))),)
 
 
 def _rows(b: Builder, x: Value, axis: int) -> Value:

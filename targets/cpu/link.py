@@ -25,9 +25,10 @@ from ..temporary import TemporaryFolder
 from .sources import (
     CONSTANTS_FILE,
     MANIFEST_FILE,
+    PART_SOURCES,
     RUNTIME_HEADERS,
     RUNTIME_SOURCES,
-    TEXT_SOURCES,
+    SUPPORT_SOURCES,
     c_header,
     data_assembly,
     descriptor_source,
@@ -96,7 +97,8 @@ def link(
     owner = TemporaryFolder("tilewright-link-")
     folder = owner.path
     try:
-        parts = (RUNTIME_SOURCES, TEXT_SOURCES) if program.has_text else (RUNTIME_SOURCES,)
+        used = [PART_SOURCES[part] for part in program.support_parts]
+        parts = (RUNTIME_SOURCES, SUPPORT_SOURCES, *used) if used else (RUNTIME_SOURCES,)
         sources = [source for part in parts for source in part]
         runtime = [data for part in parts for data in _runtime_objects(toolchain, machine.arch, part)]
         names = write_model_sources(folder, program, machine, prefix, manifest, None if embedded else constants_digest)

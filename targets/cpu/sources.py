@@ -24,9 +24,15 @@ WEIGHTS_ID_BYTES = 32
 RUNTIME_SOURCES = (
     "tw_bounds.c", "tw_check.c", "tw_host.c", "tw_memory.c", "tw_model.c", "tw_profile.c", "tw_sizes.c", "tw_threads.c",
 )  # fmt: skip
-TEXT_SOURCES = ("tw_text.c", "tw_text_numbers.c", "tw_text_regex.c")
-"""For programs with strings alone."""
-RUNTIME_HEADERS = ("tw_abi.h", "tw_runtime.h", "tw_text.h")
+SUPPORT_SOURCES = ("tw_support.c",)
+PART_SOURCES = {
+    "text": ("tw_text.c", "tw_text_numbers.c", "tw_text_regex.c"),
+    "image": (
+        "tw_bmp.c", "tw_image.c", "tw_inflate.c", "tw_jpeg.c", "tw_jpeg_pixels.c", "tw_jpeg_scan.c", "tw_png.c", "tw_pnm.c",
+    ),
+}  # fmt: skip
+"""For programs with operators that run in C alone: memory and messages, and the parts that they use."""
+RUNTIME_HEADERS = ("tw_abi.h", "tw_runtime.h", "tw_support.h", "tw_text.h", "tw_image.h", "tw_jpeg.h")
 MANIFEST_FILE, CONSTANTS_FILE = "manifest.bin", "constants.bin"
 
 _CPP_TYPES = {
@@ -187,7 +193,7 @@ def descriptor_source(
         "INPUT_COUNT": len(program.inputs), "OUTPUT_COUNT": len(program.outputs),
         "FEATURE_COUNT": len(feature_bits(machine)), "BEST_THREADS": recommended_threads(program, machine),
         "PREPARES": int(bool(program.prepare)), "SIZED_COUNT": len(program.sized),
-        "TEXT": "&tw_text_functions" if program.has_text else "NULL",
+        "SUPPORT": "&tw_run_support" if program.support_parts else "NULL",
         "STEP_COUNT": len(list(all_calls(program.steps))) if program.profile else 0,
         "SITE_COUNT": len(program.sites), "SITES": "sites" if program.sites else "NULL",
         "TABLES": info_table("inputs", program.inputs) + info_table("outputs", program.outputs, _run_time_axes(program))

@@ -1,6 +1,6 @@
 /* The descriptor of one model and the functions it exports. */
 #include "@PREFIX@.h"
-#include "tw_text.h"
+#include "tw_support.h"
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -31,7 +31,7 @@ static const tw_descriptor descriptor = {
     .prepares = @PREPARES@u,
     .sized = sized,
     .sized_count = @SIZED_COUNT@u,
-    .text = @TEXT@,
+    .support = @SUPPORT@,
     .site_count = @SITE_COUNT@u,
     .sites = @SITES@,
     .sizing = @SIZING@,

@@ -194,8 +194,8 @@ static int32_t set_up(tw_model *model, const tw_descriptor *descriptor, const tw
     }
     if (!status) {
         status = tw_team_start(&model->team, threads, cpus, &options->pool, run_thread, model);
-        if (!status && descriptor->text) {
-            status = descriptor->text->start(&model->team);
+        if (!status && descriptor->support) {
+            status = descriptor->support->start(&model->team);
         }
         if (!status && descriptor->step_count) {
             status = tw_profile_start(&model->team, descriptor->step_count);
@@ -213,8 +213,8 @@ static int32_t set_up(tw_model *model, const tw_descriptor *descriptor, const tw
 static void release(tw_model *model)
 {
     tw_team_stop(&model->team);
-    if (model->team.text) {
-        model->descriptor->text->stop(&model->team);
+    if (model->team.support) {
+        model->descriptor->support->stop(&model->team);
     }
     tw_profile_stop(&model->team);
     if (model->mapped_bytes) {
@@ -260,12 +260,12 @@ int32_t tw_model_create(const tw_descriptor *descriptor, const tw_options *optio
 /* Runs the model on what its pointers point to. */
 static int32_t run_team(tw_model *model)
 {
-    const tw_text_support *text = model->descriptor->text;
-    if (text) {
-        text->begin(&model->team);
+    const tw_support_functions *support = model->descriptor->support;
+    if (support) {
+        support->begin(&model->team);
     }
     const int32_t status = run_checked(model);
-    return status || !text ? status : text->end(&model->team, model->message, sizeof model->message);
+    return status || !support ? status : support->end(&model->team, model->message, sizeof model->message);
 }
 
 static bool acquire(tw_model *model)

@@ -39,13 +39,13 @@ typedef struct tw_sized_output {
 
 struct tw_team;
 
-/* What an instance of a model with strings needs: see tw_text.h. */
-typedef struct tw_text_support {
+/* What an instance of a model with operators of the support code needs: see tw_support.h. */
+typedef struct tw_support_functions {
     int32_t (*start)(struct tw_team *team);
     void (*stop)(struct tw_team *team);
     void (*begin)(struct tw_team *team);
     int32_t (*end)(struct tw_team *team, char *message, size_t room);
-} tw_text_support;
+} tw_support_functions;
 
 typedef void tw_open_main_function(void *runtime, char *arena, char *scratch, const char *constants, void *const *inputs,
                                    void *const *outputs, int64_t tid, int64_t nt, int64_t *sizes, const int64_t *plan);
@@ -84,7 +84,7 @@ typedef struct tw_descriptor {
     uint32_t prepares;    /* 1: main without inputs prepares an instance, once */
     const tw_sized_output *sized; /* in the order of the pointers */
     uint32_t sized_count;
-    const tw_text_support *text; /* of a model with strings; NULL otherwise, and the support is not in the library */
+    const tw_support_functions *support; /* of a model with such operators; NULL otherwise, and they are not in the library */
     uint32_t site_count;  /* of a debug-bounds build; 0 otherwise */
     const tw_site *sites;
     const tw_sizing *sizing; /* NULL where all dimensions are fixed; then `main` is NULL, and sizes of memory are 0 */
@@ -195,7 +195,7 @@ struct tw_team {
     tw_worker *workers;
     tw_step_time *step_times; /* of a profile build: [threads][step_stride] */
     size_t step_stride;
-    struct tw_text *text; /* of a model with strings: tw_text.c */
+    struct tw_support *support; /* of a model with operators of the support code: tw_support.c */
     tw_violation violation; /* of a debug-bounds build */
     atomic_uint *alive; /* own page that a fork wipes: 1 in the process that owns the threads */
 };

@@ -1,108 +1,17 @@
-/* Strings in models: memory, and the operators that move, compare, cut and convert text. */
+/* Strings in models: the operators that move, compare, cut and convert text. */
 #include "tw_text.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define BLOCK_BYTES 65536
-
-typedef struct block {
-    struct block *next;
-    size_t size;
-    char bytes[];
-} block;
-
-struct tw_text {
-    block *blocks;  /* all, in the order in which they are filled */
-    block *current;
-    size_t used;    /* of the current one */
-    int32_t status;
-    char message[TW_MESSAGE_BYTES];
-};
-
-static int32_t start(tw_team *team)
-{
-    team->text = calloc(1, sizeof(struct tw_text));
-    return team->text ? TW_OK : TW_NO_MEMORY;
-}
-
-static void stop(tw_team *team)
-{
-    struct tw_text *text = team->text;
-    for (block *b = text ? text->blocks : NULL; b;) {
-        block *next = b->next;
-        free(b);
-        b = next;
-    }
-    free(text);
-    team->text = NULL;
-}
-
-static void begin(tw_team *team)
-{
-    struct tw_text *text = team->text;
-    text->current = text->blocks;
-    text->used = 0;
-    text->status = TW_OK;
-}
-
-static int32_t end(tw_team *team, char *message, size_t room)
-{
-    const struct tw_text *text = team->text;
-    if (text->status) {
-        (void)snprintf(message, room, "%s", text->message);
-    }
-    return text->status;
-}
-
-const tw_text_support tw_text_functions = { start, stop, begin, end };
-
 void tw_text_fail(void *runtime, int32_t status, const char *what, const char *quoted)
 {
-    struct tw_text *text = ((tw_team *)runtime)->text;
-    if (!text->status) {
-        text->status = status;
-        (void)snprintf(text->message, sizeof text->message, "run: %s: \"%.100s\"", what, quoted);
-    }
-}
-
-void *tw_text_room(void *runtime, size_t bytes)
-{
-    struct tw_text *text = ((tw_team *)runtime)->text;
-    bytes = (bytes + 15) / 16 * 16;
-    while (text->current && text->current->size - text->used < bytes) {
-        if (!text->current->next) {
-            break;
-        }
-        text->current = text->current->next;
-        text->used = 0;
-    }
-    if (!text->current || text->current->size - text->used < bytes) {
-        const size_t size = bytes < BLOCK_BYTES ? BLOCK_BYTES : bytes;
-        block *made = malloc(sizeof(block) + size);
-        if (!made) {
-            tw_text_fail(runtime, TW_NO_MEMORY, "no memory for strings", "");
-            return NULL;
-        }
-        made->next = NULL;
-        made->size = size;
-        if (text->current) {
-            text->current->next = made;
-        } else {
-            text->blocks = made;
-        }
-        text->current = made;
-        text->used = 0;
-    }
-    void *result = text->current->bytes + text->used;
-    text->used += bytes;
-    return result;
+    tw_support_fail(runtime, status, "run: %s: \"%.100s\"", what, quoted);
 }
 
 tw_string tw_text_copy(void *runtime, const char *text, size_t bytes)
 {
-    char *made = tw_text_room(runtime, bytes + 1);
+    char *made = tw_support_room(runtime, bytes + 1);
     if (!made) {
         return "";
     }
@@ -168,7 +77,7 @@ void tw_text_concat(void *runtime, tw_string *out, const tw_string *a, const tw_
 {
     for (int64_t i = 0; i < count; i++) {
         const size_t first = strlen(a[i]), second = strlen(b[i]);
-        char *made = tw_text_room(runtime, first + second + 1);
+        char *made = tw_support_room(runtime, first + second + 1);
         out[i] = made ? made : "";
         if (made) {
             memcpy(made, a[i], first);
@@ -209,7 +118,7 @@ static int by_text(const void *a, const void *b)
 
 void tw_text_rank(void *runtime, int64_t *out, const tw_string *x, int64_t count)
 {
-    const tw_string **order = tw_text_room(runtime, (size_t)count * sizeof *order);
+    const tw_string **order = tw_support_room(runtime, (size_t)count * sizeof *order);
     if (!order) {
         memset(out, 0, (size_t)count * sizeof *out);
         return;
@@ -246,7 +155,7 @@ void tw_text_case(void *runtime, tw_string *out, const tw_string *x, const int32
     const char first = upper ? 'a' : 'A', last = upper ? 'z' : 'Z';
     for (int64_t i = 0; i < count; i++) {
         const size_t length = strlen(x[i]);
-        char *made = tw_text_room(runtime, 12 * length + 1); /* one byte may become three characters of four bytes */
+        char *made = tw_support_room(runtime, 12 * length + 1); /* one byte may become three characters of four bytes */
         out[i] = made ? made : "";
         if (!made) {
             continue;

@@ -1,22 +1,15 @@
-/* Strings in models: what generated code calls, and what an instance keeps for it.
+/* Strings in models: what generated code calls, on UTF-8 text.
  *
  * An element is a pointer to UTF-8 text that ends with a zero byte.  Strings that a run makes lie in memory of the instance
- * that grows as needed and is used again by the next run: of all steps only these allocate after create.  One thread of a
- * team makes all calls.
+ * (tw_support.h).
  */
 #ifndef TW_TEXT_H
 #define TW_TEXT_H
 
-#include "tw_runtime.h"
+#include "tw_support.h"
 
 typedef const char *tw_string;
 
-/* start: TW_OK or TW_NO_MEMORY; begin, before a run: the strings of the last one are gone; end, after a run: what went wrong
- * in it, with a message. */
-extern const tw_text_support tw_text_functions;
-
-/* Memory of this run; NULL, and the run fails, when there is none. */
-void *tw_text_room(void *runtime, size_t bytes);
 /* Makes the run fail with this status, unless it has failed before; `text` is quoted. */
 void tw_text_fail(void *runtime, int32_t status, const char *what, const char *text);
 /* A copy of `bytes` bytes; "" when there is no memory. */

@@ -211,7 +211,7 @@ static double read_decimal(void *runtime, const char *s, size_t length)
 {
     const char *const point = localeconv()->decimal_point;
     const size_t width = strlen(point);
-    char *copy = tw_text_room(runtime, length + width + 1);
+    char *copy = tw_support_room(runtime, length + width + 1);
     if (!copy) {
         return 0;
     }

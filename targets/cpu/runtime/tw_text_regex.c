@@ -110,7 +110,7 @@ void tw_text_match(void *runtime, unsigned char *out, const tw_string *x, const 
 {
     (void)size;
     const int64_t n = program[0];
-    int32_t *memory = tw_text_room(runtime, (size_t)(6 * n + 2) * sizeof *memory);
+    int32_t *memory = tw_support_room(runtime, (size_t)(6 * n + 2) * sizeof *memory);
     if (!memory) {
         memset(out, 0, (size_t)count);
         return;
