@@ -31,6 +31,7 @@ from .control_flow import lower_control, resolve_steps
 from .cost import cost_of
 from .kernels import KernelTable, group_hash
 from .machine_gpu import GpuMachine
+from .number_tables import share_numbers
 from .open_symbols import open_symbols
 from .prepared import PreparedConstants
 from .program import Address, Call, Cost, Placement, Program, SizedOutput, Step
@@ -433,4 +434,4 @@ def lower(
             f"target {machine.name}: how large {names} is, is only known when it runs; a CUDA library cannot report that: make "
             "what sizes it a constant of the model, or compile for a processor"
         )
-    return program
+    return share_numbers(program)
