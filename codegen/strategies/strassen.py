@@ -163,7 +163,7 @@ def schedule_halved(group: Group, p: Product, machine: Machine) -> Scheduled:
     """p: of `halved_product`."""
     plan, _ = _plan(p, machine, group.choice.tile(machine))
     blocked = plan.block < plan.rows
-    v = Buffer("v", "f32", (PRODUCTS, plan.block * plan.depth + LINE), "stack" if blocked else "global")
+    v = Buffer("v", "f32", (PRODUCTS, plan.block * plan.depth + LINE), "stack")
     sums = Buffer("sums", "f32", (PRODUCTS, plan.block * plan.span + LINE), "stack")
     weights = Buffer("w0", "f32", (plan.groups, PRODUCTS, plan.group, plan.depth, plan.width))
     product = _products(group, plan, machine)
@@ -180,21 +180,17 @@ def schedule_halved(group: Group, p: Product, machine: Machine) -> Scheduled:
         first = share * plan.block
         inner = (For(gather, _gather(plan, p, v, first, gather)), For(no, columns(first, no)))
         body: Block = (For(share, (Alloc(v), Alloc(sums), *inner), "parallel"),)
-        params = group.params
     else:
         share = axis("share", plan.groups)
         zero = as_expr(0)
-        body = (For(gather, _gather(plan, p, v, zero, gather), "parallel"), Barrier(),
-                For(share, (Alloc(sums), *columns(zero, share)), "parallel"))
-        params = (*group.params, v)
-    kernel = legalize_math(Kernel("halved", (*params, weights), body), machine)
+        body = (Alloc(v), For(gather, _gather(plan, p, v, zero, gather)), For(share, (Alloc(sums), *columns(zero, share)), "parallel"))
+    kernel = legalize_math(Kernel("halved", (*group.params, weights), body), machine)
     for lane in ("cl", "ct", "ol"):
         kernel = vectorize(kernel, lane) if has_loop(kernel, lane) else kernel
     kernel = fma_contract(kernel) if machine.fma else kernel
     how = f"blocks of {plan.block} row pairs" if blocked else "threads share columns"
-    temporaries = () if blocked else ((v.name, v.size * 4),)
     note = f"seven products of half the size, {how}, {plan.group} panels at a time; {product.note}"
-    return Scheduled(kernel, (("w0", _weights(plan, p)),), note, temporaries)
+    return Scheduled(kernel, (("w0", _weights(plan, p)),), note)
 
 
 def _products(group: Group, plan: _Plan, machine: Machine) -> Scheduled:
