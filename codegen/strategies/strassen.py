@@ -7,7 +7,8 @@
 The rows of a quarter are those of one half of the matrix; with an odd number of rows the last one is read twice, and what
 it gives the second time is not stored.  P is scratch memory of a few panels of columns, small enough for the cache: the
 panels of one combination follow each other, and read its V from the cache.  With many rows each thread takes blocks of them
-through everything; with few, the threads share first V, then the columns.
+through everything; with few, the threads share the columns, and each has a V of its own: one that all write and read
+costs two cores on different dies more than making it twice.
 Source: S. Winograd, "On multiplication of 2 x 2 matrices", 1971.
 """
 
@@ -19,7 +20,7 @@ import numpy as np
 
 from ...ir.compute import Compute
 from ...ir.expr import Expr, as_expr, binary, load
-from ...ir.kernel import Alloc, Barrier, Block, Buffer, For, If, Kernel, Store, axis, coefficient
+from ...ir.kernel import Alloc, Block, Buffer, For, If, Kernel, Store, axis, coefficient
 from ...ir.traverse import substitute
 from ..machine import Machine
 from ..math import legalize_math
@@ -183,7 +184,8 @@ def schedule_halved(group: Group, p: Product, machine: Machine) -> Scheduled:
     else:
         share = axis("share", plan.groups)
         zero = as_expr(0)
-        body = (Alloc(v), For(gather, _gather(plan, p, v, zero, gather)), For(share, (Alloc(sums), *columns(zero, share)), "parallel"))
+        body = (Alloc(v), For(gather, _gather(plan, p, v, zero, gather)),
+                For(share, (Alloc(sums), *columns(zero, share)), "parallel"))
     kernel = legalize_math(Kernel("halved", (*group.params, weights), body), machine)
     for lane in ("cl", "ct", "ol"):
         kernel = vectorize(kernel, lane) if has_loop(kernel, lane) else kernel
