@@ -11,6 +11,7 @@ from ..ir.ops.block_product import BlockMatMul
 from ..ir.ops.contract import Conv, ConvTranspose, MatMul
 from ..ir.ops.control import Fused
 from ..ir.ops.norm import Attention
+from ..ir.ops.quantized_attention import QuantizedAttention
 from ..ir.ops.recurrent import Gru, Lstm, Rnn
 from .program import Cost
 from .sizing import bytes_of, evaluate
@@ -25,7 +26,7 @@ def macs_of(node: Node, sizes: Mapping[Var, int] | None = None) -> int:
     def shape(v: Value) -> tuple[int, ...]:
         return tuple(evaluate(d, sizes or {}) for d in v.type.shape)
 
-    if not isinstance(op, (MatMul, BlockMatMul, Conv, ConvTranspose, Attention, Lstm, Gru, Rnn)):
+    if not isinstance(op, (MatMul, BlockMatMul, Conv, ConvTranspose, Attention, QuantizedAttention, Lstm, Gru, Rnn)):
         return 0
     shapes = [shape(v) for v in node.inputs]
     out = math.prod(shape(node.outputs[0]))
@@ -37,7 +38,7 @@ def macs_of(node: Node, sizes: Mapping[Var, int] | None = None) -> int:
         return out * math.prod(shapes[1][:-1])
     if isinstance(op, ConvTranspose):
         return math.prod(shapes[0]) * math.prod(shapes[1][:-1])
-    if isinstance(op, Attention):
+    if isinstance(op, (Attention, QuantizedAttention)):
         return math.prod(shapes[0]) * shapes[1][2] + out * shapes[1][2]
     if isinstance(op, (Lstm, Gru, Rnn)):
         steps, batch = shapes[0][:2]

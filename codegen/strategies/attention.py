@@ -81,7 +81,7 @@ class _Sizes:
         return multiply_dims([self.batch, self.heads * self.chunks])
 
 
-def _chunks(batch: Dim, heads: int, rows: Dim) -> int:
+def chunks_of(batch: Dim, heads: int, rows: Dim) -> int:
     """Parts of the query rows that threads share, where there are few heads; 1 where how many is open."""
     chunks = 1
     if isinstance(batch, int) and isinstance(rows, int):
@@ -95,7 +95,7 @@ def _sizes(q: Buffer, k: Buffer, v: Buffer, machine: Machine) -> _Sizes:
     groups, keys, width = *k.shape[1:3], v.shape[3]
     assert isinstance(heads, int) and isinstance(groups, int) and isinstance(depth, int) and isinstance(width, int)
     lanes = machine.lanes("f32")
-    chunks = _chunks(batch, heads, rows)
+    chunks = chunks_of(batch, heads, rows)
     wide = 2 * lanes if machine.vector_registers >= 32 else lanes
     panel = wide if not isinstance(keys, int) or keys > lanes else lanes
     value_panel = wide if width % wide == 0 else lanes

@@ -27,6 +27,7 @@ from ...ir.ops.block_product import BlockMatMul
 from ...ir.ops.contract import MatMul
 from ...ir.ops.norm import Attention
 from ...ir.ops.quantize import Lookup
+from ...ir.ops.quantized_attention import QuantizedAttention
 from ...ir.ops.recurrent import Recurrent
 from ...ir.types import TensorType
 from ..machine import Machine
@@ -41,6 +42,7 @@ from .maps import schedule_map
 from .nests import parallel_top
 from .open_axes import is_open
 from .product import Product, find_dot, find_product, operands
+from .quantized_attention import schedule_quantized_attention, takes_quantized_attention
 from .recurrent import schedule_recurrent
 from .reduce import schedule_reduce
 from .rows import schedule_rows
@@ -60,6 +62,8 @@ def schedule_group(group: Group, machine: Machine, accuracy: str = "default") ->
     """A scheduled kernel for a fused group."""
     if isinstance(group.op, Attention):
         return schedule_attention(group, machine)
+    if isinstance(group.op, QuantizedAttention):
+        return schedule_quantized_attention(group, machine)
     if group.sparse is not None and _skips_zeros(group):
         plan = at_height(group.sparse, group.choice.sparse, machine) if group.choice.sparse else group.sparse
         return schedule_sparse(group, plan, machine)
@@ -135,6 +139,8 @@ def is_native(machine: Machine, op: Op, types: tuple[TensorType, ...]) -> bool:
         return find_dot(types[0].dtype, types[1].dtype, op.to, machine) is not None
     if isinstance(op, BlockMatMul):
         return takes_block_product(op, types, machine)
+    if isinstance(op, QuantizedAttention):
+        return takes_quantized_attention(types, machine)
     if isinstance(op, Attention):
         q, k, v = (t.shape for t in types[:3])
         return takes_attention(op, q, k, v, machine)

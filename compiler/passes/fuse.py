@@ -30,6 +30,7 @@ from ...ir.ops.control import Fused
 from ...ir.ops.elementwise import Binary, Bitcast, Cast, Select, Unary
 from ...ir.ops.norm import Attention
 from ...ir.ops.quantize import Lookup, Saturate
+from ...ir.ops.quantized_attention import QuantizedAttention
 from ...ir.ops.reduce import Reduce
 from ...ir.ops.window import Pool
 from ...ir.products import at_least
@@ -169,7 +170,8 @@ class _Fuser:
             if size > MAX_ROW_ELEMENTS:
                 continue
             members = self._grow_rows(i, shape[:first], shape[first:])
-            self.take("rows", {i} if self._on_a_cycle(members) else members)
+            members = {i} if self._on_a_cycle(members) else members
+            self.take("rows", self._without_floats_of_bytes(members))
 
     def _on_a_cycle(self, members: set[int]) -> bool:
         """A path through other groups leads from the members back to them.  Two convex groups of several outputs can
@@ -216,6 +218,20 @@ class _Fuser:
                     if self.shape(p) == (*lead, *row) and self._leads_only_into(p, members):
                         members.add(p)
                         changed = True
+        return members
+
+    def _without_floats_of_bytes(self, members: set[int]) -> set[int]:
+        """The group without what makes floats of integers that it stores too, if elementwise readers can do it: they read
+        a quarter of the bytes then."""
+        for m in sorted(members, reverse=True):
+            if not isinstance(self.nodes[m].op, Saturate):
+                continue
+            end = {n for n in members if self.descendants[m] >> n & 1}
+            ends = self.exits(end)
+            readers = [u for v in ends for u in self.users.get(v, ()) if u not in end]
+            plain = not self.kept.intersection(ends) and all(isinstance(self.nodes[u].op, ELEMENTWISE) for u in readers)
+            if end and plain and all(self._follows(n, end | {m}) for n in end) and not members.intersection(readers):
+                members = members - end
         return members
 
     def _leads_only_into(self, p: int, members: set[int]) -> bool:
@@ -330,7 +346,7 @@ def fuse(graph: Graph) -> Graph:
     """Wrap every group in a `Fused` node; views, irregular operators and control flow stay as they are."""
     f = _Fuser(graph)
     for i, node in enumerate(graph.nodes):
-        if isinstance(node.op, Attention):
+        if isinstance(node.op, (Attention, QuantizedAttention)):
             f.take("attention", {i})
     f.anchors((MatMul, Conv), "contract")
     f.anchors((Pool,), "window")

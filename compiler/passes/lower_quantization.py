@@ -32,12 +32,14 @@ from ...ir.ops.quantize import Dequantize, Lookup, Quantize, Saturate, integer_r
 from ...ir.types import TensorType
 from .expand_composites import Native
 from .integer_products import GROUP, Refused, check_product, integer_sums, product_of
+from .quantized_attention import quantized_attention
 from .quantized_movement import MOVEMENT_RULES
 from .quantized_replay import Note, Replay, Rule, one
 from .quantized_values import (
     BYTES,
     STORAGES,
     Affine,
+    Attended,
     Centred,
     Function,
     Integers,
@@ -48,6 +50,7 @@ from .quantized_values import (
     Sums,
     Weights,
     as_number,
+    attended,
     cast,
     clipped_record,
     materialize,
@@ -150,6 +153,11 @@ def _quantized(s: Replay, r: Record, op: Quantize, scale: float, zero: int) -> I
         least, most = s.range(r.stored)
         if low <= least and most <= high:
             return Integers(r.stored, op.to, shift)
+    if isinstance(r, Attended) and to == "u8":
+        stored = attended(s.b, r, 1 / scale, (zero, low, high))
+        if (low, high) != integer_range(to):
+            s.ranges[stored] = (low, high)
+        return Integers(stored, op.to, shift)
     if isinstance(r, Affine) and not isinstance(r.scale, Value):
         r = Linear((r,))
     if isinstance(r, (Sums, Linear)):
@@ -185,6 +193,9 @@ def _product(s: Replay, op: MatMul | Conv, node: Node) -> Record | None:
         if isinstance(shift, Value):
             return s.b.add(Binary("add"), sums, shift)
         return s.b.add(Binary("add"), sums, s.b.constant(shift.astype(np.int32))) if np.any(shift) else sums
+    attention = quantized_attention(s, node) if isinstance(op, MatMul) else None
+    if attention is not None:
+        return attention
     if not isinstance(x, Affine):
         return None
     if not s.has_products:
@@ -227,6 +238,8 @@ def _binary(s: Replay, op: Binary, node: Node) -> Record | None:
     if isinstance(second, (Sums, Linear, Affine)) and op.fn in ("add", "mul", "max", "min"):
         a, c, first = c, a, second
     array = s.array(c)
+    if op.fn == "add" and array is not None and not np.any(array) and a.type == node.outputs[0].type:
+        return first
     if op.fn in ("max", "min") and array is not None and array.size == 1:
         terms = _terms(first)
         clippable = first if isinstance(first, (Sums, Linear)) else Linear(terms) if terms else None

@@ -33,6 +33,11 @@ def narrow_storage(graph: Graph, *, precision: str = "f32") -> Graph:
     return _Narrowing(graph, precision).run() if precision in NUMPY_TYPES else graph
 
 
+def _has_one_type(n: Node) -> bool:
+    """Attention whose operands have the type of its result."""
+    return isinstance(n.op, Fused) and n.op.kind == "attention" and isinstance(n.op.body.nodes[0].op, Attention)
+
+
 class _Narrowing:
     """narrow: the values that are stored in 16 bits.  Values that views connect are all narrow, or none is."""
 
@@ -67,10 +72,10 @@ class _Narrowing:
                 data = [v for v in floats if v not in g.constants]
                 if data:
                     join(data)
-            elif isinstance(n.op, Fused) and n.op.kind == "attention":
+            elif _has_one_type(n):
                 data = [v for v in floats if v not in g.constants]
                 join(data)
-            elif not isinstance(n.op, Fused):
+            elif not isinstance(n.op, Fused) or n.op.kind == "attention":
                 wide.update(floats)
         blocked = {root(v) for v in wide}
         multiplied = {root(v) for v in self._multiplied()}
@@ -122,7 +127,9 @@ class _Narrowing:
             )
             return Node(n.op, inputs, outputs, n.where)
         if isinstance(n.op, Fused):
-            return self._attention(n, outputs) if n.op.kind == "attention" else self._fused(n, n.op, outputs)
+            if n.op.kind == "attention":
+                return self._attention(n, outputs) if _has_one_type(n) else n
+            return self._fused(n, n.op, outputs)
         return n
 
     def _attention(self, n: Node, outputs: tuple[Value, ...]) -> Node:

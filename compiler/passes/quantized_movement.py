@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from ...ir.ops.movement import Broadcast, Concat, Gather, GatherElements, Gather
 from ...ir.ops.reduce import Reduce
 from ...ir.ops.window import Pool
 from .quantized_replay import Replay, Rule, one
-from .quantized_values import Affine, Centred, Integers, Joined, Linear, Record, Sums, Weights, as_number, moved
+from .quantized_values import Affine, Attended, Centred, Integers, Joined, Linear, Record, Sums, Weights, as_number, moved
 
 _MOVABLE = (Integers, Centred, Affine)
 
@@ -23,6 +24,8 @@ def _movement(s: Replay, op: Op, node: Node) -> Record | None:
     r = s.record(node.inputs[0])
     if isinstance(r, Weights):
         return _moved_weights(r, op, node)
+    if isinstance(r, Attended):
+        return replace(r, views=(*r.views, op)) if isinstance(op, (Reshape, Transpose)) else None
     if not isinstance(r, _MOVABLE):
         return None
     return s.moved(r, s.b.add(op, r.stored, *(s.value(v) for v in node.inputs[1:])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Union
 
@@ -48,6 +49,7 @@ class Replay:
         self.records: dict[Value, Record] = {}
         self.ranges: dict[Value, tuple[int, int]] = {}
         self.refused: dict[str, list[str]] = {}
+        self.uses = Counter(v for n in graph.nodes for v in n.inputs) + Counter(graph.outputs)
 
     def run(self) -> Graph:
         g, b = self.graph, self.b
@@ -64,7 +66,7 @@ class Replay:
             inputs = [self.value(v) for v in node.inputs]
             outputs = b.add_multi(node.op, *inputs, names=[v.name for v in node.outputs], where=node.where)
             self.records.update(zip(node.outputs, outputs, strict=True))
-        for reason, names in self.refused.items():
+        for reason, names in ((reason, names) for reason, names in self.refused.items() if names):
             listed = ", ".join(map(repr, names[:SHOWN])) + (", .." if len(names) > SHOWN else "")
             self.note(f"quantization: {len(names)} products stay in floats ({listed}): {reason}")
         return b.graph([self.value(v) for v in g.outputs], g.output_names)

@@ -13,6 +13,7 @@ from typing import Union
 import numpy as np
 
 from ...ir.graph import Builder, Value
+from ...ir.ops.base import Op
 from ...ir.ops.elementwise import Binary, Cast
 from ...ir.ops.movement import Concat
 from ...ir.types import DTYPES
@@ -116,7 +117,16 @@ class Joined:
     parts: tuple[Record, ...]
 
 
-Record = Union[Value, Integers, Centred, Affine, Weights, Sums, Linear, Function, Joined]
+@dataclass(frozen=True, eq=False)
+class Attended:
+    """The result of an attention between integers: make(gain, ()) is gain times it, in floats; make(gain, (zero, low,
+    high)) that rounded, as u8.  views: what moves its elements afterwards."""
+
+    make: Callable[[float, tuple[int, ...]], Value]
+    views: tuple[Op, ...] = ()
+
+
+Record = Union[Value, Integers, Centred, Affine, Weights, Sums, Linear, Function, Joined, Attended]
 
 
 def scalar(b: Builder, number: float, dtype: str) -> Value:
@@ -210,9 +220,16 @@ def _joined(b: Builder, r: Joined) -> Value:
     return b.add(Concat(r.axis), *(materialize(b, p) for p in r.parts))
 
 
+def attended(b: Builder, r: Attended, gain: float = 1.0, result: tuple[int, ...] = ()) -> Value:
+    v = r.make(gain, result)
+    for op in r.views:
+        v = b.add(op, v)
+    return v
+
+
 _MATERIALIZE: dict[type, Callable[..., Value]] = {
     Integers: _integers, Centred: _centred, Affine: _affine, Weights: _weights, Sums: _sums, Linear: _linear,
-    Joined: _joined, Function: lambda b, r: r.make(),
+    Joined: _joined, Attended: attended, Function: lambda b, r: r.make(),
 }
 
 

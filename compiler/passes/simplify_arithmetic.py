@@ -22,6 +22,7 @@ from ...ir.graph import Builder, Value
 from ...ir.ops.base import Op
 from ...ir.ops.elementwise import Binary, Cast, Select, Unary
 from ...ir.ops.movement import Broadcast, Reshape
+from ...ir.ops.quantize import Lookup, Saturate
 from ...ir.types import DTYPES, TensorType, is_float, is_integer
 from .layout import broadcast, reshape
 from .matching import COMMUTATIVE, function_of, kept_axes, leading_ones, made_by, scalar, uniform
@@ -225,7 +226,22 @@ def sink_reshape(b: Builder, op: Op, inputs: Operands, out: TensorType) -> Value
     return reshape(b, b.add(op, *operands), out.shape)
 
 
-_SHAPES = (small_constants, sink_broadcast, sink_reshape)
+def sink_reshape_below_lookup(b: Builder, op: Lookup, inputs: Operands, out: TensorType) -> Value | None:
+    made = made_by(b, inputs[0], Reshape)
+    return None if made is None else reshape(b, b.add(op, made[1][0], inputs[1]), out.shape)
+
+
+def keep_leading_ones(b: Builder, op: Op, inputs: Operands, out: TensorType) -> Value | None:
+    """f(Reshape(x: [1, 4]): [4], y: [1, 4]) -> f(x, y): broadcasting would add the axes again."""
+    whole = list(inputs)
+    for i, v in enumerate(inputs):
+        made = made_by(b, v, Reshape)
+        if made is not None and v.type.rank < out.rank and made[1][0].type.shape == out.shape:
+            whole[i] = made[1][0]
+    return b.add(op, *whole) if whole != list(inputs) else None
+
+
+_SHAPES = (small_constants, keep_leading_ones, sink_broadcast, sink_reshape)
 
 ARITHMETIC_RULES = {
     Unary: (function_of_function, *_SHAPES),
@@ -235,4 +251,6 @@ ARITHMETIC_RULES = {
     ),
     Select: (decided_select, *_SHAPES),
     Cast: (cast_chain, *_SHAPES),
+    Saturate: (sink_reshape,),
+    Lookup: (sink_reshape_below_lookup,),
 }

@@ -16,6 +16,7 @@ from tilewright.ir.kernel_interpreter import run_kernel
 from tilewright.ir.kernel_verify import verify_kernel
 from tilewright.ir.ops.base import Op
 from tilewright.ir.ops.norm import Attention
+from tilewright.ir.ops.quantized_attention import QuantizedAttention
 from tilewright.ir.ops.recurrent import Recurrent
 from tilewright.ir.types import DTYPES, TensorType, dtype_of
 
@@ -84,7 +85,7 @@ def schedule_op(
     outs = tuple(Buffer(f"y{n}", t.dtype, t.shape) for n, t in enumerate(types))
     if isinstance(op, Recurrent):
         made = schedule_recurrent(op, outs, ins, machine)
-    elif isinstance(op, Attention):
+    elif isinstance(op, (Attention, QuantizedAttention)):
         made = schedule_group(Group("attention", (), (*outs, *ins), op, ins), machine)
     else:
         c = op.compute(outs[0], *ins)

@@ -18,8 +18,10 @@ from tilewright.ir.kernel import Alloc, Buffer, walk_block
 from tilewright.ir.ops.base import Op
 from tilewright.ir.ops.contract import Conv, MatMul
 from tilewright.ir.ops.norm import Attention
+from tilewright.ir.ops.quantized_attention import QuantizedAttention
 from tilewright.ir.ops.recurrent import Gru, Lstm, Rnn
 from tilewright.ir.ops.window import Pool
+from tilewright.ir.types import DTYPES
 
 each_machine = pytest.mark.parametrize("machine", MACHINES)
 
@@ -229,6 +231,38 @@ def test_attention_of_views() -> None:
 def test_attention_of_half_precision() -> None:
     q, k, v = (heads(1, 2, rows, 16).astype(np.float16) for rows in (9, 20, 20))
     run_op(Attention(0.25, False), q, k, v, tolerance=2e-3)
+
+
+QUANTIZED_ATTENTION = {  # (rows, keys, heads, depth, width), (dtype of k, of v), zeros, mask
+    "one-panel": ((16, 32, 2, 64, 64), ("u8", "u8"), (130, 121, 140), None),
+    "padded": ((9, 20, 2, 16, 16), ("u8", "i8"), (130, 121, 0), (1, 1, 1, 20)),
+    "signed": ((9, 40, 1, 32, 48), ("i8", "i8"), (128, 0, 0), None),
+    "mask-of-rows": ((12, 33, 1, 48, 32), ("i8", "u8"), (0, 3, 128), (1, 1, 12, 33)),
+}
+
+
+@pytest.mark.parametrize("name", QUANTIZED_ATTENTION)
+def test_quantized_attention(name: str) -> None:
+    (rows, keys, h, depth, width), kinds, zeros, mask = QUANTIZED_ATTENTION[name]
+    rng = np.random.default_rng(len(name))
+    shapes = ((1, h, rows, depth), (1, h, keys, depth), (1, h, keys, width))
+    types = (DTYPES[t].numpy for t in ("u8", *kinds))
+    q, k, v = (rng.integers(0, 256, s).astype(np.uint8).view(t) for s, t in zip(shapes, types, strict=True))
+    extra = [np.where(rng.random(mask) < 0.2, -np.inf, 0.5).astype(np.float32)] if mask else []
+    for weights, scores, result in (
+        ((1 / 400, 0, 0, 255), (0.0125, 129, 0, 255, 0.02), (138, 0, 255)), ((1 / 127, 128, 0, 255), (), ()),
+    ):
+        op = QuantizedAttention(2e-5, zeros, scores, weights, 0.02 if result else 1e-3, result)
+        run_op(op, q, k, v, *extra, machine="znver5", tolerance=None if result else 2e-6)
+
+
+def test_quantized_attention_of_views() -> None:
+    """Heads lie side by side in the rows of one matrix, or bytes that are multiplied together do not lie side by side."""
+    rng = np.random.default_rng(2)
+    for perm in ((0, 2, 1, 3), (0, 1, 3, 2)):
+        q, k, v = (Operand(rng.integers(0, 256, (1, 2, rows, 16)).astype(np.uint8), perm) for rows in (9, 20, 20))
+        op = QuantizedAttention(2e-5, (130, 121, 140), (), (1 / 400, 0, 0, 255), 0.02, (138, 0, 255))
+        run_op(op, q, k, v, machine="znver5")
 
 
 # ---- recurrences

@@ -17,6 +17,7 @@ from tilewright.ir.ops.base import Op, form_of
 from tilewright.ir.ops.contract import Conv, ConvTranspose, MatMul
 from tilewright.ir.ops.elementwise import BINARY, UNARY, Binary, Cast, Select, Unary
 from tilewright.ir.ops.norm import Attention, BatchNorm, Gelu, LayerNorm, Softmax
+from tilewright.ir.ops.quantized_attention import QuantizedAttention
 from tilewright.ir.ops.reduce import ArgReduce, CumSum, Reduce
 from tilewright.ir.ops.window import MaxPoolIndices, Pool
 from tilewright.ir.types import DTYPES, NUMBERS, Dim, TensorType
@@ -30,6 +31,13 @@ def t(*shape: Dim, dtype: str = "f32") -> TensorType:
 
 ADD = Binary("add")
 CONV = Conv((2, 1), (1, 1, 0, 1), (1, 2), 1)
+BYTES_ATTENTION = QuantizedAttention(1.0, (1, 2, 3), (), (0.01, 0, 0, 255), 1.0, (0, 0, 255))
+
+
+def u(*shape: Dim) -> TensorType:
+    return t(*shape, dtype="u8")
+
+
 ACCEPTED: list[tuple[Op, tuple[TensorType, ...], TensorType]] = [
     (ADD, (t(N, 3), t(N, 1)), t(N, 3)),
     (ADD, (t(N), t(1)), t(N)),
@@ -50,6 +58,7 @@ ACCEPTED: list[tuple[Op, tuple[TensorType, ...], TensorType]] = [
     (MaxPoolIndices((2,), (2,), (0, 0), (1,), False), (t(N, 4, 3),), t(N, 2, 3, dtype="i64")),
     (LayerNorm(1, 1e-5), (t(N, M), t(M), t(M)), t(N, M)),
     (Attention(1.0, True), (t(N, 4, M, 8), t(N, 2, H, 8), t(N, 2, H, 6), t(M, H)), t(N, 4, M, 6)),
+    (BYTES_ATTENTION, (u(N, 4, M, 8), u(N, 4, H, 8), u(N, 4, H, 6), t(M, H)), u(N, 4, M, 6)),
 ]
 
 
@@ -91,6 +100,9 @@ REFUSED: list[tuple[Op, tuple[TensorType, ...], str]] = [
     (Gelu("fast"), (t(3),), r"approximate is 'fast', expected none or tanh"),
     (Softmax(2), (t(3, 4),), r"axis 2 is outside"),
     (Attention(1.0, False), (t(1, 3, 4, 8), t(1, 2, 4, 8), t(1, 2, 4, 8)), r"the 3 heads of q must be a multiple of the 2"),
+    (BYTES_ATTENTION, (u(1, 2, 4, 8), t(1, 2, 4, 8), u(1, 2, 4, 8)), r"expected u8, and bytes for k and v"),
+    (BYTES_ATTENTION, (u(1, 2, 4, 8), u(1, 2, 4, 7), u(1, 2, 4, 8)), r"do not fit"),
+    (BYTES_ATTENTION, (*(u(1, 2, 4, 8),) * 3, t(4, 3)), r"do not broadcast|is no f32 that broadcasts"),
     (Attention(1.0, False), (t(1, 2, 4, 8), t(1, 2, 4, 7), t(1, 2, 4, 8)), r"do not fit"),
 ]
 

@@ -14,9 +14,10 @@ from tilewright.ir.graph import Builder, Graph, Node, Value
 from tilewright.ir.interpreter import run_graph
 from tilewright.ir.ops.contract import Conv, MatMul
 from tilewright.ir.ops.control import Fused
-from tilewright.ir.ops.elementwise import Binary, Select, Unary
+from tilewright.ir.ops.elementwise import Binary, Cast, Select, Unary
 from tilewright.ir.ops.movement import Concat, Gather, Pad, Reshape, Slice, Transpose
 from tilewright.ir.ops.norm import Attention, Gelu, LayerNorm, Softmax
+from tilewright.ir.ops.quantize import Saturate
 from tilewright.ir.ops.reduce import Reduce
 from tilewright.ir.ops.window import Pool
 from tilewright.ir.types import TensorType
@@ -228,6 +229,19 @@ def test_attention_stays_alone_where_it_is_native() -> None:
     q, k, v = (b.input(n, f32(1, 2, 8, 16)) for n in "qkv")
     graph = fuse(b.graph([b.add(Unary("neg"), b.add(Attention(0.25, False), q, k, v))]))
     assert groups(graph) == [("attention", ["Attention"]), ("map", ["Unary"])]
+
+
+def test_rows_store_integers_and_their_readers_make_floats_of_them() -> None:
+    """x - max(x) is rounded to bytes for a product, and these bytes are added to its result."""
+    b = Builder()
+    x = b.input("x", f32(8, 16))
+    q = b.add(Saturate("u8", 0, 255), b.add(Binary("sub"), x, b.add(Reduce("max", (1,), True), x)))
+    again = b.add(Binary("mul"), b.add(Cast("f32"), q), scalar(b, 0.5))
+    product = b.add(Cast("f32"), b.add(MatMul("i32"), q, b.constant(np.ones((16, 16), np.int8))))
+    graph = fuse(b.graph([b.add(Binary("add"), again, product)]))
+    rows = group_of(graph, "Reduce")
+    assert [m.op.name for m in rows.op.body.nodes] == ["Reduce", "Binary", "Saturate"]  # type: ignore[attr-defined]
+    assert [v.type.dtype for v in rows.outputs] == ["u8"]
 
 
 @pytest.mark.parametrize("rows", [False, True])

@@ -13,10 +13,10 @@ from tilewright.compiler.passes.merge_products import merge_products
 from tilewright.ir.graph import Builder, Graph, Value
 from tilewright.ir.interpreter import run_graph
 from tilewright.ir.ops.contract import Conv, MatMul
-from tilewright.ir.ops.elementwise import Binary, Cast, Unary
+from tilewright.ir.ops.elementwise import Binary, Cast, Select, Unary
 from tilewright.ir.ops.movement import Concat, Pad, Reshape, Transpose
-from tilewright.ir.ops.norm import BatchNorm
-from tilewright.ir.ops.quantize import Dequantize, Quantize, integer_range
+from tilewright.ir.ops.norm import BatchNorm, Softmax
+from tilewright.ir.ops.quantize import Dequantize, Lookup, Quantize, integer_range
 from tilewright.ir.ops.reduce import Reduce
 from tilewright.ir.ops.window import Pool
 from tilewright.ir.types import DTYPES, TensorType
@@ -294,3 +294,50 @@ def test_weights_off_the_centre_are_moved_into_eight_bits(zero: int) -> None:
     after = lowered(m.b.graph([m.quantize(y, 0.1, 100) for y in outputs]), draw(4, 3, 8), share=0.1)
     assert integer_products(after) == 2
     assert all(n.inputs[1].type.dtype == "i8" for n in after.nodes if isinstance(n.op, (MatMul, Conv)))
+
+
+def _attention(m: Model, pair_on_scores: bool, guarded: bool, factor: float) -> Value:
+    """As exporters and quantizers write it: heads split after the projections, keys transposed before they are rounded."""
+    def heads(perm: tuple[int, ...], scale: float) -> Value:
+        y = m.pair(m.b.add(MatMul(), x, m.weights(32, 32, axis=1)), 0.05, 120)
+        y = m.b.add(Transpose(perm), m.b.add(Reshape((1, 6, 2, 16)), m.b.add(Binary("add"), y, m.scales(32))))
+        return m.pair(m.b.add(Binary("mul"), y, m.number(scale)), 0.02, 130)
+
+    x = m.pair(m.input(1, 6, 32), 0.02, 128)
+    scores = m.b.add(MatMul(), heads((0, 2, 1, 3), 0.5), heads((0, 2, 3, 1), 0.5))
+    scores = m.pair(scores, 0.05, 128) if pair_on_scores else scores
+    if factor != 1:
+        scores = m.b.add(Binary("div"), scores, m.number(1 / factor))
+    hidden = np.where(np.arange(6) == 4, -np.inf, 0).astype(F32).reshape(1, 1, 1, 6)
+    p = m.b.add(Softmax(3), m.b.add(Binary("add"), scores, m.b.constant(hidden)))
+    if guarded:
+        p = m.b.add(Select(), m.b.add(Unary("isnan"), p), m.number(0), p)
+    y = m.b.add(MatMul(), m.pair(p, 1 / 255, 0), heads((0, 2, 1, 3), 1.0))
+    y = m.b.add(Reshape((1, 6, 32)), m.b.add(Transpose((0, 2, 1, 3)), y))
+    return m.quantize(y, 0.02, 128)
+
+
+@pytest.mark.parametrize("pair_on_scores, guarded, factor", [(True, True, 1), (False, False, 0.25), (True, False, 2)])
+def test_attention(pair_on_scores: bool, guarded: bool, factor: float) -> None:
+    """One operator on bytes; what stands above the split into heads is computed before it."""
+    m = Model()
+    graph = m.b.graph([_attention(m, pair_on_scores, guarded, factor)])
+    notes: list[str] = []
+    after = lower_quantization(graph, native=lambda op, types: not isinstance(op, Lookup), note=notes.append)
+    verify_graph(after)
+    assert names(after).count("QuantizedAttention") == 1 and integer_products(after) == 3 and not notes
+    for n in after.nodes:
+        if isinstance(n.op, (Reshape, Transpose)):
+            assert n.inputs[0].type.dtype == "u8"
+    x = draw(1, 6, 32)
+    (a,), (c,) = run_graph(graph, [x]), run_graph(after, [x])
+    difference = np.abs(a.astype(int) - c.astype(int))
+    assert difference.max() <= 1 and difference.mean() < 0.05 and np.ptp(a.astype(int)) > 50
+
+
+def test_attention_without_an_instruction_stays_products() -> None:
+    m = Model()
+    graph = m.b.graph([_attention(m, True, True, 1)])
+    notes: list[str] = []
+    after = lower_quantization(graph, native=lambda op, types: isinstance(op, MatMul), note=notes.append)
+    assert "QuantizedAttention" not in names(after) and "2 products stay in floats" in notes[0]

@@ -12,6 +12,7 @@ from tilewright.ir.ops.contract import MatMul
 from tilewright.ir.ops.control import If
 from tilewright.ir.ops.elementwise import Binary, Cast, Select, Unary
 from tilewright.ir.ops.movement import Broadcast, Concat, Gather, GatherND, Pad, Reshape, Slice, Transpose
+from tilewright.ir.ops.quantize import Saturate
 from tilewright.ir.ops.reduce import Reduce
 from tilewright.ir.types import DTYPES, NUMBERS, TensorType
 
@@ -124,6 +125,7 @@ RULES: list[tuple[str, Make, dict[str, int]]] = [
     ("transpose back", chain(Transpose((1, 2, 0)), Transpose((2, 0, 1))), {}),
     ("transpose twice", chain(Transpose((1, 0, 2)), Transpose((0, 2, 1))), {"Transpose": 1}),
     ("transpose of unit axes", chain(Reshape((8, 1, 6)), Transpose((1, 0, 2))), {"Reshape": 1}),
+    ("rounded reshape", chain(Reshape((8, 6)), Saturate("u8", 0, 255), Reshape((2, 4, 6))), {"Saturate": 1}),
     ("merge and split around a move",
      chain(Reshape((8, 6)), Transpose((1, 0)), Reshape((6, 2, 4))), {"Transpose": 1}),
     ("merge and split elsewhere", chain(Reshape((8, 6)), Transpose((1, 0)), Reshape((6, 4, 2))),
@@ -156,6 +158,13 @@ def test_rule(make: Make, left: dict[str, int]) -> None:
     after = preserved(b.graph([make(b, b.input("x", f32(2, 4, 6)))]), simplify)
     assert counts(after) == left
     assert str(simplify(after)) == str(after)
+
+
+def test_leading_axes_that_broadcasting_adds_stay() -> None:
+    b = Builder()
+    x, y = b.input("x", f32(1, 8, 6)), b.input("y", f32(1, 8, 6))
+    after = preserved(b.graph([b.add(Binary("mul"), b.add(Reshape((8, 6)), x), y)]), simplify)
+    assert counts(after) == {"mul": 1}
 
 
 @pytest.mark.parametrize(("power", "left"), [(2, {"mul": 1}), (3, {"mul": 2}), (0.5, {"sqrt": 1}), (-1, {"reciprocal": 1})])

@@ -6,12 +6,17 @@ import numpy as np
 from tilewright.ir.ops.block_product import BlockMatMul
 from tilewright.ir.ops.contract import Conv, MatMul
 from tilewright.ir.ops.quantize import Dequantize, Lookup, Quantize, RoundBlocks, Saturate
+from tilewright.ir.ops.quantized_attention import QuantizedAttention
 
 from suites.row import Row, Spec
 
 NAN, INF = float("nan"), float("inf")
 TIES = np.array([0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 126.5, 127.5, -128.5, 254.5, 255.5, INF, -INF, NAN, 0.0], np.float32)
 U8, I8, I16, U16 = (0, 255), (-128, 127), (-32768, 32767), (0, 65535)
+
+WEIGHTS = (1 / 400, 0, 0, 255)
+HIDDEN = np.where(np.arange(160).reshape(1, 1, 5, 32) % 7 == 0, -INF, 0.5).astype(np.float32)
+HIDDEN[0, 0, 2] = -INF  # a row without keys
 
 
 def _u8(*shape: int) -> Spec:
@@ -80,6 +85,18 @@ ROWS: tuple[Row, ...] = (
         "block-matmul-int8-bytes-zeros", BlockMatMul(8, 32, 0, True),
         (_i8(1, 64), _scale(1, 2), Spec("i32", (1, 2), -3000, 3000), _words(2, 16, 64), _scale(2, 2, 64),
          _scale(2, 2, 64)), 1e-3,
+    ),
+    Row(
+        "quantized-attention", QuantizedAttention(2e-5, (130, 121, 140), (0.0125, 129, 0, 255, 0.0125), WEIGHTS, 1e-3, ()),
+        (_u8(1, 2, 9, 32), _u8(1, 2, 40, 32), _u8(1, 2, 40, 16)), 2e-2,
+    ),
+    Row(
+        "quantized-attention-mask", QuantizedAttention(2e-5, (0, 0, 3), (), (1 / 127, 128, 0, 255), 1e-3, ()),
+        (_u8(2, 1, 6, 16), _i8(2, 1, 20, 16), _i8(2, 1, 20, 32), _x(2, 1, 1, 20)), 2e-2,
+    ),
+    Row(
+        "quantized-attention-bytes", QuantizedAttention(2e-5, (7, 3, 0), (), WEIGHTS, 0.01, (99, 0, 255)),
+        (_u8(1, 1, 5, 16), _u8(1, 1, 32, 16), _i8(1, 1, 32, 16), HIDDEN), 1.1,
     ),
     Row("block-matmul-odd", BlockMatMul(8, 8, 128), (_x(2, 16), _words(3, 4, 5), _scale(3, 2, 5)), 1e-3),
 )
