@@ -4,7 +4,7 @@
     result.save("out")                                   # out/model.int8.onnx and the artifact
 
 1. calibrate   statistics of what the products read (`statistics`), from compiled runs (`activations`)
-2. equalize    outlier channels are evened out where that helps (`equalize`), then calibrated again
+2. equalize    outlier channels are evened out where that helps (`equalize`)
 3. plan        ranges, integers and corrected biases of every layer, compared on sampled rows (`plan`)
 4. check       the quantized model against the original on held-out samples (`judge`)
 5. blame       what each unit alone costs at the model's outputs (`sensitivity`)
@@ -32,7 +32,8 @@ from ...targets.artifact import Artifact
 from ..api import compile_with
 from ..onnx_edit import Model, OnnxEdit
 from ..options import one_of
-from .activations import MEMORY, ActivationRunner, Signature, load_compiled
+from .activations import MEMORY, Signature, declared_inputs, load_compiled
+from .calibrate import calibrated
 from .equalize import Equalized, equalize
 from .judge import DEFAULT_DROPS, SHARES, Judge, Metric, Outputs, Verdict, make_judge
 from .layers import Layer, Unit, find_layers, units_of
@@ -40,7 +41,7 @@ from .plan import UnitPlan, plan_all
 from .prepare import prepared
 from .samples import Batch, Samples, Source, as_samples
 from .sensitivity import Step, Switched, judged, losses, search
-from .statistics import Statistics, collect, merged
+from .statistics import Statistics
 from .timing import Point, UnitTime, measure, race, slower, unit_times
 from .write_qdq import write_qdq, write_switched
 
@@ -153,8 +154,7 @@ class _Run:
         self.settings, self.seconds, self.notes = settings, {}, []
         self.edit = prepared(model, base_dir)
         self.layers, self.refused = self._layers(self.edit)
-        self.runner = self._runner(self.layers)
-        self.samples = as_samples(data, self.runner.inputs)
+        self.samples = as_samples(data, declared_inputs(self.edit.finish()))
         self.calibration, held = self.samples.split(_HELD_OUT)
         if self.calibration is self.samples:
             self.notes.append("one batch only: it calibrates and judges; give more samples for an honest figure")
@@ -175,11 +175,6 @@ class _Run:
             raise OptionError(f"quantize: {edit.name} has nothing to quantize: {reasons}")
         return left, refused
 
-    def _runner(self, layers: Sequence[Layer]) -> ActivationRunner:
-        s = self.settings
-        tensors = list(dict.fromkeys(layer.x for layer in layers))
-        return ActivationRunner(self.edit.finish(), tensors, memory=s.memory, threads=s.threads)
-
     def _timed(self, stage: str, start: float) -> float:
         now = time.perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - start
@@ -189,7 +184,7 @@ class _Run:
         s, start = self.settings, time.perf_counter()
         judge = self._judge()
         start = self._timed("original", start)
-        found = collect(self.layers, self.runner.stream(self.calibration))
+        found = calibrated(self.edit, self.layers, self.calibration, s.memory, s.threads)
         start = self._timed("calibrate", start)
         equalized: dict[str, Equalized] = {}
         if s.equalize:
@@ -197,13 +192,7 @@ class _Run:
             start = self._timed("equalize", start)
         if equalized:
             self.layers, _ = self._layers(self.edit)
-            self.runner.close()
-            changed = [n for n in self.layers if n.x in equalized or n.x not in found.tensors]
-            self.runner = self._runner(changed)
-            found = merged(found, collect(changed, self.runner.stream(self.calibration)), self.layers)
-            start = self._timed("calibrate", start)
         plans = plan_all(self.edit, units_of(self.layers), found, rounding=s.rounding, correct=s.bias_correction)
-        self.runner.close()
         start = self._timed("plan", start)
         images = frozenset(x for x in plans if found.tensors[x].rank == 4)
         model = write_qdq(self.edit, plans, images)

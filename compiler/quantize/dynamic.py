@@ -19,13 +19,14 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from ...ir.errors import OptionError
 from ..onnx_edit import Model, OnnxEdit
-from .activations import MEMORY, ActivationRunner, declared_inputs
+from .activations import MEMORY, declared_inputs
+from .calibrate import calibrated
 from .equalize import equalize
 from .judge import Judge, Metric, Verdict, make_judge
 from .layers import Layer, find_layers, units_of
 from .prepare import prepared
 from .samples import Batch, Samples, Source, as_samples
-from .statistics import Statistics, collect
+from .statistics import Statistics
 from .timing import measure, race, slower, times_by_name
 from .weight_only import NarrowLayer, NarrowModel, allowed_drop, constant_bytes, model_outputs
 from .weights import channel_scales, nearest
@@ -48,10 +49,9 @@ def quantize_dynamic(
     samples = as_samples(data, declared_inputs(original))
     calibration, rest = samples.split(_HELD_OUT)
     held = list(rest)
-    found = _statistics(edit, layers, calibration, memory)
+    found = calibrated(edit, layers, calibration, memory)
     if equalize(edit, units_of(layers), layers, found):
         layers, refused = _layers(edit, keep)
-        found = _statistics(edit, layers, calibration, memory)
     judge = make_judge(held, model_outputs(original, held), metric)
     drop = allowed_drop(judge, max_drop, 1)
     trial = _Trial(edit, original, judge, held, drop)
@@ -64,14 +64,6 @@ def quantize_dynamic(
     made = write_dynamic(edit, kept)
     done = _result(edit, kept, found, refused, made, original)
     return replace(done, verdict=trial.verdict(made), max_drop=drop, signature=held[0].signature, notes=trial.notes)
-
-
-def _statistics(edit: OnnxEdit, layers: Sequence[Layer], samples: Samples, memory: int) -> Statistics:
-    runner = ActivationRunner(edit.finish(), list(dict.fromkeys(layer.x for layer in layers)), memory=memory)
-    try:
-        return collect(layers, runner.stream(samples))
-    finally:
-        runner.close()
 
 
 def _result(

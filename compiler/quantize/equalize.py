@@ -10,12 +10,15 @@ Where 1/s goes:
     a layer in front, through Relu or nothing      its weights and bias (cross-layer equalization, Nagel et al. 2019)
     LayerNormalization, if nothing else reads x    its scale and bias
     anything else, in front of matrix products     a Mul, which is fused into what quantizes
+
+Where a layer in front makes x element by element, the channels that stand out most are split instead (`split_channels`):
+the weights of what reads x stay fine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import NodeProto, helper
@@ -24,10 +27,12 @@ from ..onnx_edit import OnnxEdit, like
 from .layers import Layer, Unit
 from .products import Products, layer_products
 from .ranges import Range, candidates
+from .split_channels import COPIES, FEWEST, copied, source_of_copies, widen
 from .statistics import Histogram, Statistics
 from .weights import channel_scales, nearest
 
-ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+SPLIT_WORTH = 0.8  # of the error that may be left, to split channels as well
+ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 WORTH = 0.85  # of the error that may be left, to change the model
 UNEVEN = 2.0  # how far the largest channel must stand out from the median one, in x or the weights, to be worth a search
 _COLUMNS, _ROWS = 256, 256  # of the products on which a is tried
@@ -36,35 +41,60 @@ _HOMOGENEOUS = ("Relu", "LeakyRelu", "Identity", "MaxPool")  # f(x / s) = f(x) /
 
 @dataclass(frozen=True)
 class Equalized:
-    """alpha: of the tensor; where: "weights", "norm" or "mul"; before, after: the relative squared error of the outputs."""
+    """alpha: of the tensor, 0: not evened; where: "weights", "norm" or "mul"; before, after: the relative squared error of the
+    outputs; split: how many channels stand there in copies."""
 
     alpha: float
     where: str
     before: float
     after: float
+    split: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Evened:
+    """s: what each channel is divided by; n: how many copies of it there are."""
+
+    s: np.ndarray
+    n: np.ndarray
+
+    @property
+    def of(self) -> np.ndarray:
+        """The channel that each copy is of."""
+        return np.repeat(np.arange(len(self.n)), self.n)
+
+    @property
+    def factor(self) -> np.ndarray:
+        """What each copy of x is multiplied with; the weights of each channel are, with s."""
+        return (1 / (self.s * self.n))[self.of].astype(np.float32)
 
 
 def equalize(edit: OnnxEdit, units: Sequence[Unit], layers: Sequence[Layer], found: Statistics) -> dict[str, Equalized]:
-    """Change the model in place; what was done, by tensor.  The layers keep their names and tensors, but those behind a Mul
-    read its output: call `find_layers` again."""
+    """Change the model and its statistics in place; what was done, by the tensor that is evened now.  The layers keep their
+    names and tensors, but those behind a Mul read its output: call `find_layers` again."""
     by_output = {layer.added or layer.y: layer for layer in layers}
     done: dict[str, Equalized] = {}
     for unit in units:
         absorb = _absorber(edit, unit, by_output)
         if absorb is None:
             continue
-        made = _best(edit, unit, found)
+        source = source_of_copies(edit, unit, by_output)
+        made = _best(edit, unit, found, source is not None)
         if made is None:
             continue
-        s, result = made
-        where = absorb(1 / s)
+        evened, result = made
+        if result.split:
+            assert source is not None
+            widen(edit, source, unit, evened.of)
+        where, tensor = absorb(evened.factor)
         for name, layer in {layer.weight: layer for layer in unit.layers}.items():
-            edit.constants[name] = layer.per_input(edit.constants[name], s)
-        done[unit.tensor] = Equalized(result.alpha, where, result.before, result.after)
+            edit.constants[name] = layer.per_input(edit.constants[name], evened.s[evened.of])
+        found.scale(unit.layers, tensor, evened.factor, evened.of)
+        done[tensor] = replace(result, where=where)
     return done
 
 
-def _best(edit: OnnxEdit, unit: Unit, found: Statistics) -> tuple[np.ndarray, Equalized] | None:
+def _best(edit: OnnxEdit, unit: Unit, found: Statistics, may_split: bool) -> tuple[_Evened, Equalized] | None:
     statistics = found.tensors.get(unit.tensor)
     if statistics is None or not np.isfinite(statistics.peak).all() or statistics.peak.size < 2:
         return None
@@ -79,35 +109,47 @@ def _best(edit: OnnxEdit, unit: Unit, found: Statistics) -> tuple[np.ndarray, Eq
         layer.name: layer_products(layer, edit.constants[layer.weight], found.rows_of(layer)).some(_ROWS, _COLUMNS)
         for layer in unit.layers
     }
-    before = _error(unit, originals, np.ones_like(peak_x))
-    best: tuple[float, float, np.ndarray] = (before, 0.0, np.ones_like(peak_x))
-    for alpha in ALPHAS:
-        s = np.ones_like(peak_x)
-        s[alive] = peak_x[alive] ** alpha / peak_w[alive] ** (1 - alpha)
-        s[alive] /= np.exp(np.log(s[alive]).mean())
-        s = np.clip(s, 1e-3, 1e3).astype(np.float32)
-        error = _error(unit, originals, s)
-        if error < best[0]:
-            best = error, alpha, s
+    plain = _Evened(np.ones_like(peak_x), np.ones(peak_x.shape, np.int64))
+    before = _error(unit, originals, plain)
+    best: tuple[float, float, _Evened] = (before, 0.0, plain)
+    splits = (0, COPIES) if may_split and alive.sum() >= FEWEST else (0,)
+    for copies in splits:
+        least = best[0] * (SPLIT_WORTH if copies else 1.0)
+        for alpha in (0.0, *ALPHAS) if copies else ALPHAS:
+            s = _divisors(peak_x, peak_w, alive, alpha)
+            evened = _Evened(s, copied(np.where(alive, peak_x / s, 0.0), copies))
+            error = _error(unit, originals, evened)
+            if error < min(least, best[0]):
+                best = error, alpha, evened
     if best[0] > WORTH * before:
         return None
-    return best[2], Equalized(best[1], "", before, best[0])
+    return best[2], Equalized(best[1], "", before, best[0], int((best[2].n > 1).sum()))
+
+
+def _divisors(peak_x: np.ndarray, peak_w: np.ndarray, alive: np.ndarray, alpha: float) -> np.ndarray:
+    s = np.ones_like(peak_x)
+    if alpha:
+        s[alive] = peak_x[alive] ** alpha / peak_w[alive] ** (1 - alpha)
+        s[alive] /= np.exp(np.log(s[alive]).mean())
+    return np.clip(s, 1e-3, 1e3).astype(np.float32)
 
 
 def _users_of(edit: OnnxEdit, name: str) -> int:
     return sum(name in n.input for n in edit.nodes)
 
 
-def _error(unit: Unit, originals: Mapping[str, Products], s: np.ndarray) -> float:
-    """The error of the layers' outputs with both operands in eight bits, after dividing x by s."""
+def _error(unit: Unit, originals: Mapping[str, Products], evened: _Evened) -> float:
+    """The error of the layers' outputs with both operands in eight bits."""
     parts = []
     h = Histogram()
     for layer in unit.layers:
         whole = originals[layer.name]
-        spread = layer.spread(s)
-        scaled = whole.m * spread[:, :, None]
+        spread = layer.spread(evened.s)
+        x, scaled = whole.x / spread[:, None], whole.m * spread[:, :, None]
+        if len(evened.of) > len(evened.s):
+            x, scaled = (x / evened.n.astype(np.float32))[..., evened.of], scaled[:, evened.of]
         scales = channel_scales(scaled, 8)
-        parts.append((whole, whole.x / spread[:, None], nearest(scaled, scales, 8) * scales))
+        parts.append((whole, x, nearest(scaled, scales, 8) * scales))
         h.add(parts[-1][1])
 
     def error(r: Range) -> float:
@@ -118,11 +160,11 @@ def _error(unit: Unit, originals: Mapping[str, Products], s: np.ndarray) -> floa
 
 # ---- where 1/s goes --------------------------------------------------------------------------------------------------
 
-Absorb = Callable[[np.ndarray], str]
+Absorb = Callable[[np.ndarray], tuple[str, str]]
 
 
 def _absorber(edit: OnnxEdit, unit: Unit, by_output: Mapping[str, Layer]) -> Absorb | None:
-    """A function that multiplies x by a factor per channel and says where."""
+    """A function that multiplies x by a factor per channel and says where, and what the unit's tensor is called then."""
     users, producers, outputs = edit.users(), edit.producers(), set(edit.outputs)
     readers = {layer.name for layer in unit.layers}
     alone = unit.tensor not in outputs and all(n.name in readers for n in users.get(unit.tensor, []))
@@ -136,9 +178,9 @@ def _absorber(edit: OnnxEdit, unit: Unit, by_output: Mapping[str, Layer]) -> Abs
         if name in by_output and name not in (outputs - {unit.tensor}):
             layer = by_output[name]
             if _owns_constants(edit, layer):
-                return lambda factor: _into_layer(edit, layer, factor)
+                return lambda factor: (_into_layer(edit, layer, factor), unit.tensor)
         if node is not None and node.op_type == "LayerNormalization" and _is_plain_norm(edit, node):
-            return lambda factor: _into_norm(edit, node, factor)
+            return lambda factor: (_into_norm(edit, node, factor), unit.tensor)
     return _multiplied(edit, unit)
 
 
@@ -173,7 +215,7 @@ def _multiplied(edit: OnnxEdit, unit: Unit) -> Absorb | None:
     if any(layer.is_conv for layer in unit.layers):
         return None
 
-    def absorb(factor: np.ndarray) -> str:
+    def absorb(factor: np.ndarray) -> tuple[str, str]:
         names = {layer.name for layer in unit.layers}
         vector = edit.constant(factor.astype(np.float32), f"{unit.tensor}_factor")
         scaled = edit.unique(f"{unit.tensor}_even")
@@ -185,6 +227,6 @@ def _multiplied(edit: OnnxEdit, unit: Unit) -> Absorb | None:
                 n = like(n, input=[scaled, *n.input[1:]])
             nodes.append(n)
         edit.replace_nodes(nodes)
-        return "mul"
+        return "mul", scaled
 
     return absorb

@@ -67,6 +67,7 @@ def _percentile(share: float) -> Callable[[Histogram, int], tuple[float, float]]
     return lambda h, levels: (h.quantile((1 - share) / 2) if h.min < 0 else 0.0, h.quantile((1 + share) / 2))
 
 
+CLIPPING_WORTH = 0.8  # of a wider range's error that a narrower one may leave, to be taken
 _SHRINKS = np.geomspace(0.015, 1.0, 56)
 
 
@@ -122,10 +123,12 @@ METHODS: Mapping[str, Callable[[Histogram, int], tuple[float, float]]] = {
 
 
 def choose(h: Histogram, errors: Callable[[Range], float], levels: int = 255) -> tuple[Range, Mapping[str, float]]:
-    """The candidate with the least error, and the errors of all by method.  Equal ones: the widest range wins."""
+    """The widest candidate whose error is near the least (`CLIPPING_WORTH`), and the errors of all by method.  What a range
+    cuts off is rare, so a sample of rows tells its cost badly: a narrower range has to be clearly better."""
     ranges = candidates(h, levels)
     found = {r.method: errors(r) for r in ranges}
-    best = min(ranges, key=lambda r: (found[r.method], -r.scale))
+    least = min(found.values())
+    best = max((r for r in ranges if found[r.method] * CLIPPING_WORTH <= least), key=lambda r: (r.scale, -found[r.method]))
     return best, found
 
 

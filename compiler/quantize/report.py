@@ -94,7 +94,8 @@ def tried(q: Quantized, x: str, unit: UnitPlan, p: LayerPlan) -> str:
     done = []
     e = q.equalized.get(x)
     if e is not None:
-        done.append(f"equalized {e.alpha:g} into {e.where}")
+        done.append((f"equalized {e.alpha:g} into {e.where}" if e.alpha else "")
+                    + (", " if e.alpha and e.split else "") + (f"{e.split} channels split" if e.split else ""))
     if unit.range.method != "min-max":
         done.append(f"clipped by {unit.range.method}")
     if p.rounding != "nearest":

@@ -1,7 +1,8 @@
 """What calibration remembers of a tensor: a histogram, the extremes of every channel, and some rows of what products read.
 
 All of it is of fixed size whatever the number of samples: 16 kB for the histogram (2048 counters), two numbers per channel,
-and `ROW_BYTES` for the rows of each layer (a uniform sample of all rows seen).
+and `ROW_BYTES` for the rows of each layer (a uniform sample of all rows seen).  Extremes are those of all values; the histogram
+counts a random sample of them, so that calibration takes little longer than the runs themselves.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import numpy as np
 from .layers import Layer
 
 BINS = 2048
-ROWS, ROW_BYTES = 768, 3 << 20
+ROWS, ROW_BYTES = 1024, 6 << 20
 _PER_RUN = 96  # rows offered by one run
+_COUNTED = 1 << 16  # values of a tensor that are counted in one run
 
 
 class Histogram:
@@ -42,6 +44,12 @@ class Histogram:
         at = ((x - np.float32(self.low)) * np.float32(1 / self.width)).astype(np.int32)
         np.clip(at, 0, BINS - 1, out=at)
         self.counts += np.bincount(at, minlength=BINS)
+
+    def cover(self, low: float, high: float) -> None:
+        """These values occurred, beside those that were counted."""
+        if np.isfinite(low) and np.isfinite(high):
+            self.min, self.max = min(self.min, low), max(self.max, high)
+            self._grow(low, high)
 
     def _grow(self, low: float, high: float) -> None:
         if self.width == 0:
@@ -79,13 +87,28 @@ class TensorStatistics:
     rank: int = 0
     values: int = 0  # of one run
 
-    def add(self, x: np.ndarray, channel_axis: int) -> None:
-        self.histogram.add(x)
+    def add(self, x: np.ndarray, channel_axis: int, r: np.random.Generator) -> None:
         self.rank, self.values = x.ndim, max(self.values, x.size)
         axes = tuple(a for a in range(x.ndim) if a != channel_axis % x.ndim)
         low, high = x.min(axis=axes), x.max(axis=axes)
+        flat = x.reshape(-1)
+        if np.isfinite(low).all() and np.isfinite(high).all():
+            self.histogram.cover(float(low.min(initial=np.inf)), float(high.max(initial=-np.inf)))
+        else:
+            self.histogram.strange += flat.size - int(np.isfinite(flat).sum())
+        flat = flat[np.isfinite(flat)] if self.histogram.strange else flat
+        self.histogram.add(flat if flat.size <= _COUNTED else flat[r.integers(flat.size, size=_COUNTED)])
         self.low = low if self.low is None or self.low.shape != low.shape else np.minimum(self.low, low)
         self.high = high if self.high is None or self.high.shape != high.shape else np.maximum(self.high, high)
+
+    def scaled(self, factor: np.ndarray, of: np.ndarray, rows: np.ndarray) -> TensorStatistics:
+        """Those of the tensor whose channel i is channel of[i] times factor[i] > 0; rows: a sample of its values."""
+        assert self.low is not None and self.high is not None
+        low, high = self.low[of] * factor, self.high[of] * factor
+        h = Histogram()
+        h.add(rows)
+        h.cover(float(low.min()), float(high.max()))
+        return TensorStatistics(h, low, high, self.rank, self.values * len(of) // len(self.low))
 
     @property
     def peak(self) -> np.ndarray:
@@ -119,39 +142,43 @@ class RowSample:
 
 @dataclass(eq=False)
 class Statistics:
-    """tensors: by name; rows: by layer.  runs: how many samples were seen."""
+    """tensors: by name; rows: [R, g, K] by layer, one array for matrix products of one tensor.  runs: how many were seen."""
 
     tensors: dict[str, TensorStatistics]
-    rows: dict[str, RowSample]
+    rows: dict[str, np.ndarray]
     runs: int = 0
 
     def rows_of(self, layer: Layer) -> np.ndarray:
         """[g, R, K]."""
-        kept = self.rows[layer.name].kept
-        assert kept is not None
-        return np.ascontiguousarray(kept.transpose(1, 0, 2))
+        return np.ascontiguousarray(self.rows[layer.name].transpose(1, 0, 2))
 
-
-def merged(old: Statistics, new: Statistics, layers: Sequence[Layer]) -> Statistics:
-    """Those of layers, the new ones where there are any."""
-    rows = {n.name: new.rows[n.name] if n.name in new.rows else old.rows[n.name] for n in layers}
-    return Statistics({**old.tensors, **new.tensors}, rows, old.runs)
+    def scale(self, layers: Sequence[Layer], tensor: str, factor: np.ndarray, of: np.ndarray) -> None:
+        """The layers read `tensor` now, whose channel i is channel of[i] of the old one times factor[i]."""
+        made: dict[int, np.ndarray] = {}
+        for layer in layers:
+            rows = self.rows[layer.name]
+            if id(rows) not in made:
+                taken = rows if layer.is_conv else rows[..., of]  # convolutions have no copies
+                made[id(rows)] = taken * layer.spread(factor)
+            self.rows[layer.name] = made[id(rows)]
+        self.tensors[tensor] = self.tensors[layers[0].x].scaled(factor, of, self.rows[layers[0].name])
 
 
 def collect(layers: Sequence[Layer], stream: Iterable[Mapping[str, np.ndarray]]) -> Statistics:
     """Statistics of what the layers read.  stream: the tensors of run after run (`ActivationRunner.stream`)."""
     shared: dict[str, RowSample] = {}  # matrix products of one tensor read the same rows
-    rows = {n.name: RowSample(n) if n.is_conv else shared.setdefault(n.x, RowSample(n)) for n in layers}
-    found = Statistics({}, rows)
+    samples = {n.name: RowSample(n) if n.is_conv else shared.setdefault(n.x, RowSample(n)) for n in layers}
+    tensors: dict[str, TensorStatistics] = {}
     readers: dict[str, list[Layer]] = {}
+    runs, r = 0, np.random.default_rng(0)
     for layer in layers:
         readers.setdefault(layer.x, []).append(layer)
     for values in stream:
-        found.runs += 1
+        runs += 1
         for name, x in values.items():
             reading = readers.get(name, [])
             if reading:
-                found.tensors.setdefault(name, TensorStatistics()).add(x, reading[0].channel_axis)
-            for sample in {id(r): r for r in (rows[layer.name] for layer in reading)}.values():
+                tensors.setdefault(name, TensorStatistics()).add(x, reading[0].channel_axis, r)
+            for sample in {id(s): s for s in (samples[layer.name] for layer in reading)}.values():
                 sample.add(x)
-    return found
+    return Statistics(tensors, {n: s.kept for n, s in samples.items() if s.kept is not None}, runs)

@@ -23,7 +23,8 @@ from ...ir.errors import OptionError
 from ...targets.artifact import Artifact
 from ..api import compile_with
 from ..onnx_edit import Model, OnnxEdit
-from .activations import MEMORY, ActivationRunner, Signature, load_compiled
+from .activations import MEMORY, Signature, declared_inputs, load_compiled
+from .calibrate import calibrated
 from .judge import DEFAULT_DROPS, Judge, Metric, Outputs, Verdict, make_judge
 from .layers import Layer, find_layers
 from .plan import decibels
@@ -31,7 +32,7 @@ from .prepare import prepared
 from .products import layer_products, products
 from .rounding import curvature, refine, sweep
 from .samples import Batch, Samples, Source, as_samples
-from .statistics import Statistics, collect
+from .statistics import Statistics
 from .weights import channel_scales, nearest
 
 BITS, GROUPS = (4, 8), (32, 64, 128)
@@ -102,12 +103,10 @@ def quantize_weights(
     samples = held = found = None
     original = edit.finish()
     if data is not None:
-        runner = ActivationRunner(original, list(dict.fromkeys(layer.x for layer in layers)), memory=memory)
-        samples = as_samples(data, runner.inputs)
+        samples = as_samples(data, declared_inputs(original))
         calibration, rest = samples.split(_HELD_OUT)
         held = list(rest)
-        found = collect(layers, runner.stream(calibration))
-        runner.close()
+        found = calibrated(edit, layers, calibration, memory)
     made = {layer.name: _narrow(edit, layer, bits, group, found, rounding) for layer in layers}
     _write(edit, layers, made, bits, group, in_bytes)
     narrow = edit.finish()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 from compiler.quantize.models import cnn, mlp
+from onnx import helper, numpy_helper
+from tilewright.compiler.quantize.activations import ActivationRunner, declared_inputs
+from tilewright.compiler.quantize.calibrate import calibrated
 from tilewright.compiler.quantize.equalize import equalize
 from tilewright.compiler.quantize.judge import make_judge
 from tilewright.compiler.quantize.layers import find_layers, units_of
@@ -14,7 +19,7 @@ from tilewright.compiler.quantize.prepare import prepared
 from tilewright.compiler.quantize.products import products
 from tilewright.compiler.quantize.ranges import METHODS, candidates, make_range
 from tilewright.compiler.quantize.rounding import curvature, refine, sweep
-from tilewright.compiler.quantize.samples import Batch
+from tilewright.compiler.quantize.samples import Batch, as_samples
 from tilewright.compiler.quantize.sensitivity import search
 from tilewright.compiler.quantize.statistics import BINS, Histogram, RowSample, collect
 from tilewright.compiler.quantize.timing import UnitTime, slower
@@ -154,8 +159,67 @@ def test_equalization_keeps_the_function_and_lowers_the_error() -> None:
     graph = import_model(edit2.finish(), shapes={"x": x.shape})
     values = [dict(zip(graph.output_names, run_graph(graph, {"x": x}), strict=True))]
     done = equalize(edit, units_of(layers), layers, collect(layers, values))
-    assert done["x"].where == "mul" and done["x"].after < 0.3 * done["x"].before
+    assert done["x_even"].where == "mul" and done["x_even"].after < 0.3 * done["x_even"].before
     np.testing.assert_allclose(outputs(edit, x), before, rtol=1e-3, atol=1e-3)
+
+
+def test_channels_that_stand_out_are_split_where_a_product_makes_them() -> None:
+    model = mlp(features=24, hidden=128)
+    constants = {t.name: t for t in model.graph.initializer}
+    w = numpy_helper.to_array(constants["w1"]).copy()
+    w[:, 7] *= 80.0  # an outlier channel behind the first layer
+    constants["w1"].CopyFrom(numpy_helper.from_array(w, "w1"))
+    model.graph.node[1].op_type = "Sigmoid"  # no scale goes through it, copies do
+    scale = helper.make_node("Mul", ["g1", "thrice"], ["h1"])
+    model.graph.node[1].CopyFrom(helper.make_node("Tanh", ["h1"], ["t1"]))
+    model.graph.node.insert(1, scale)
+    model.graph.node.insert(3, helper.make_node("Mul", ["t1", "g1"], ["r1"]))  # as in GELU: two ways from the product
+    model.graph.initializer.append(numpy_helper.from_array(np.array(3.0, np.float32), "thrice"))
+    x, edit = normal(256, 24), prepared(model)
+    before = outputs(edit, x)
+    layers, _ = find_layers(edit)
+    probe = prepared(model)
+    probe.set_outputs(dict.fromkeys(layer.x for layer in layers))
+    graph = import_model(probe.finish(), shapes={"x": x.shape})
+    found = collect(layers, [dict(zip(graph.output_names, run_graph(graph, {"x": x}), strict=True))])
+    done = equalize(edit, units_of(layers), layers, found)
+    made = done["r1_even"]
+    assert made.split >= 1 and made.after < 0.1 * made.before
+    assert edit.constants["w1"].shape == (24, 144) and len(edit.constants["w2"]) == 144
+    np.testing.assert_allclose(outputs(edit, x), before, rtol=1e-3, atol=1e-3)
+    layers, _ = find_layers(edit)  # the statistics are those of the changed model
+    probe = edit.copy()
+    probe.set_outputs(dict.fromkeys(layer.x for layer in layers))
+    graph = import_model(probe.finish(), shapes={"x": x.shape})
+    values = dict(zip(graph.output_names, run_graph(graph, {"x": x}), strict=True))
+    for name, t in found.tensors.items():
+        if name in values:
+            assert t.low is not None and t.high is not None
+            np.testing.assert_allclose(t.low, values[name].min(axis=0), rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(t.high, values[name].max(axis=0), rtol=1e-3, atol=1e-4)
+
+
+def test_statistics_are_found_again_for_the_same_model_and_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TILEWRIGHT_CACHE_DIR", str(tmp_path))
+    edit = prepared(mlp())
+    layers, _ = find_layers(edit)
+    inputs = declared_inputs(edit.finish())
+    samples = [normal(8, 24) for _ in range(3)]
+    first = calibrated(edit, layers, as_samples(samples, inputs))
+    runs: list[int] = []
+    monkeypatch.setattr(ActivationRunner, "_parts", lambda self, batch: runs.append(1) or iter(()))
+    again = calibrated(edit, layers, as_samples(samples, inputs))
+    assert not runs and again.runs == first.runs == 3
+    for name, t in first.tensors.items():
+        other = again.tensors[name]
+        np.testing.assert_array_equal(other.histogram.counts, t.histogram.counts)
+        np.testing.assert_array_equal(other.peak, t.peak)
+        assert (other.histogram.quantile(0.9), other.rank, other.values) == (t.histogram.quantile(0.9), t.rank, t.values)
+    for layer in layers:
+        np.testing.assert_array_equal(again.rows_of(layer), first.rows_of(layer))
+    samples[1] = samples[1] + np.float32(1e-3)
+    calibrated(edit, layers, as_samples(samples, inputs))
+    assert len(runs) == 3  # other samples: not found
 
 
 # ---- plans ----
