@@ -38,11 +38,13 @@ operators are imported into the same core operators. The last table says which o
   one for each item, called `name.0`, `name.1`, ...
 - Strings: interpreter and cpu. They run in support code that is in the library of a model with strings. A string is UTF-8
   without a zero byte; case is that of Unicode, whatever the locale; regular expressions are those of RE2, in linear time.
-- Image files: interpreter (with Pillow) and cpu, whose libraries decode them in support code. Baseline and progressive JPEG
-  bit by bit as libjpeg-turbo; PNG, BMP and PNM of every kind. Colours of grey
-  images are equal, transparency is left out, of more than 8 bits the upper ones are taken, EXIF orientation is not applied.
-  What cannot be decoded is an error of the run, with a reason. Memory is kept for the size that the model declares for the
-  result, or that `--dim OUTPUT_height=1..1080 --dim OUTPUT_width=1..1920` say, else for 4096 x 4096 pixels.
+- Image files: interpreter (with Pillow) and cpu, whose libraries decode them in support code: baseline and progressive JPEG,
+  bit by bit as libjpeg-turbo; WebP, lossy (bit by bit as libwebp) and lossless, without animations; JPEG 2000 (5-3 and 9-7
+  wavelets, all progressions; no palettes, regions of interest or changes of progression); TIFF (strips and tiles; PackBits,
+  LZW and Deflate; up to 16 bits; no fax, JPEG or float samples); PNG, BMP and PNM of every kind. Colours of grey images are
+  equal, transparency is left out, of more than 8 bits the upper ones are taken, EXIF orientation is not applied. What cannot
+  be decoded is an error of the run, with a reason. Memory is kept for the size that the model declares for the result, or
+  that `--dim OUTPUT_height=1..1080 --dim OUTPUT_width=1..1920` say, else for 4096 x 4096 pixels.
 - Random numbers are a function of the attribute `seed` and the position of the element: the same on every run, target and
   number of threads. Without a seed, the name of the node's result is one. The generator is in `ops/random.py`.
 - Floats of 8 and 4 bits and integers of 4 and 2 bits can be cast, quantized and moved. As inputs and outputs of an artifact

@@ -12,6 +12,7 @@ import os
 import shlex
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -160,8 +161,13 @@ def compiler_command(toolchain: Toolchain, arch: str) -> list[str]:
 def _runtime_objects(toolchain: Toolchain, arch: str, sources: tuple[str, ...]) -> tuple[bytes, ...]:
     """The object files of a part of the run-time support, in the order of its sources."""
     with TemporaryFolder("tilewright-link-") as folder:
-        for source in write_runtime_sources(folder, sources):  # zig makes one object at a time
-            run_compiler([*compiler_command(toolchain, arch), "-c", source, "-o", f"{source}.o"], folder, toolchain)
+        command = compiler_command(toolchain, arch)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for done in [
+                pool.submit(run_compiler, [*command, "-c", source, "-o", f"{source}.o"], folder, toolchain)
+                for source in write_runtime_sources(folder, sources)
+            ]:
+                done.result()
         return tuple((folder / f"{source}.o").read_bytes() for source in sources)
 
 

@@ -28,11 +28,17 @@ SUPPORT_SOURCES = ("tw_support.c",)
 PART_SOURCES = {
     "text": ("tw_text.c", "tw_text_numbers.c", "tw_text_regex.c"),
     "image": (
-        "tw_bmp.c", "tw_image.c", "tw_inflate.c", "tw_jpeg.c", "tw_jpeg_pixels.c", "tw_jpeg_scan.c", "tw_png.c", "tw_pnm.c",
+        "tw_bmp.c", "tw_image.c", "tw_inflate.c", "tw_j2k.c", "tw_j2k_blocks.c", "tw_j2k_markers.c", "tw_j2k_packets.c",
+        "tw_j2k_tile.c", "tw_j2k_wavelet.c", "tw_jpeg.c", "tw_jpeg_pixels.c", "tw_jpeg_scan.c", "tw_png.c", "tw_pnm.c",
+        "tw_tiff.c", "tw_tiff_packed.c", "tw_vp8.c", "tw_vp8_filter.c", "tw_vp8_pixels.c", "tw_vp8_tokens.c",
+        "tw_webp.c", "tw_webp_codes.c", "tw_webp_lossless.c", "tw_webp_transforms.c",
     ),
 }  # fmt: skip
 """For programs with operators that run in C alone: memory and messages, and the parts that they use."""
-RUNTIME_HEADERS = ("tw_abi.h", "tw_runtime.h", "tw_support.h", "tw_text.h", "tw_image.h", "tw_jpeg.h")
+IMAGE_HEADERS = (
+    "tw_image.h", "tw_j2k.h", "tw_jpeg.h", "tw_tiff.h", "tw_vp8.h", "tw_vp8_tables.h", "tw_webp.h", "tw_webp_codes.h",
+)  # fmt: skip
+RUNTIME_HEADERS = ("tw_abi.h", "tw_runtime.h", "tw_support.h", "tw_text.h", *IMAGE_HEADERS)
 MANIFEST_FILE, CONSTANTS_FILE = "manifest.bin", "constants.bin"
 
 _CPP_TYPES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -178,7 +178,103 @@ def jpeg_samples(a: np.ndarray) -> Iterator[Sample]:
     yield "progressive grey", saved(image.convert("L"), "JPEG", progressive=True)
 
 
-SAMPLES = {"BMP": bmp_samples, "PNG": png_samples, "PNM": pnm_samples, "JPEG": jpeg_samples}
+def tiff_samples(a: np.ndarray) -> Iterator[Sample]:
+    kinds = modes(a) | {mode: Image.fromarray(a).convert(mode) for mode in ("CMYK", "LA")} | {"16 bits": _grey16(a)}
+    for mode, image in kinds.items():
+        for packing in (None, "tiff_lzw", "tiff_adobe_deflate", "packbits"):
+            yield f"{mode} {packing}", saved(image, "TIFF", compression=packing)
+        if mode not in ("1", "P4", "P1"):
+            yield f"{mode} differences", saved(image, "TIFF", compression="tiff_lzw", tiffinfo={317: 2})
+    for big in (False, True):
+        yield f"tiles {big}", tiff(a, big, tile=16)
+        yield f"planes {big}", tiff(a, big, planar=True)
+        yield f"16 bits a colour {big}", tiff(a.astype(np.uint16) * 257 + 5, big, predictor=True)
+        yield f"white is zero {big}", tiff(a[..., :1], big, photometric=0)
+
+
+def tiff(
+    a: np.ndarray, big: bool, tile: int = 0, planar: bool = False, predictor: bool = False, photometric: int | None = None
+) -> bytes:
+    """A file with deflated strips of three rows, or tiles."""
+    order = ">" if big else "<"
+    height, width, samples = a.shape
+    parts = []
+    for plane in np.split(a, samples, 2) if planar else [a]:
+        steps = (tile or 3, tile or width)
+        for y in range(0, height, steps[0]):
+            for x in range(0, width, steps[1]):
+                part = plane[y : y + steps[0], x : x + steps[1]]
+                if tile:
+                    part = np.pad(part, ((0, tile - part.shape[0]), (0, tile - part.shape[1]), (0, 0)))
+                if predictor:
+                    part = np.concatenate([part[:, :1], part[:, 1:] - part[:, :-1]], 1)
+                parts.append(zlib.compress(part.astype(a.dtype.newbyteorder(order)).tobytes()))
+    data = b"".join(parts)
+    starts = (8 + np.cumsum([0, *map(len, parts[:-1])])).tolist()
+    fields: list[tuple[int, str, Sequence[int]]] = [
+        (256, "H", [width]), (257, "H", [height]), (258, "H", [8 * a.itemsize] * samples), (259, "H", [8]),
+        (262, "H", [(2 if samples == 3 else 1) if photometric is None else photometric]), (277, "H", [samples]),
+        (284, "H", [2 if planar else 1]), (317, "H", [2 if predictor else 1]),
+        *([(322, "H", [tile]), (323, "H", [tile]), (324, "I", starts), (325, "I", list(map(len, parts)))] if tile else
+          [(273, "I", starts), (278, "H", [3]), (279, "I", list(map(len, parts)))]),
+    ]  # fmt: skip
+    directory, more = b"", b""
+    behind = 8 + len(data) + 6 + 12 * len(fields)
+    for tag, kind, values in sorted(fields):
+        content = struct.pack(f"{order}{len(values)}{kind}", *values)
+        place = content.ljust(4, b"\0") if len(content) <= 4 else struct.pack(f"{order}I", behind + len(more))
+        more += content if len(content) > 4 else b""
+        directory += struct.pack(f"{order}HHI", tag, 3 if kind == "H" else 4, len(values)) + place
+    head = (b"MM\0*" if big else b"II*\0") + struct.pack(f"{order}I", 8 + len(data))
+    return head + data + struct.pack(f"{order}H", len(fields)) + directory + b"\0" * 4 + more
+
+
+def webp_samples(a: np.ndarray) -> Iterator[Sample]:
+    image = Image.fromarray(a)
+    for mode, other in modes(a).items():
+        if mode not in ("L", "1"):
+            kept = other if mode == "RGBA" else other.convert("RGB")
+            for quality in (0, 100):
+                yield f"lossless {mode} {quality}", saved(kept, "WEBP", lossless=True, quality=quality, exact=True)
+    for quality in (0, 10, 50, 80, 100):
+        for method in (0, 4, 6):
+            yield f"lossy {quality} {method}", saved(image, "WEBP", quality=quality, method=method)
+    transparent = image.convert("RGBA")
+    transparent.putalpha(image.convert("L"))
+    yield "transparent", saved(transparent, "WEBP", quality=70)
+    yield "lossless transparent", saved(transparent, "WEBP", lossless=True, exact=True)
+
+
+def jpeg2000_samples(a: np.ndarray) -> Iterator[Sample]:
+    image = Image.fromarray(a)
+    options: tuple[dict[str, Any], ...] = (
+        {}, {"num_resolutions": 1}, {"codeblock_size": (16, 32)}, {"progression": "RLCP"}, {"no_jp2": True}, {"mct": 0},
+        {"progression": "RPCL", "precinct_size": (32, 32)}, {"progression": "PCRL", "precinct_size": (64, 64)},
+        {"progression": "CPRL"}, {"tile_size": (32, 32)}, {"tile_size": (17, 23)},
+        {"quality_mode": "rates", "quality_layers": [20, 10, 1]}, {"quality_mode": "rates", "quality_layers": [15]},
+    )  # fmt: skip
+    for given in options:
+        if min(a.shape[:2]) > 16 or "codeblock_size" not in given:  # such a file needs larger images
+            yield str(given), saved(image, "JPEG2000", **given)
+    for mode in ("L", "RGBA", "LA"):
+        yield mode, saved(image.convert(mode), "JPEG2000")
+    yield "16 bits", saved(_grey16(a), "JPEG2000")
+
+
+def real_jpeg2000_samples(a: np.ndarray) -> Iterator[Sample]:
+    """Files with the transform in floats, whose rounding the standard leaves open."""
+    image = Image.fromarray(a)
+    yield "whole", saved(image, "JPEG2000", irreversible=True)
+    yield "rates", saved(image, "JPEG2000", irreversible=True, quality_mode="rates", quality_layers=[30, 10])
+    yield "decibel", saved(image, "JPEG2000", irreversible=True, quality_mode="dB", quality_layers=[30, 40])
+
+
+SAMPLES = {
+    "BMP": bmp_samples, "PNG": png_samples, "PNM": pnm_samples, "JPEG": jpeg_samples, "TIFF": tiff_samples,
+    "WebP": webp_samples, "JPEG 2000": jpeg2000_samples, "JPEG 2000 in floats": real_jpeg2000_samples,
+}
+ROUNDED = {"JPEG 2000 in floats": 1}
+"""How far pixels may be from Pillow's, where the standard leaves rounding open."""
 
 
 def every_sample(format: str) -> list[Sample]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import subprocess
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Union
@@ -17,9 +18,9 @@ from tilewright.compiler.onnx_backend import CpuBackend, InterpreterBackend
 from tilewright.ir.errors import ModelError, OptionError, TargetError
 from tilewright.ir.ops.image_file import ORDERS, decoded
 from tilewright.targets.cpu.link import write_runtime_sources
-from tilewright.targets.cpu.sources import PART_SOURCES, SUPPORT_SOURCES
+from tilewright.targets.cpu.sources import PART_SOURCES
 
-from .image_samples import SAMPLES, every_sample, jpeg_samples, picture, png_samples
+from .image_samples import ROUNDED, SAMPLES, every_sample, jpeg_samples, picture, png_samples
 
 Decoded = Union[np.ndarray, str]
 MOST = 256
@@ -29,7 +30,7 @@ MOST = 256
 def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A program that decodes files, under the address and undefined behaviour sanitizers."""
     folder = tmp_path_factory.mktemp("image_files")
-    sources = write_runtime_sources(folder, [*SUPPORT_SOURCES, *PART_SOURCES["image"]])
+    sources = write_runtime_sources(folder, PART_SOURCES["image"])
     driver = Path(__file__).parent / "image_files.c"
     flags = ["-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     subprocess.run(["cc", *flags, "-I.", *sources, str(driver), "-o", "decoder"], cwd=folder, check=True)
@@ -65,7 +66,9 @@ def test_what_pillow_sees(decoder: Path, format: str) -> None:
     for order in ORDERS:
         for (name, data), got in zip(samples, decode(decoder, [data for _, data in samples], order), strict=True):
             assert not isinstance(got, str), f"{name}: {got}"
-            np.testing.assert_array_equal(got, decoded(np.frombuffer(data, np.uint8), order), f"{format} {name} {order}")
+            expected = decoded(np.frombuffer(data, np.uint8), order).astype(int)
+            assert got.shape == expected.shape
+            assert np.abs(got - expected).max() <= ROUNDED.get(format, 0), f"{format} {name} {order}"
 
 
 def damaged(samples: Sequence[bytes], count: int, seed: int) -> list[bytes]:
@@ -89,8 +92,19 @@ def damaged(samples: Sequence[bytes], count: int, seed: int) -> list[bytes]:
                     other = samples[r.integers(len(samples))]
                     data[at:at] = other[at : at + int(r.integers(1, 40))]
             data = data or bytearray(b"\0")
-        made.append(bytes(data[: r.integers(1, len(data) + 1)] if r.random() < 0.1 else data))
+        cut = data[: r.integers(1, len(data) + 1)] if r.random() < 0.1 else data
+        made.append(with_checksums(bytes(cut)) if r.random() < 0.9 else bytes(cut))
     return made
+
+
+def with_checksums(data: bytes) -> bytes:
+    """A PNG file whose chunks have right checksums again, so that what is in them is read; other files as they are."""
+    made, at = data[:8], 8
+    while made[:4] == b"\x89PNG" and at + 12 <= len(data):
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        made += data[at:end] + struct.pack(">I", zlib.crc32(data[at + 4 : end]))
+        at = end + 4
+    return made + data[at:] if made[:4] == b"\x89PNG" else data
 
 
 def small_samples(format: str) -> list[bytes]:

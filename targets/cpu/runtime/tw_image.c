@@ -14,6 +14,11 @@ typedef struct format {
 static const format formats[] = {
     { "JPEG", tw_jpeg_decode, "\xFF\xD8\xFF", 0, 3 },
     { "PNG", tw_png_decode, "\x89PNG\r\n\x1A\n", 0, 8 },
+    { "WebP", tw_webp_decode, "WEBP", 8, 4 },
+    { "TIFF", tw_tiff_decode, "II*\0", 0, 4 },
+    { "TIFF", tw_tiff_decode, "MM\0*", 0, 4 },
+    { "JPEG 2000", tw_jpeg2000_decode, "\xFF\x4F\xFF\x51", 0, 4 },
+    { "JPEG 2000", tw_jpeg2000_decode, "\0\0\0\x0CjP  \r\n\x87\n", 0, 12 },
     { "BMP", tw_bmp_decode, "BM", 0, 2 },
     { "PNM", tw_pnm_decode, "P", 0, 1 },
 };
@@ -63,6 +68,12 @@ bool tw_image_begin(tw_image *image, uint64_t width, uint64_t height, uint32_t c
     image->channels = channels;
     image->pixels = tw_image_room(image, width * height, channels);
     return image->pixels != NULL;
+}
+
+unsigned char tw_image_printed(int32_t ink, int32_t black)
+{
+    const int32_t light = 255 - black, product = ink * light + 128;
+    return tw_byte_of(light - ((product + (product >> 8)) >> 8));
 }
 
 static bool decode(tw_image *image)

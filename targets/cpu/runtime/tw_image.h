@@ -44,6 +44,9 @@ bool tw_image_begin(tw_image *image, uint64_t width, uint64_t height, uint32_t c
 /* Zeroed memory for count elements of `size` bytes; NULL, and fails, when there is none. */
 void *tw_image_room(tw_image *image, uint64_t count, size_t size);
 
+/* One colour of a pixel that is printed with ink (0 none, 255 all) beside black. */
+unsigned char tw_image_printed(int32_t ink, int32_t black);
+
 /* Inflates a zlib stream (RFC 1950, 1951) of `size` bytes into out; fails when it is damaged or gives less than `room` bytes.
  * What it has beyond them is ignored. */
 bool tw_inflate(tw_image *image, const unsigned char *data, size_t size, unsigned char *out, size_t room);

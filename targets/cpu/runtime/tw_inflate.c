@@ -227,11 +227,7 @@ static bool fixed_codes(codes *literals, codes *distances)
 bool tw_inflate(tw_image *image, const unsigned char *data, size_t size, unsigned char *out, size_t room)
 {
     stream s = { .in = { data, data + size, false }, .out = out, .room = room };
-    codes *literals = tw_image_room(image, 2, sizeof *literals);
-    if (!literals) {
-        return false;
-    }
-    codes *distances = literals + 1;
+    codes literals, distances;
     const uint32_t header = tw_u16be(&s.in);
     if ((header >> 8 & 15) != 8 || header % 31 || header & 0x20) {
         return tw_image_fail(image, "the compressed data has no zlib header");
@@ -244,10 +240,10 @@ bool tw_inflate(tw_image *image, const unsigned char *data, size_t size, unsigne
             fine = stored(&s);
             break;
         case 1:
-            fine = fixed_codes(literals, distances) && compressed(&s, literals, distances);
+            fine = fixed_codes(&literals, &distances) && compressed(&s, &literals, &distances);
             break;
         case 2:
-            fine = read_codes(&s, literals, distances) && compressed(&s, literals, distances);
+            fine = read_codes(&s, &literals, &distances) && compressed(&s, &literals, &distances);
             break;
         default:
             fine = false;

@@ -132,13 +132,6 @@ static bool is_ycc(const tw_jpeg *j)
     return !(c[0].id == 'R' && c[1].id == 'G' && c[2].id == 'B');
 }
 
-/* Inks, stored inverted as all programs do since Adobe's, times black. */
-static unsigned char from_ink(int32_t ink, int32_t black)
-{
-    const int32_t product = (255 - ink) * black + 128;
-    return tw_byte_of(black - ((product + (product >> 8)) >> 8));
-}
-
 static void put_row(const tw_jpeg *j, unsigned char *const rows[4], unsigned char *out)
 {
     const bool ycc = j->count == 3 ? is_ycc(j) : j->has_adobe && j->adobe_transform == 2;
@@ -148,8 +141,8 @@ static void put_row(const tw_jpeg *j, unsigned char *const rows[4], unsigned cha
             to_rgb(rows[0][x], rows[1][x] - 128, rows[2][x] - 128, p);
         }
         for (int i = 0; i < 3; i++) {
-            const int32_t ink = ycc ? 255 - p[i] : p[i];
-            out[i] = j->count == 4 ? from_ink(ink, rows[3][x]) : p[i];
+            const int32_t ink = ycc ? p[i] : 255 - p[i]; /* inks are stored inverted, as all programs do since Adobe's */
+            out[i] = j->count == 4 ? tw_image_printed(ink, 255 - rows[3][x]) : p[i];
         }
     }
 }

@@ -106,3 +106,16 @@ void *tw_support_room(void *runtime, size_t bytes)
     support->used += bytes;
     return result;
 }
+
+tw_support_mark tw_support_here(void *runtime)
+{
+    const struct tw_support *support = ((tw_team *)runtime)->support;
+    return (tw_support_mark){ support->current, support->used };
+}
+
+void tw_support_back(void *runtime, tw_support_mark mark)
+{
+    struct tw_support *support = ((tw_team *)runtime)->support;
+    support->current = mark.block ? mark.block : support->blocks;
+    support->used = mark.used;
+}

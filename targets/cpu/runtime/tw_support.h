@@ -14,6 +14,13 @@ extern const tw_support_functions tw_run_support;
 
 /* Memory of this run, aligned to 8 bytes, not zeroed; NULL, and the run fails, when there is none. */
 void *tw_support_room(void *runtime, size_t bytes);
+/* Where the memory of this run ends, and back to there: what was given out since is gone. */
+typedef struct tw_support_mark {
+    void *block;
+    size_t used;
+} tw_support_mark;
+tw_support_mark tw_support_here(void *runtime);
+void tw_support_back(void *runtime, tw_support_mark mark);
 /* Makes the run fail with this status and message, unless it has failed before. */
 #if defined(__GNUC__)
 __attribute__((format(printf, 3, 4)))
