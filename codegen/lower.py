@@ -266,7 +266,10 @@ class Lowering:
         if node.op.kind == "attention":
             (inner,) = body.nodes
             operands = tuple(buffers[v] for v in inner.inputs)
-            group = Group("attention", (), tuple(outer.values()), inner.op, operands)
+            own = {buffers[v].name: array for v, array in body.constants.items()}  # a mask of one number
+            arrays.update(own)
+            params = (*outer.values(), *(b for b in operands if b.name in own))
+            group = Group("attention", (), params, inner.op, operands)
         else:
             computes = compose(body, buffers, node.op.kind)
             group = Group(node.op.kind, computes, tuple(outer.values()), constants=frozenset(arrays))

@@ -7,20 +7,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from codegen.gpu_groups import MACHINE, aligned
+from suites.test_cuda import lower_graph
 from targets.cuda.test_toolchain import needs_cuda
 from tilewright.codegen.c_like import print_kernel
 from tilewright.codegen.cuda import CUDA
-from tilewright.codegen.cuda_program import module_text
+from tilewright.codegen.cuda_program import module_text, print_program
 from tilewright.codegen.machine_gpu import GpuMachine, parse_gpu_machine
 from tilewright.codegen.strategies.gpu import plain_attention, token_attention
 from tilewright.codegen.strategies.gpu.select import is_native, schedule_group
 from tilewright.codegen.strategies.scheduled import Group
+from tilewright.ir.graph import Builder
 from tilewright.ir.kernel import Barrier, Buffer, Kernel
 from tilewright.ir.kernel_launch import split_launches
 from tilewright.ir.kernel_verify import verify_kernel
 from tilewright.ir.ops.norm import Attention
 from tilewright.ir.types import TensorType, dtype_of
-from tilewright.targets.cuda.emulator.run import EmulationError, emulate_kernel
+from tilewright.targets.cuda.emulator.run import EmulatedProgram, EmulationError, emulate_kernel
 from tilewright.targets.cuda.images import compile_images
 from tilewright.targets.cuda.toolchain import find_cuda_toolchain
 
@@ -76,6 +78,18 @@ def test_attention(name: str) -> None:
     emulate_kernel(kernel, data)
     atol = 5e-6 if name.startswith("f32") and machine is not HALF else 3e-3
     np.testing.assert_allclose(data["y0"].astype(np.float64), expected.astype(np.float64), rtol=0, atol=atol)
+
+
+def test_a_mask_of_one_number() -> None:
+    """A constant scalar lies in the body of the group."""
+    b = Builder("masked")
+    q, k, v = (b.input(name, TensorType("f32", (1, 2, 3, 8))) for name in "qkv")
+    y = b.add(Attention(1.0, False), q, k, v, b.constant(np.array(2.5, np.float32)))
+    program = lower_graph(b.graph([y]))
+    arrays = [np.random.default_rng(n).standard_normal((1, 2, 3, 8)).astype("f4") for n in range(3)]
+    (got,) = EmulatedProgram(program, print_program(program, MACHINE)).run(arrays)
+    (expected,) = Attention(1.0, False).evaluate(*arrays, np.array(2.5, np.float32))
+    np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
 def test_a_barrier_of_the_warp_that_is_left_out_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
