@@ -12,9 +12,9 @@ first dimension of every input whose model leaves it open.
 --kernels also prints the launches of each model: time by events, and the share of what the machine could do at most (its
 arithmetic or its memory, whichever is slower).  --products times single products against PyTorch's (cuBLAS).  --sanitize
 runs each model once under compute-sanitizer, for accesses out of bounds and races.  --tune FILE compiles each model with the
-tiles that the cost model puts first to fourth and with cuBLASLt where it makes such products, times every kernel, and writes
-what wins by more than 3 % to the file:
-text, a line each, for `--tuning-file FILE` of `tilewright compile`.
+tiles that the cost model puts first to fourth, and with cuBLASLt and cuDNN where they make such products and convolutions,
+times every kernel, and writes what wins by more than 3 % to the file: text, a line each, for `--tuning-file FILE` of
+`tilewright compile`.
 """
 
 from __future__ import annotations
@@ -308,7 +308,7 @@ def tune(path: str, batch: int, precision: str, arch: str, given: Mapping[str, S
             except TilewrightError as error:
                 if not tried.library:
                     raise
-                print(f"{path}: {error}")  # cuBLASLt is not there: it wins nothing
+                print(f"{path}: {error}")  # a library is not there: it wins nothing
                 continue
             for key, choice in {k["key"]: k["choice"] for k in artifact.manifest["kernels"] if k["choice"]}.items():
                 if (n == 0 or key in found) and choice.get("library") == tried.library:

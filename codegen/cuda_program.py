@@ -9,6 +9,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Union
 
 from ..ir.errors import InternalError
 from ..ir.kernel import Buffer, Kernel
@@ -21,8 +22,10 @@ from .cuda import CUDA, INSTRUCTIONS
 from .machine_gpu import GpuMachine
 from .program import Call, Program, all_calls
 from .strategies.gpu.library import LibraryProduct, read_library_product
+from .strategies.gpu.library_conv import LibraryConvolution, read_library_convolution
 
 EMULATOR_HEADER = "cuda_emulator.h"
+LibraryCall = Union[LibraryProduct, LibraryConvolution]
 _SHOWN_NODES = 6
 _COLUMNS = 117  # behind the slashes
 _HALVES = {"__half": "cuda_fp16.h", "__nv_bfloat16": "cuda_bf16.h"}
@@ -43,7 +46,7 @@ class TensorMap:
 @dataclass(frozen=True)
 class Launch:
     """One launch of a call.  params: which of the call's arguments the function takes, in its order; maps: those of them
-    that are given as tensor maps; library: what cuBLASLt does instead of a function of ours."""
+    that are given as tensor maps; library: what cuBLASLt or cuDNN does instead of a function of ours."""
 
     function: str
     grid: Size
@@ -52,7 +55,7 @@ class Launch:
     dynamic_shared: int
     params: tuple[int, ...]
     maps: tuple[TensorMap, ...] = ()
-    library: LibraryProduct | None = None
+    library: LibraryCall | None = None
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,9 @@ def print_program(program: Program, machine: GpuMachine) -> CudaSource:
     launches: dict[str, tuple[Launch, ...]] = {}
     for name, kernel in program.kernels.items():
         verify_kernel(kernel)
-        product = read_library_product(kernel)
-        if product is not None:
-            launches[name] = (_library_launch(name, kernel, *product),)
+        by_library = read_library_product(kernel) or read_library_convolution(kernel)
+        if by_library is not None:
+            launches[name] = (_library_launch(name, kernel, *by_library),)
             continue
         made = []
         for part in split_launches(kernel):
@@ -88,14 +91,16 @@ def print_program(program: Program, machine: GpuMachine) -> CudaSource:
             functions[printed.name] = _comment(printed, part, calls.get(name, [])) + printed.text
         launches[name] = tuple(made)
     title = f"// {comment_text(program.name)}, compiled by Tilewright for {', '.join(machine.architectures)}.\n"
-    by_library = [c.where for c in all_calls(program.steps) if launches[c.kernel] and launches[c.kernel][0].library]
-    title += "".join(f'// By cuBLASLt instead of a function here: "{comment_text(where)}".\n' for where in by_library)
+    for call in all_calls(program.steps):
+        made_by = launches[call.kernel][0].library if launches[call.kernel] else None
+        if made_by is not None:
+            title += f'// By {made_by.library} instead of a function here: "{comment_text(call.where)}".\n'
     return CudaSource(module_text(title, functions, functions), launches, title, functions)
 
 
-def _library_launch(name: str, kernel: Kernel, product: LibraryProduct, operands: tuple[Buffer, Buffer, Buffer]) -> Launch:
-    """A call of the library as a launch without a function; its parameters are result, left and right."""
-    return Launch(name, (1, 1, 1), (1, 1, 1), 0, 0, tuple(kernel.buffers.index(b) for b in operands), library=product)
+def _library_launch(name: str, kernel: Kernel, made: LibraryCall, operands: tuple[Buffer, ...]) -> Launch:
+    """A call of a library as a launch without a function; its parameters are the result, then the operands."""
+    return Launch(name, (1, 1, 1), (1, 1, 1), 0, 0, tuple(kernel.buffers.index(b) for b in operands), library=made)
 
 
 def tensor_maps(part: Kernel) -> tuple[TensorMap, ...]:

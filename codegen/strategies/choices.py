@@ -25,8 +25,8 @@ class Choice:
     the transformed convolution; 0: direct.  block: tiles of one block of it at most.  halved: 1 for seven products of half
     the size, 0 for one.  panel: columns of a panel that other programs have, taken where that costs little.
     For graphics processors: tile_rows, tile_columns: the tile of a block, both or neither; stages: of its pipeline; splits:
-    parts of k; library: 1 for a product by cuBLASLt, where it makes such products.  rank: the tile that the cost model
-    puts at that place, the best being 0 (for the search).
+    parts of k; library: 1 for a product by cuBLASLt or a convolution by cuDNN, where they make such ones.  rank: the tile that
+    the cost model puts at that place, the best being 0 (for the search).
     """
 
     rows: int | None = None

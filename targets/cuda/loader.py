@@ -57,11 +57,20 @@ class LaunchTime:
     milliseconds: float
 
 
-def load_cublaslt() -> bool:
-    """Loads cuBLASLt from its wheel, if that is installed, so that the library finds it by its name."""
+# Library -> its files in the wheels, the variable that names another file.
+_LIBRARIES = {
+    "cuBLASLt": ("*/lib/libcublasLt.so.1[23]", "TILEWRIGHT_CUBLASLT"), "cuDNN": ("*/lib/libcudnn.so.9", "TILEWRIGHT_CUDNN"),
+}
+
+
+def load_from_wheel(library: str) -> bool:
+    """Loads a library of _LIBRARIES from its wheel, if that is installed, so that an artifact finds it by its name."""
+    pattern, variable = _LIBRARIES[library]
+    if variable in os.environ:
+        return False
     spec = importlib.util.find_spec("nvidia")
     for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
-        for path in sorted(Path(folder).glob("*/lib/libcublasLt.so.1[23]"), reverse=True):
+        for path in sorted(Path(folder).glob(pattern), reverse=True):
             ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
             return True
     return False
@@ -79,9 +88,9 @@ class CudaModule(Module):
         )
 
     def _make(self, options: Any) -> int:
-        needed = any(k.get("choice", {}).get("library") for k in self.manifest["kernels"])
-        if needed and "TILEWRIGHT_CUBLASLT" not in os.environ:
-            load_cublaslt()
+        launches = (launch for k in self.manifest["kernels"] for launch in k["launches"])
+        for library in sorted({launch["library"] for launch in launches if "library" in launch}):
+            load_from_wheel(library)
         cuda = _CudaOptions(ctypes.sizeof(_CudaOptions), self.device, self._flags, 0)
         create = self._function("create_on", ctypes.c_int32)
         return create(ctypes.byref(options), ctypes.byref(cuda), ctypes.byref(self._handle))

@@ -69,8 +69,9 @@ def _call(call: Call, source: CudaSource, resources: Mapping[str, Any]) -> dict[
 
 
 def _launch(launch: Launch, resources: Mapping[str, Any]) -> dict[str, Any]:
+    by = {} if launch.library is None else {"library": launch.library.library}
     return {"function": launch.function, "grid": list(launch.grid), "block": list(launch.block),
-            "shared_bytes": launch.shared_bytes, "resources": resources.get(launch.function, {})}
+            "shared_bytes": launch.shared_bytes, "resources": resources.get(launch.function, {}), **by}
 
 
 def _plain(text: str) -> str:

@@ -6,18 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 
-from ...codegen.cuda_program import CudaSource, Launch, TensorMap
+from ...codegen.cuda_program import CudaSource, Launch, LibraryCall, TensorMap
 from ...codegen.machine_gpu import STATIC_SHARED, GpuMachine
 from ...codegen.program import Address, Branch, Call, Program, Repeat, Step
 from ...codegen.strategies.gpu.library import LibraryProduct
+from ...codegen.strategies.gpu.library_conv import LibraryConvolution
 from ...ir.errors import InternalError
 from ..cpu.naming import c_string
 from ..cpu.sources import c_header, fill_text, info_table, runtime_file
 from . import runtime
 from .images import Image
 
-RUNTIME_SOURCES = ("tw_cuda_create.c", "tw_cuda_driver.c", "tw_cuda_library.c", "tw_cuda_load.c", "tw_cuda_run.c",
-                   "tw_cuda_steps.c")
+RUNTIME_SOURCES = ("tw_cuda_create.c", "tw_cuda_cudnn.c", "tw_cuda_driver.c", "tw_cuda_library.c", "tw_cuda_load.c",
+                   "tw_cuda_run.c", "tw_cuda_steps.c")
 RUNTIME_HEADERS = ("tw_cuda.h", "tw_cuda_abi.h")
 SHARED_SOURCES, SHARED_HEADERS = ("tw_check.c", "tw_memory.c"), ("tw_abi.h", "tw_runtime.h")
 MAX_ARGUMENTS, MAX_MAPS = 64, 4  # TW_MAX_ARGUMENTS, TW_MAX_MAPS
@@ -44,6 +45,7 @@ class _Tables:
     steps: list[str] = field(default_factory=list)
     addresses: list[str] = field(default_factory=list)
     products: list[str] = field(default_factory=list)
+    convolutions: list[str] = field(default_factory=list)
     counters: int = 0
 
     def address(self, *given: Address | None) -> int:
@@ -63,6 +65,15 @@ class _Tables:
         head, _, _ = self.steps[step].rpartition(",")
         self.steps[step] = f"{head}, {target}u }}"
 
+    def add_library(self, call: LibraryCall, first: int) -> None:
+        """A step that another library makes of the addresses from number `first` on."""
+        if isinstance(call, LibraryProduct):
+            self.products.append(_product_row(call))
+            self.add("TW_MULTIPLY", len(self.products) - 1, first)
+        else:
+            self.convolutions.append(_convolution_row(call))
+            self.add("TW_CONVOLVE", len(self.convolutions) - 1, first)
+
     def flatten(self, steps: Sequence[Step]) -> None:
         for s in steps:
             match s:
@@ -74,8 +85,7 @@ class _Tables:
                             raise InternalError(f"kernel {launch.function}: more than {MAX_MAPS} tensor maps")
                         first = self.address(*(s.args[n] for n in launch.params))
                         if launch.library is not None:
-                            self.products.append(_product_row(launch.library))
-                            self.add("TW_MULTIPLY", len(self.products) - 1, first)
+                            self.add_library(launch.library, first)
                             continue
                         self.add("TW_LAUNCH", self.numbers[launch.function], first)
                 case Branch():
@@ -132,7 +142,7 @@ def descriptor_source(
         "INPUT_COUNT": len(program.inputs), "OUTPUT_COUNT": len(program.outputs),
         "ARCHITECTURES": c_string(", ".join(machine.architectures)), "IMAGE_DECLARATIONS": "\n".join(declared),
         "MODULE_COUNT": len(modules), "IMAGE_COUNT": len(images[0]) if images else 0, "FUNCTION_COUNT": len(functions),
-        "STEP_COUNT": len(tables.steps), "PRODUCT_COUNT": len(tables.products),
+        "STEP_COUNT": len(tables.steps), "PRODUCT_COUNT": len(tables.products), "CONVOLUTION_COUNT": len(tables.convolutions),
         "COUNTER_COUNT": tables.counters, "STATIC_SHARED": STATIC_SHARED,
         "HAS_CONTROL": int(any(not isinstance(s, Call) for s in program.steps)),
         "TABLES": "\n".join([
@@ -144,6 +154,8 @@ def descriptor_source(
             _table("tw_cuda_map", "maps", maps, "{ 0u, 0u, 0u, { 1u }, { 0u }, { 1u } }"),
             _table("tw_cuda_product", "products", tables.products,
                    "{ 1u, 1u, 1u, 1u, { 0 }, { 0 }, { 0 }, 0, 0, 0u }"),
+            _table("tw_cuda_convolution", "convolutions", tables.convolutions,
+                   "{ { { 0, { 1 }, { 1 } } }, { 1 }, { 1 }, { 0 }, { 0 }, 0u, 0u }"),
             _table("tw_cuda_address", "addresses", tables.addresses, "{ TW_NOWHERE, 0u, 0u }"),
             _table("tw_cuda_step", "steps", tables.steps, "{ TW_JUMP, 0u, 0u, 0u }"),
         ]),
@@ -171,6 +183,32 @@ def _product_row(p: LibraryProduct) -> str:
     steps = ", ".join(f"{{ {', '.join(map(str, row))} }}" for row in (p.left, p.right, p.out))
     return (f"{{ {p.batches}u, {p.rows}u, {p.columns}u, {p.depth}u, {steps}, {_DATA_TYPES[p.dtype]}, "
             f"{_DATA_TYPES[p.out_dtype]}, {int(p.tf32)}u }}")
+
+
+_CUDNN_TYPES = {"f32": 0, "f16": 2, "bf16": 9}  # cudnnDataType_t
+
+
+def _convolution_row(c: LibraryConvolution) -> str:
+    """Tensors as cuDNN names them: images n, channels, height, width, weights filter, channel, height, width."""
+    n, height, width, channels = c.image
+    filters = c.out[2]
+    kh, kw = c.window
+    order = (0, 3, 1, 2)
+    dtypes = list(c.dtypes[3:])
+    dense = (kh * kw * channels, 1, kw * channels, channels)
+    tensors = [
+        (c.dtypes[1], (n, channels, height, width), tuple(c.x_steps[d] for d in order)),
+        (c.dtypes[2], (filters, channels, kh, kw), dense),
+        (c.dtypes[0], (n, filters, *c.out[:2]), tuple(c.y_steps[d] for d in order)),
+        (dtypes.pop(0), (1, filters, 1, 1), (filters, 1, filters, filters)) if c.has_bias else None,
+        (dtypes.pop(0), (n, filters, *c.out[:2]), tuple(c.z_steps[d] for d in order)) if c.has_residual else None,
+    ]
+    rows = [
+        "{ -1, { 1, 1, 1, 1 }, { 1, 1, 1, 1 } }" if t is None else
+        f"{{ {_CUDNN_TYPES[t[0]]}, {{ {', '.join(map(str, t[1]))} }}, {{ {', '.join(map(str, t[2]))} }} }}" for t in tensors
+    ]
+    pairs = ", ".join(f"{{ {a}, {b} }}" for a, b in (c.strides, c.dilations, c.pads[:2], c.pads[2:]))
+    return f"{{ {{ {', '.join(rows)} }}, {pairs}, {c.has_relu}u, {c.tf32}u }}"
 
 
 def _number(arch: str) -> int:

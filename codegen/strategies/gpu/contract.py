@@ -33,6 +33,7 @@ from .bulk import PRODUCERS, TILE_ALIGN, BulkPipeline, TensorView, tensor_view
 from .cores import INSTRUCTIONS, MatrixCore, PlainCore
 from .legalize import legalize
 from .library import schedule_library_product
+from .library_conv import schedule_library_convolution
 from .operand import ACCESS, MatrixProduct, Operand, access_width
 from .staging import fill, in_parts, stage_operand
 from .tiles import PADDING, GpuTile, choose_tile, resident_blocks, tile_candidates
@@ -46,9 +47,10 @@ PLAIN_RESIDENT = 2  # blocks of a multiprocessor that registers are limited for,
 
 def schedule_matrix_product(group: Group, p: MatrixProduct, machine: GpuMachine) -> Scheduled:
     """The kernel of a product, with weights in the layout that it reads."""
-    made = schedule_library_product(group, p, machine) if group.choice.library else None
-    if made is not None:
-        return made
+    if group.choice.library:
+        made = schedule_library_product(group, p, machine) or schedule_library_convolution(group, machine)
+        if made is not None:
+            return made
     types = _types(p, machine)
     matrix = types is not None
     tile_types = types or (p.left.dtype, p.right.dtype)

@@ -9,6 +9,7 @@ be on the machine.  Only plain products: operands and result with a contiguous a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ....ir.dims import split_index
 from ....ir.expr import Const, Expr, Load, Type, as_expr, linear
@@ -39,6 +40,8 @@ class LibraryProduct:
     out_dtype: str
     tf32: bool
 
+    library: ClassVar[str] = "cuBLASLt"
+
 
 def schedule_library_product(group: Group, p: MatrixProduct, machine: GpuMachine) -> Scheduled | None:
     """The call, or None where the product is not one that the library makes."""
@@ -57,14 +60,15 @@ def schedule_library_product(group: Group, p: MatrixProduct, machine: GpuMachine
         return None  # parts of larger tensors
     tf32 = machine.precision == "tf32"
     numbers = (*p.sizes, *left[1], *right[1], *out[1], int(tf32))
-    args = (*(_first(b) for b, _ in firsts), *map(as_expr, numbers))
+    args = (*(first_element(b) for b, _ in firsts), *map(as_expr, numbers))
     kernel = Kernel("library_product", tuple(dict.fromkeys(group.params)), (Do(CALL, args),))
     b, m, n, k = p.sizes
     note = f"product of {f'{b} x ' if b > 1 else ''}{m} x {n} x {k} by cuBLASLt; from the tuning file"
     return Scheduled(kernel, note=note, choice=Choice(library=1))
 
 
-def _first(b: Buffer) -> Expr:
+def first_element(b: Buffer) -> Expr:
+    """The address of a buffer, as an argument of a statement that is a call."""
     return Load.of(b, (as_expr(0),) * len(b.shape), Type(b.dtype))
 
 

@@ -97,7 +97,7 @@ def _factor(e: Expr) -> tuple[Load, Expr | None] | None:
             return None
 
 
-def _unclamped(e: Load) -> Load:
+def unclamped(e: Load) -> Load:
     """A read that happens only where its condition holds, without the clamps that keep the others inside."""
 
     def rule(x: Expr) -> Expr | None:
@@ -164,7 +164,7 @@ def _contiguous_axis(c: Compute) -> Var | None:
 def _operand(factor: tuple[Load, Expr | None], batch: tuple[Var, ...], own: tuple[Var, ...], k: tuple[Var, ...]) -> Operand:
     load, cond = factor
     if cond is not None:
-        load = _unclamped(load)
+        load = unclamped(load)
     kinds = (batch, own, k)
 
     def values(*flat: Expr) -> dict[Expr, Expr]:

@@ -12,12 +12,12 @@ from ....codegen.c_like import print_kernel
 from ....codegen.cuda import CUDA
 from ....codegen.cuda_program import CudaSource, Launch, TensorMap, module_text, tensor_maps
 from ....codegen.program import Address, Branch, Call, Program, Repeat, Step
-from ....codegen.strategies.gpu.library import LibraryProduct
 from ....ir.errors import InternalError
 from ....ir.kernel import Buffer, Kernel
 from ....ir.kernel_launch import split_launches
 from ....ir.types import DTYPES
 from .build import build_library
+from .library import run_as_library
 
 _MESSAGE_BYTES = 512
 
@@ -140,27 +140,11 @@ class EmulatedProgram:
         addresses = [_address(a, memory) for a in call.args]
         for launch in self.source.launches[call.kernel]:
             if launch.library is not None:
-                multiply_as_library(launch.library, [addresses[n] for n in launch.params])
+                run_as_library(launch.library, [addresses[n] for n in launch.params])
                 continue
             params = [kernel.buffers[n] for n in launch.params]
             written = [b in self._written[call.kernel] for b in params]
             self.emulator.launch(launch, params, [addresses[n] for n in launch.params], written)
-
-
-def multiply_as_library(p: LibraryProduct, addresses: Sequence[int]) -> None:
-    """What cuBLASLt does with (result, left, right), in NumPy."""
-
-    def matrix(address: int, dtype: str, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
-        info = DTYPES[dtype]
-        count = 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-        raw = (ctypes.c_ubyte * (count * info.size)).from_address(address)
-        flat = np.ctypeslib.as_array(raw).view(info.numpy)
-        return np.lib.stride_tricks.as_strided(flat, shape, tuple(s * info.size for s in strides))
-
-    left = matrix(addresses[1], p.dtype, (p.batches, p.rows, p.depth), p.left).astype(np.float32)
-    right = matrix(addresses[2], p.dtype, (p.batches, p.columns, p.depth), p.right).astype(np.float32)
-    out = matrix(addresses[0], p.out_dtype, (p.batches, p.rows, p.columns), (*p.out, 1))
-    out[...] = (left @ right.transpose(0, 2, 1)).astype(out.dtype)
 
 
 def emulate_kernel(kernel: Kernel, arrays: Mapping[str, np.ndarray], *, seed: int = 1) -> None:

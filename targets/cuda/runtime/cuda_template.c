@@ -27,6 +27,7 @@ static const tw_cuda_descriptor descriptor = {
     .functions = functions,
     .maps = maps,
     .products = products,
+    .convolutions = convolutions,
     .addresses = addresses,
     .steps = steps,
     .module_count = @MODULE_COUNT@u,
@@ -35,6 +36,7 @@ static const tw_cuda_descriptor descriptor = {
     .step_count = @STEP_COUNT@u,
     .counter_count = @COUNTER_COUNT@u,
     .product_count = @PRODUCT_COUNT@u,
+    .convolution_count = @CONVOLUTION_COUNT@u,
     .has_control = @HAS_CONTROL@u,
     .static_shared_limit = @STATIC_SHARED@u,
 };

@@ -126,19 +126,34 @@ typedef struct tw_cuda_product {
     uint32_t is_tf32;
 } tw_cuda_product;
 
+/* A tensor of a convolution: n, channels, height, width (of the weights filter, channel, height, width) and elements from
+ * one to the next.  type: as cuDNN numbers them, -1: there is none. */
+typedef struct tw_cuda_tensor {
+    int type;
+    int64_t sizes[4], steps[4];
+} tw_cuda_tensor;
+
+/* A convolution that cuDNN makes of (result, image, weights, bias and residual where there are some).  tensors: image,
+ * weights, result, bias, residual.  Pairs of height and width. */
+typedef struct tw_cuda_convolution {
+    tw_cuda_tensor tensors[5];
+    int64_t strides[2], dilations[2], before[2], behind[2];
+    uint32_t has_relu, is_tf32;
+} tw_cuda_convolution;
+
 typedef struct tw_cuda_address {
     enum { TW_ARENA, TW_CONSTANTS, TW_INPUT, TW_OUTPUT, TW_NOWHERE } space;
     uint32_t index;
     uint64_t offset;
 } tw_cuda_address;
 
-/* LAUNCH: function with the arguments from number `first`.  MULTIPLY: product number `function` of those.  BRANCH:
- * goes on at step `target` unless the bool at address `first` is true.  JUMP: goes on at `target`.  ENTER: counter number
+/* LAUNCH: function with the arguments from number `first`.  MULTIPLY, CONVOLVE: product or convolution number
+ * `function` of those.  BRANCH: goes on at step `target` unless the bool at address `first` is true.  JUMP: goes on at `target`.  ENTER: counter number
  * `function` becomes 0.  TEST: leaves to `target` unless the counter is below the i64 at address `first` and the bool at
  * first + 1 is true (TW_NOWHERE: no such condition); writes the counter to first + 2.  NEXT: adds 1 to the counter and goes
  * on at `target`. */
 typedef struct tw_cuda_step {
-    enum { TW_LAUNCH, TW_MULTIPLY, TW_BRANCH, TW_JUMP, TW_ENTER, TW_TEST, TW_NEXT } kind;
+    enum { TW_LAUNCH, TW_MULTIPLY, TW_CONVOLVE, TW_BRANCH, TW_JUMP, TW_ENTER, TW_TEST, TW_NEXT } kind;
     uint32_t function, first, target;
 } tw_cuda_step;
 
@@ -149,9 +164,10 @@ typedef struct tw_cuda_descriptor {
     const tw_cuda_function *functions;
     const tw_cuda_map *maps;
     const tw_cuda_product *products;
+    const tw_cuda_convolution *convolutions;
     const tw_cuda_address *addresses;
     const tw_cuda_step *steps;
-    uint32_t module_count, image_count, function_count, step_count, counter_count, product_count;
+    uint32_t module_count, image_count, function_count, step_count, counter_count, product_count, convolution_count;
     uint32_t has_control; /* whether steps depend on data: then there is no CUDA graph */
     uint64_t static_shared_limit;
 } tw_cuda_descriptor;
@@ -161,6 +177,7 @@ typedef struct tw_cuda_descriptor {
 #define TW_DEVICE_ALIGNMENT 16u /* of inputs and outputs in device memory */
 #define TW_GRAPHS 4 /* graphs kept, each for other addresses of inputs and outputs */
 #define TW_MAX_ARGUMENTS 64
+#define TW_LIBRARY_OPERANDS 5
 
 typedef struct tw_graph {
     CUgraphExec exec;
@@ -169,6 +186,7 @@ typedef struct tw_graph {
 } tw_graph;
 
 typedef struct tw_cuda_library tw_cuda_library;
+typedef struct tw_cuda_cudnn tw_cuda_cudnn;
 
 typedef struct tw_cuda_model {
     const tw_cuda_descriptor *descriptor;
@@ -178,6 +196,7 @@ typedef struct tw_cuda_model {
     CUmodule *modules;
     CUfunction *functions;
     tw_cuda_library *library; /* cuBLASLt; NULL where no product needs it */
+    tw_cuda_cudnn *cudnn;     /* NULL where no convolution needs it */
     CUdeviceptr memory;    /* arena and the device copies of inputs and outputs; 0: the caller's */
     CUdeviceptr arena, constants;
     CUdeviceptr *staging;  /* device copies of inputs, then of outputs, for runs on host memory */
@@ -225,6 +244,10 @@ CUresult tw_cuda_steps(tw_cuda_model *model, CUstream stream, const tw_launch_cl
 int32_t tw_cuda_library_open(tw_cuda_model *model);
 void tw_cuda_library_close(tw_cuda_model *model);
 CUresult tw_cuda_library_multiply(tw_cuda_model *model, uint32_t product, const CUdeviceptr *operands, CUstream stream);
+/* tw_cuda_cudnn.c: the same for convolutions by cuDNN. */
+int32_t tw_cuda_cudnn_open(tw_cuda_model *model);
+void tw_cuda_cudnn_close(tw_cuda_model *model);
+CUresult tw_cuda_cudnn_convolve(tw_cuda_model *model, uint32_t convolution, const CUdeviceptr *operands, CUstream stream);
 /* tw_cuda_load.c: modules and functions for the device of the model. */
 int32_t tw_cuda_load(tw_cuda_model *model);
 

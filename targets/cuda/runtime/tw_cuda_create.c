@@ -154,6 +154,7 @@ static int32_t fill(tw_cuda_model *model, const tw_options *options)
     }
     int32_t status = tw_cuda_load(model);
     status = status ? status : tw_cuda_library_open(model);
+    status = status ? status : tw_cuda_cudnn_open(model);
     status = status ? status : take_memory(model, options);
     status = status ? status : take_constants(model, options);
     if (!status) {
@@ -179,6 +180,7 @@ static void release(tw_cuda_model *model)
             }
         }
         tw_cuda_library_close(model);
+        tw_cuda_cudnn_close(model);
         if (model->done) {
             (void)driver->event_destroy(model->done);
         }

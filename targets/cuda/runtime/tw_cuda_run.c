@@ -213,7 +213,8 @@ size_t tw_cuda_launch_count(const tw_cuda_descriptor *descriptor)
 {
     size_t count = 0;
     for (uint32_t i = 0; i < descriptor->step_count; i++) {
-        count += descriptor->steps[i].kind == TW_LAUNCH || descriptor->steps[i].kind == TW_MULTIPLY;
+        const int kind = (int)descriptor->steps[i].kind;
+        count += kind == TW_LAUNCH || kind == TW_MULTIPLY || kind == TW_CONVOLVE;
     }
     return count;
 }

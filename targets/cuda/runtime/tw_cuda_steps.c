@@ -36,19 +36,31 @@ static CUresult encode_maps(tw_cuda_model *model, const tw_cuda_function *f, con
     return error;
 }
 
-static CUresult multiply(tw_cuda_model *model, const tw_cuda_step *step, CUstream stream)
+static bool is_library(const tw_cuda_step *step)
 {
-    CUdeviceptr operands[3];
-    for (uint32_t i = 0; i < 3; i++) {
+    return step->kind == TW_MULTIPLY || step->kind == TW_CONVOLVE;
+}
+
+/* What another library does. */
+static CUresult call_library(tw_cuda_model *model, const tw_cuda_step *step, CUstream stream)
+{
+    CUdeviceptr operands[TW_LIBRARY_OPERANDS];
+    uint32_t count = 3;
+    if (step->kind == TW_CONVOLVE) {
+        const tw_cuda_convolution *c = &model->descriptor->convolutions[step->function];
+        count += (uint32_t)(c->tensors[3].type >= 0) + (uint32_t)(c->tensors[4].type >= 0);
+    }
+    for (uint32_t i = 0; i < count; i++) {
         operands[i] = address_of(model, &model->descriptor->addresses[step->first + i]);
     }
-    return tw_cuda_library_multiply(model, step->function, operands, stream);
+    return step->kind == TW_MULTIPLY ? tw_cuda_library_multiply(model, step->function, operands, stream)
+                                     : tw_cuda_cudnn_convolve(model, step->function, operands, stream);
 }
 
 static CUresult launch(tw_cuda_model *model, const tw_cuda_step *step, CUstream stream)
 {
-    if (step->kind == TW_MULTIPLY) {
-        return multiply(model, step, stream);
+    if (is_library(step)) {
+        return call_library(model, step, stream);
     }
     const tw_cuda_function *f = &model->descriptor->functions[step->function];
     CUdeviceptr values[TW_MAX_ARGUMENTS];
@@ -70,7 +82,7 @@ static CUresult launch_timed(tw_cuda_model *model, const tw_cuda_step *step, CUs
     const tw_driver *driver = &model->driver;
     size_t number = 0;
     for (const tw_cuda_step *s = model->descriptor->steps; s < step; s++) {
-        number += s->kind == TW_LAUNCH || s->kind == TW_MULTIPLY;
+        number += s->kind == TW_LAUNCH || is_library(s);
     }
     float elapsed = 0;
     CUresult error = driver->event_record(clock->before, stream);
@@ -125,6 +137,7 @@ CUresult tw_cuda_steps(tw_cuda_model *model, CUstream stream, const tw_launch_cl
         switch (step->kind) {
         case TW_LAUNCH:
         case TW_MULTIPLY:
+        case TW_CONVOLVE:
             error = clock ? launch_timed(model, step, stream, clock) : launch(model, step, stream);
             break;
         case TW_BRANCH:
