@@ -274,6 +274,7 @@ class Lowering:
             computes = compose(body, buffers, node.op.kind)
             group = Group(node.op.kind, computes, tuple(outer.values()), constants=frozenset(arrays))
             group = self.strategies.with_sparsity(group, arrays, self.machine, self.accuracy)
+        group = replace(group, symbols=self.symbols)
         if self.panels is not None:
             group = replace(group, choice=self.panels.choice(arrays))
         made = self.schedule(group)

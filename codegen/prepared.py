@@ -10,8 +10,7 @@ from .machine import Machine
 from .program import Address, Call, Step
 from .storage import Reference, Root
 from .strategies.scheduled import Pack
-from .strategies.strassen import HalvedWeights
-from .strategies.strassen_weights import halved_weights_kernel
+from .strategies.strassen_weights import HalvedWeights, halved_weights_kernel
 from .strategies.winograd_transforms import WinogradWeights
 from .strategies.winograd_weights import weights_kernel
 

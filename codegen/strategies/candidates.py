@@ -21,7 +21,7 @@ from .product import Product, find_product, grouped, operands
 from .scheduled import Group
 from .select import SKINNY
 from .sparse_choice import block_heights
-from .strassen import halved_product
+from .strassen_plan import halved_product
 from .tiles import fits, tile_costs
 from .winograd_plan import SMALLEST_CHANNELS, is_transformable
 

@@ -23,7 +23,8 @@ class Choice:
     rows, vectors: the register tile of a product, both or neither.  chunks: parts that the rows are cut into for the
     threads; 1: threads share the panels.  unroll: steps of the reduction in one iteration.  winograd: side of a tile of
     the transformed convolution; 0: direct.  block: tiles of one block of it at most.  halved: 1 for seven products of half
-    the size, 0 for one.  panel: columns of a panel that other programs have, taken where that costs little.
+    the size, 0 for one.  panel: columns of a panel that other programs have, taken where that costs little.  parts: in how
+    many parts a halved product keeps its weights; 8 with a panel: other programs have them so, and direct products read them.
     For graphics processors: tile_rows, tile_columns: the tile of a block, both or neither; stages: of its pipeline; splits:
     parts of k; library: 1 for a product by cuBLASLt or a convolution by cuDNN, where they make such ones.  rank: the tile that
     the cost model puts at that place, the best being 0 (for the search).
@@ -38,6 +39,7 @@ class Choice:
     halved: int | None = None
     sparse: int | None = None
     panel: int | None = None
+    parts: int | None = None
     tile_rows: int | None = None
     tile_columns: int | None = None
     stages: int | None = None
@@ -77,7 +79,7 @@ class Choice:
 
 RANGES: dict[str, tuple[int, int]] = {
     "rows": (1, MOST_ROWS), "vectors": (1, MOST_VECTORS), "chunks": (1, 4096), "unroll": (1, 64), "winograd": (0, 4),
-    "block": (1, 65536), "halved": (0, 1), "sparse": (0, 64), "panel": (1, 65536), "tile_rows": (16, 256),
+    "block": (1, 65536), "halved": (0, 1), "sparse": (0, 64), "panel": (1, 65536), "parts": (7, 8), "tile_rows": (16, 256),
     "tile_columns": (16, 256), "stages": (2, 8), "splits": (1, 64), "library": (0, 1), "rank": (0, 63),
 }
 BY_MODEL = Choice()

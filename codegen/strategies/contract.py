@@ -51,14 +51,14 @@ SHORT_ROW = 14  # rows of pixels that are shorter than half of this share a tile
 FEW_ROWS = 4
 FINISH = "finish"  # the loop in which the sums of a tile are finished, where that is not done on registers
 MOST_PREFETCHED = 8  # lines per iteration; with two tiles a panel that is six of 48 columns, which won 30 % on cold weights
-OPEN_TILES = 8  # that prefetch a panel, where how many there are is open
+OPEN_TILES = 4  # that prefetch a panel, where how many there are is open: with more, few rows would wait for the rest
 UNROLL = (4, 3, 5, 7, 2)  # steps of the reduction per iteration, the best first
 
 
 def schedule_product(group: Group, p: Product, machine: Machine) -> Scheduled:
     """Whole panels, and one narrower panel for the columns that remain."""
     lanes = machine.lanes(p.compute.acc)
-    p = replace(p, choice=group.choice)
+    p = replace(p, choice=group.choice, symbols=group.symbols)
     p = grouped(p, machine)
     columns = size_of(p.columns)
     tile = _choose(p, columns, lanes, machine)
@@ -84,8 +84,8 @@ def _choose(p: Product, columns: int, lanes: int, machine: Machine) -> Tile:
     chosen = p.choice.tile(machine)
     if chosen is not None:
         return chosen
-    rows = [typical(v.extent) for v in p.rows] or [1]
-    depth = typical_size(p.reduce)
+    rows = [typical(v.extent, p.symbols) for v in p.rows] or [1]
+    depth = typical_size(p.reduce, p.symbols)
     last = rows[-1]
     if len(rows) > 1 and last * 2 <= SHORT_ROW:
         last *= min(rows[-2], SHORT_ROW // last)

@@ -31,7 +31,7 @@ def arrange(
     ni, batch = axis("ni", panel), multiply_dims(extents(p.batch))
     ragged = any(map(is_open, p.rows))
     mapping: dict[Expr, Expr] = {}
-    chunks, where = (1, 0) if ragged else _chunks(p, panels, typical_size(p.batch), short)
+    chunks, where = (1, 0) if ragged else _chunks(p, panels, typical_size(p.batch, p.symbols), short)
     note = f"{chunks} chunks of rows" if chunks > 1 else "panels"
     if ragged:
         made = Share(p, panels, tile.rows)

@@ -14,7 +14,7 @@ from ...ir.expr import Expr, Var, as_expr, binary
 from ...ir.kernel import Kernel, axis
 from ...ir.types import Dim
 from ..schedule import Tiles, split_evenly, split_ragged
-from ..sizing import TYPICAL, evaluate
+from ..sizing import TYPICAL, Symbol, evaluate, typical_sizes
 from .product import Product
 
 SHARES = 8  # chunks of rows that threads share, where how many rows there are is open
@@ -24,15 +24,18 @@ def is_open(v: Var) -> bool:
     return not isinstance(v.extent, int)
 
 
-def typical(extent: Dim | None) -> int:
-    """The extent; an estimate of an open one, where a choice has to be made."""
+def typical(extent: Dim | None, found: Sequence[Symbol] = ()) -> int:
+    """The extent; an estimate of an open one, where a choice has to be made.  found: what is known of its symbols."""
     if isinstance(extent, int):
         return extent
-    return TYPICAL if extent is None else max(1, evaluate(extent, dict.fromkeys(symbols([extent]), TYPICAL)))
+    if extent is None:
+        return TYPICAL
+    sizes = {**dict.fromkeys(symbols([extent]), TYPICAL), **typical_sizes(found)}
+    return max(1, evaluate(extent, sizes))
 
 
-def typical_size(axes: Sequence[Var]) -> int:
-    return prod(typical(v.extent) for v in axes)
+def typical_size(axes: Sequence[Var], found: Sequence[Symbol] = ()) -> int:
+    return prod(typical(v.extent, found) for v in axes)
 
 
 def tiles_of(kernel: Kernel, v: Var, most: int, inner: str, even: bool = False) -> tuple[Kernel, list[Tiles]]:
@@ -57,9 +60,10 @@ class Share:
         columns = p.columns.extent
         assert isinstance(columns, int)
         constant = prod(v.extent for v in p.rows if isinstance(v.extent, int))
-        units = typical_size(p.batch) * panels
+        units = typical_size(p.batch, p.symbols) * panels
         several = sum(map(is_open, p.rows)) > 1
-        if not several and (units >= 8 or units % 2 == 0) and 4 * columns >= constant:
+        even = units >= 8 or units % 2 == 0
+        if p.choice.chunks == 1 or (not several and even and 4 * columns >= constant):
             self._panels()
         elif len(p.rows) == 1:
             self._chunks_of_tiles()

@@ -10,6 +10,7 @@ from ...ir.expr import Bin, Cast, Expr, Load, Var
 from ...ir.kernel import Buffer, axis, coefficient
 from ...ir.traverse import substitute, uses
 from ..machine import Machine
+from ..sizing import Symbol
 from .axes import collapse_axes, drop_unit_axes, rename_axes, substitute_axes
 from .choices import BY_MODEL, Choice
 
@@ -49,7 +50,7 @@ class Product:
 
     columns: only the right operand and the output walk along it; it becomes the vectors.  rows: only the left operand
     does.  batch: both do.  Axes are called b0.., m0.., n, k0...  pair: the last reduction axis, of extent 2, where an
-    instruction multiplies two neighbours at once.  choice: that of the group.
+    instruction multiplies two neighbours at once.  choice, symbols: those of the group.
     """
 
     compute: Compute
@@ -61,6 +62,7 @@ class Product:
     group: Var | None = None
     dot: Dot | None = None
     choice: Choice = BY_MODEL
+    symbols: tuple[Symbol, ...] = ()
 
     @property
     def reduce(self) -> tuple[Var, ...]:

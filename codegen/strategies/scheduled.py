@@ -14,6 +14,7 @@ from ...ir.errors import InternalError
 from ...ir.kernel import Buffer, Kernel
 from ...ir.ops.base import Op
 from ...ir.types import Dim
+from ..sizing import Symbol
 from .choices import BY_MODEL, Choice
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 class Group:
     """A fused group.  params: the buffers in memory that it may read or write.  For an operator with a strategy of its own
     (attention, recurrences): op and its operands instead of computations.  constants: names of the params that are
-    weights.  choice: measured numbers for the strategy.  sparse: how to multiply by a constant without its zeros."""
+    weights.  choice: measured numbers for the strategy.  sparse: how to multiply by a constant without its zeros.
+    symbols: what is known of the open dimensions."""
 
     kind: str
     computes: tuple[Compute, ...]
@@ -34,6 +36,7 @@ class Group:
     constants: frozenset[str] = frozenset()
     choice: Choice = BY_MODEL
     sparse: SparsePlan | None = None
+    symbols: tuple[Symbol, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,8 @@ from .rows import schedule_rows
 from .scheduled import Group, Scheduled
 from .sparse import schedule_sparse
 from .sparse_choice import at_height, plan_sparse
-from .strassen import halved_product, is_worth_halving, schedule_halved
+from .strassen import schedule_large_product
+from .strassen_plan import halved_product
 from .window import is_window, schedule_window
 from .winograd import schedule_winograd
 from .winograd_plan import is_transformable, winograd_tile
@@ -84,10 +85,10 @@ def schedule_group(group: Group, machine: Machine, accuracy: str = "default") ->
         if tile and is_transformable(c):
             return schedule_winograd(group, c, tile, machine)
     p = find_product(c)
-    opened = any(map(is_open, (*c.axes, *c.reduce)))
-    halved = halved_product(group, c, machine) if accuracy != "strict" and not opened else None
-    if halved is not None and (is_worth_halving(halved, machine) if group.choice.halved is None else group.choice.halved):
-        return schedule_halved(group, halved, machine)
+    halved = halved_product(group, c, machine) if accuracy != "strict" else None
+    large = None if halved is None else schedule_large_product(group, halved, machine)
+    if large is not None:
+        return large
     if p is not None and not is_open(p.columns) and size_of(p.columns) >= SKINNY and not _is_rows_by_vector(group, p):
         return schedule_product(group, p, machine)
     opened = any(map(is_open, (*c.axes, *c.reduce)))

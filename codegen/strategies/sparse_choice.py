@@ -25,7 +25,7 @@ from .scheduled import Group
 from .sparse import SparsePlan
 from .sparse_forms import SparseProduct, matrix_product, weight_matrix, window_product
 from .sparse_weights import Layout, SparseWeights
-from .strassen import halved_product, is_worth_halving
+from .strassen_plan import halved_product, is_worth_halving
 from .winograd_plan import is_transformable, winograd_cycles
 
 NEAR = 0.8  # expected gain from which measuring may find the sparse kernel faster

@@ -43,19 +43,19 @@ def schedule_window(group: Group, c: Compute, machine: Machine) -> Scheduled:
     channels = size_of(c.axes[-1])
     whole = channels // lanes * lanes
     parts = [(0, whole, lanes)] * (whole > 0) + [(whole, channels - whole, channels - whole)] * (whole < channels)
-    kernels = [_schedule_part(group, _take(c, start, size, width), machine) for start, size, width in parts]
+    kernels = [_schedule_part(group, _take(group, c, start, size, width), machine) for start, size, width in parts]
     note = f"up to {PIXELS} pixels x {min(lanes, channels)} channels at once"
     return Scheduled(join_kernels("window", kernels), note=note)
 
 
-def _take(c: Compute, start: int, size: int, width: int) -> Compute:
+def _take(group: Group, c: Compute, start: int, size: int, width: int) -> Compute:
     """Axes (p, [co,] x, ci) over a range of channels: p is shared by the threads, x are the pixels of a row."""
     *outer, x, channel = c.axes
     co, ci = axis("co", size // width), axis("ci", width)
     px = axis("x", as_dim(as_expr(x.extent or 0)))
     rows = multiply_dims(as_dim(as_expr(v.extent or 0)) for v in outer)
     blocks = size // width
-    by_channel = typical(x.extent) <= 14 or (isinstance(rows, int) and rows < 8)
+    by_channel = typical(x.extent, group.symbols) <= 14 or (isinstance(rows, int) and rows < 8)
     p = axis("p", multiply_dims([rows, blocks]) if by_channel else rows)
     block: Expr = p // as_expr(rows) if by_channel else co
     flat: Expr = p % as_expr(rows) if by_channel else p

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from codegen.scheduled_ops import MACHINES
+from tilewright.codegen.kernels import size_params
+from tilewright.codegen.sizing import Symbol
 from tilewright.codegen.strategies.choices import Choice
 from tilewright.codegen.strategies.scheduled import Group, Scheduled
 from tilewright.codegen.strategies.select import schedule_group
 from tilewright.codegen.strategies.strassen import (
-    halved_product,
-    is_worth_halving,
+    direct_from_parts,
     left_combinations,
     quarters,
-    right_combinations,
     schedule_halved,
+    schedule_large_product,
+    schedule_open_halves,
 )
-from tilewright.codegen.strategies.strassen_weights import halved_weights_kernel
+from tilewright.codegen.strategies.strassen_plan import halved_product, is_worth_halving
+from tilewright.codegen.strategies.strassen_weights import BOTH, halved_weights_kernel, right_combinations
 from tilewright.ir.compute import Compute, acc_var
-from tilewright.ir.expr import binary
-from tilewright.ir.kernel import Buffer, axis
+from tilewright.ir.expr import Var, binary
+from tilewright.ir.kernel import Buffer, Kernel, axis
 from tilewright.ir.kernel_interpreter import run_kernel
 from tilewright.ir.kernel_verify import verify_kernel
+from tilewright.ir.types import Dim
 
 # Relative to the largest output; docs/performance.md states it.
 BOUND = 3e-6
@@ -39,7 +45,7 @@ def test_seven_products_make_a_product() -> None:
     ]))
 
 
-def _group(rows: int, depth: int, columns: int, transposed: bool = False, choice: Choice = HALVED) -> Group:
+def _group(rows: Dim, depth: int, columns: int, transposed: bool = False, choice: Choice = HALVED) -> Group:
     """relu(x0 x1 + x2), x1 perhaps transposed."""
     x, bias, y = Buffer("x0", "f32", (rows, depth)), Buffer("x2", "f32", (columns,)), Buffer("y0", "f32", (rows, columns))
     w = Buffer("x1", "f32", (columns, depth) if transposed else (depth, columns))
@@ -49,28 +55,28 @@ def _group(rows: int, depth: int, columns: int, transposed: bool = False, choice
     return Group("product", (c,), (y, x, w, bias), constants=CONSTANTS, choice=choice)
 
 
-def _run(made: Scheduled, arrays: dict[str, np.ndarray], shape: tuple[int, ...], threads: int) -> np.ndarray:
-    verify_kernel(made.kernel, scheduled=True)
+def _run(
+    made: Scheduled, arrays: dict[str, np.ndarray], shape: tuple[int, ...], threads: int, sizes: dict[Var, int] | None = None
+) -> np.ndarray:
+    kernel = Kernel(made.kernel.name, (*made.kernel.params, *size_params(made.kernel)), made.kernel.body)
+    verify_kernel(kernel, scheduled=True)
     given = {**arrays, "y0": np.full(shape, np.nan, np.float32)}
     for name, pack in made.packs:
         given[name] = pack.apply(arrays[pack.source])
-    for name, _ in made.temporaries:
-        given[name] = np.full(made.kernel.param(name).static_shape, np.nan, np.float32)
-    run_kernel(made.kernel, {b.name: given[b.name] for b in made.kernel.buffers}, threads=threads)
+    named = {v.name: n for v, n in (sizes or {}).items()}
+    run_kernel(kernel, {b.name: given[b.name] for b in kernel.buffers}, named, threads=threads)
     return given["y0"]
 
 
 @pytest.mark.parametrize("machine", ["x86-64-v4", "x86-64-v3", "aarch64"])
 @pytest.mark.parametrize(
     ("shape", "transposed"),
-    [((8, 16, 96), False), ((7, 12, 64), True), ((1, 6, 32), False), ((256, 8, 32), False), ((257, 4, 32), False)], ids=str,
+    [((8, 16, 96), False), ((7, 12, 64), True), ((2, 6, 32), False), ((256, 8, 32), False), ((257, 4, 32), False)], ids=str,
 )
 def test_kernels_equal_the_direct_product(shape: tuple[int, int, int], transposed: bool, machine: str) -> None:
     group = _group(*shape, transposed)
     p = halved_product(group, group.computes[0], MACHINES[machine])
-    if p is None:
-        assert shape[0] < 2
-        return
+    assert p is not None
     made = schedule_halved(group, p, MACHINES[machine])
     rng = np.random.default_rng(sum(shape))
     arrays = {b.name: rng.standard_normal(b.static_shape).astype(np.float32) for b in group.params[1:]}
@@ -79,6 +85,69 @@ def test_kernels_equal_the_direct_product(shape: tuple[int, int, int], transpose
     for threads in (1, 3):
         error = np.abs(_run(made, arrays, expected.shape, threads) - expected).max() / np.abs(expected).max()
         assert error < BOUND, f"{made.note}: {error}"
+
+
+def _weights_and_rows(group: Group, rows: int, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Operands, and what relu(x0 x1 + x2) is."""
+    rng = np.random.default_rng(seed)
+    (depth, columns) = group.params[2].static_shape
+    arrays = {
+        name: rng.standard_normal(shape).astype(np.float32)
+        for name, shape in (("x0", (rows, depth)), ("x1", (depth, columns)), ("x2", (columns,)))
+    }
+    x, w, bias = (arrays[f"x{n}"].astype(np.float64) for n in range(3))
+    return arrays, np.maximum(x @ w + bias, 0)
+
+
+@pytest.mark.parametrize("machine", ["x86-64-v4", "x86-64-v3", "aarch64"])
+@pytest.mark.parametrize("least", [0, 6])
+def test_any_number_of_rows(machine: str, least: int) -> None:
+    """Few rows as one product, more as seven, many in several blocks."""
+    s = Var.of("s", None)
+    group = _group(s, 8, 64)
+    p = halved_product(group, group.computes[0], MACHINES[machine])
+    assert p is not None
+    made = schedule_open_halves(group, p, MACHINES[machine], least)
+    assert ("below 6 rows" in made.note) == bool(least)
+    for rows in (1, 5, 6, 7, 33, 227):
+        arrays, expected = _weights_and_rows(group, rows, rows)
+        for threads in (1, 3):
+            error = np.abs(_run(made, arrays, expected.shape, threads, {s: rows}) - expected).max() / np.abs(expected).max()
+            assert error < BOUND, f"{rows} rows: {error}"
+
+
+@pytest.mark.parametrize("rows", [1, 3, 24])
+def test_direct_products_read_the_same_weights(rows: int) -> None:
+    """A version for few rows, beside code for any number."""
+    machine, s = MACHINES["x86-64-v4"], Var.of("s", None)
+    general = _group(s, 8, 64)
+    p = halved_product(general, general.computes[0], machine)
+    assert p is not None
+    ((_, shared),) = schedule_open_halves(general, p, machine, 6).packs
+    group = _group(rows, 8, 64, choice=Choice(panel=shared.shape[-1], parts=BOTH))  # type: ignore[arg-type]
+    p = halved_product(group, group.computes[0], machine)
+    assert p is not None
+    made = schedule_group(group, machine)
+    assert made.packs == (("w0", shared),) and "half" not in made.note
+    assert made.note == direct_from_parts(group, p, machine).note
+    arrays, expected = _weights_and_rows(group, rows, rows)
+    np.testing.assert_allclose(_run(made, arrays, expected.shape, 2), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_ranges_decide_between_the_two() -> None:
+    machine, n, m = MACHINES["x86-64-v4"], Var.of("n", None), Var.of("m", None)
+
+    def note(*known: Symbol) -> str:
+        group = replace(_group(n * m, 768, 768, choice=Choice()), symbols=known)
+        p = halved_product(group, group.computes[0], machine)
+        assert p is not None
+        made = schedule_large_product(group, p, machine)
+        return "" if made is None else made.note
+
+    assert "below 48 rows" in note() and "below 48 rows" in note(Symbol(n, 1, 8), Symbol(m))
+    assert note(Symbol(n, 1, 8), Symbol(m, 1, 5)) == ""
+    alone = note(Symbol(n, 1, 8), Symbol(m, 64, 512))
+    assert "half the size" in alone and "below" not in alone
 
 
 def test_the_error_stays_near_that_of_the_direct_sum() -> None:

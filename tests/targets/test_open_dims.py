@@ -68,6 +68,15 @@ def moved() -> ModelProto:
     )  # fmt: skip
 
 
+def large() -> ModelProto:
+    """Products that are halved from some number of rows on; the rows of the second do not lie behind each other."""
+    nodes = [
+        node("MatMul", ["x", "w"], ["a"]), node("Relu", ["a"], ["b"]), node("MatMul", ["b", "v"], ["c"]),
+        node("Transpose", ["c"], ["y"], perm=[1, 0, 2]),
+    ]
+    return model(nodes, [value("x", "n", "m", 256)], ["y"], {"w": weights(256, 384) / 4, "v": weights(384, 256) / 4})
+
+
 def recurrent() -> ModelProto:
     nodes = [node("LSTM", ["x", "w", "r"], ["y", "h"], hidden_size=64), node("GRU", ["x", "w3", "r3"], ["z"], hidden_size=20)]
     constants = {"w": weights(1, 256, 8), "r": weights(1, 256, 64), "w3": weights(1, 60, 8), "r3": weights(1, 60, 20)}
@@ -120,6 +129,7 @@ MODELS: dict[str, tuple[Callable[[], ModelProto], Callable[[int, int], tuple[int
     "transformed": (transformed, lambda n, m: (min(n, 9), 32, 50, 48)),
     "pruned": (pruned, lambda n, m: (n, 64, 6, m)),
     "heads": (heads, lambda n, m: (n, m, 32)),
+    "large": (large, lambda n, m: (n, m, 256)),
     "recurrent": (recurrent, lambda n, m: (m, min(n, 4), 8)),
 }
 
