@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import product
+from math import prod
 
 from ..codegen.program import Program
 from ..codegen.sizing import Symbol
@@ -44,7 +45,9 @@ def lower_versions(options: Options, imported: Graph, lower_one: LowerOne) -> Pr
         general = _refusing(options, imported, every)
     else:
         general = lower_one(replace(options, specialize=()))
-    return merge_versions(general, [(sizes, lower_one(_bound(options, sizes))) for sizes in every])
+    largest_first = sorted(range(len(every)), key=lambda n: -prod(every[n].values()))  # layouts of weights are theirs
+    made = {n: lower_one(_bound(options, every[n])) for n in largest_first}
+    return merge_versions(general, [(sizes, made[n]) for n, sizes in enumerate(every)])
 
 
 def _combinations(options: Options) -> Iterator[Sizes]:
