@@ -43,7 +43,7 @@ from ...ir.ops.reduce import ArgReduce, CumSum, Reduce
 from ...ir.ops.scatter import ScatterElements, ScatterND
 from ...ir.ops.sort import TopK
 from ...ir.ops.window import MaxPoolIndices, Pool
-from ...ir.types import TensorType
+from ...ir.types import TensorType, is_float
 from . import block_product, contract, control, movement, quantize, recurrent, reduce
 from .elementwise import binary, conversion, unary
 from .exprs import write_compute
@@ -216,8 +216,13 @@ def _unary(e: Emitter, op: Unary, inputs: tuple[Value, ...]) -> Ref:
 
 
 def _binary(e: Emitter, op: Binary, inputs: tuple[Value, ...]) -> Ref:
-    shape = e.type_of(op, inputs).static_shape
-    return binary(e.w, op.fn, *(e.operand(v, shape) for v in inputs))
+    """XLA divides by constants through their reciprocals, one rounding more.  Where a single number is divided (the scale
+    of a dynamic quantization, whose zero point is often halfway between two integers) a barrier hides the constant."""
+    out = e.type_of(op, inputs)
+    a, b = (e.operand(v, out.static_shape) for v in inputs)
+    if op.fn == "div" and out.size == 1 and is_float(out.dtype) and e.constant_of(inputs[1]) is not None:
+        b = e.w.barrier(b)
+    return binary(e.w, op.fn, a, b)
 
 
 def _select(e: Emitter, op: Select, inputs: tuple[Value, ...]) -> Ref:

@@ -101,6 +101,10 @@ class Writer:
     def binary(self, op: str, a: Ref, b: Ref) -> Ref:
         return self.emit(f"stablehlo.{op} {a.name}, {b.name} : {type_text(a.type)}", a.type)
 
+    def barrier(self, x: Ref) -> Ref:
+        """x, of which no rewrite knows what made it."""
+        return self.emit(f"stablehlo.optimization_barrier {x.name} : {type_text(x.type)}", x.type)
+
     def compare(self, direction: str, a: Ref, b: Ref) -> Ref:
         kind = {"f": "FLOAT", "i": "SIGNED"}.get(DTYPES[a.dtype].kind, "UNSIGNED")
         out = TensorType("bool", a.shape)

@@ -293,11 +293,14 @@ def check_size(t: TensorType, name: str) -> None:
         raise ModelError(f"value {name!r} would have {t.rank} dimensions; the limit is {MOST_DIMENSIONS}")
     if any(isinstance(d, int) and d < 0 for d in t.shape):
         raise ModelError(f"value {name!r} would have the shape {t}, with a negative dimension")
-    strides = [d for d in t.shape if isinstance(d, int) and d]  # also of a tensor without elements
-    if t.is_static and math.prod(strides) * DTYPES[t.dtype].size >= 2**62:
+    known = [d for d in t.shape if isinstance(d, int)]  # a symbolic dimension is 1 or more
+    strides = [d for d in known if d]  # also of a tensor without elements
+    if math.prod(strides) * DTYPES[t.dtype].size >= 2**62:
         raise ModelError(f"value {name!r} would have the shape {t}, whose strides are beyond any memory")
-    if t.is_static and t.nbytes > TENSOR_LIMIT:
-        raise ModelError(f"value {name!r} would be {t}: {t.nbytes} bytes; the limit is {TENSOR_LIMIT} bytes")
+    least = math.prod(known) * DTYPES[t.dtype].size
+    if least > TENSOR_LIMIT:
+        amount = f"{least} bytes" if t.is_static else f"{least} bytes or more"
+        raise ModelError(f"value {name!r} would be {t}: {amount}; the limit is {TENSOR_LIMIT} bytes")
 
 
 def _has_symbols(op: Op) -> bool:

@@ -399,6 +399,16 @@ void emulator_exchange(unsigned mask, const void *mine, void *theirs, size_t byt
     meet_warp(mask, -line); /* all have read before any may show something else */
 }
 
+/* Gives the stacks of all threads back.  Between launches; the next one takes new ones.  A process keeps every library that it
+ * has loaded, and the stacks of each are 256 MiB of addresses. */
+void emulator_release_stacks(void)
+{
+    if (stacks) {
+        munmap(stacks, MAX_THREADS * STACK_BYTES);
+        stacks = nullptr;
+    }
+}
+
 /* Runs one launch.  0, or 1 with a message.  arguments: one per parameter; regions: what the kernel may touch. */
 int emulator_launch(const char *name, const unsigned grid[3], const unsigned block[3], size_t dynamic_shared,
                     void **arguments, const Region *regions, int region_count, unsigned seed, char *text, size_t room)

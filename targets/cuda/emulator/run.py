@@ -85,6 +85,10 @@ class Emulator:
         if wrong:
             raise EmulationError(f"kernel {launch.function}: {message.value.decode(errors='replace')}")
 
+    def release(self) -> None:
+        """Give back what launches share, after the last one of a run."""
+        self.library.emulator_release_stacks()
+
 
 class EmulatedProgram:
     """A program whose kernels run in the emulator; the steps run here."""
@@ -110,7 +114,10 @@ class EmulatedProgram:
             memory["input", n][:] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         for n, (_, type) in enumerate(p.outputs):
             memory["output", n] = _aligned(type.nbytes)
-        self._steps(p.steps, memory)
+        try:
+            self._steps(p.steps, memory)
+        finally:
+            self.emulator.release()
         results = [memory["output", n].view(DTYPES[type.dtype].numpy) for n, (_, type) in enumerate(p.outputs)]
         return [a.reshape(type.static_shape) for a, (_, type) in zip(results, p.outputs, strict=True)]
 
@@ -161,9 +168,12 @@ def emulate_kernel(kernel: Kernel, arrays: Mapping[str, np.ndarray], *, seed: in
         launches.append((launch, part))
     emulator = Emulator(module_text("", functions, functions), list(functions), seed=seed)
     writes = _written(kernel)
-    for launch, part in launches:
-        addresses = [int(arrays[b.name].ctypes.data) for b in part.buffers]
-        emulator.launch(launch, part.buffers, addresses, [b in writes for b in part.buffers])
+    try:
+        for launch, part in launches:
+            addresses = [int(arrays[b.name].ctypes.data) for b in part.buffers]
+            emulator.launch(launch, part.buffers, addresses, [b in writes for b in part.buffers])
+    finally:
+        emulator.release()
 
 
 def _written(kernel: Kernel) -> set[Buffer]:
