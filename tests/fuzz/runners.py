@@ -167,7 +167,7 @@ def onnxruntime(model: onnx.ModelProto, arrays: Arrays) -> list[np.ndarray]:
 
 RUNNERS: Mapping[str, Runner] = {
     "interpreter": interpreter, "cpu": _declines(cpu), "library": _declines(library), "bounds": _declines(bounds),
-    "cuda": _declines(cuda), "xla": _declines(_target("xla:cpu")), "tvm": _declines(_target("tvm:llvm")),
+    "cuda": _declines(cuda), "xla": _declines(_target("xla:cpu")), "tvm": _declines(_target("tvm:llvm -opt-level=0")),
     "fpga": _declines(fpga), "reference": reference, "onnxruntime": onnxruntime,
 }  # fmt: skip
 PEERS = ("reference", "onnxruntime")
