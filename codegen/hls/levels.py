@@ -5,7 +5,7 @@ found by bisection of the model's own arithmetic in double precision, and then t
 exactly these thresholds:
 
     clip((a * m + b) >> s)                 floor of an affine form; b absorbs how ties are rounded
-    clip(round_half_even((a * m + b) >> s))    where scales are powers of two, and ties are real
+    clip(round_half_even((a * m + b) >> s) + zero)    where scales are powers of two, and ties are real
     two affine forms that meet at a code   leaky rectifiers
     low + sum of (a >= level)              anything else that rises, if it has few codes
 
@@ -81,17 +81,18 @@ def find_levels(f: Function, low: int, high: int, channels: int) -> Levels | Non
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """clip((x * m + b) >> shift) to codes; even: rounded half to even instead of down."""
+    """clip((x * m + b) >> shift) to codes; even: rounded half to even instead of down, and zero added to that."""
 
     m: np.ndarray
     b: np.ndarray
     shift: int
     codes: tuple[int, int]
     even: bool = False
+    zero: int = 0
 
 
-def fit_affine(levels: Levels, real: Function | None, early: Levels | None = None) -> Affine | None:
-    """real: what f rounds, if that is known; otherwise the slope comes from the thresholds.
+def fit_affine(levels: Levels, real: Function | None, early: Levels | None = None, zero: int = 0) -> Affine | None:
+    """real: what f rounds before it adds zero, if that is known; otherwise the slope comes from the thresholds.
     early: thresholds that are as good, where a tie cannot be told from a value beside it; levels are then the late ones."""
     slope = _slopes(levels, real)
     if slope.max(initial=0.0) <= 0.0:
@@ -102,7 +103,7 @@ def fit_affine(levels: Levels, real: Function | None, early: Levels | None = Non
         reach = max(int(np.abs(levels.ends).max()), 1) * max(int(m.max()), 1)
         if reach >= _ROOM or max(abs(c) + 1 for c in levels.codes) << shift >= _ROOM:
             return None
-        ties = _on_ties(levels, real, slope, shift) if real is not None and early is None else None
+        ties = _on_ties(levels, real, slope, shift, zero) if real is not None and early is None else None
         if ties is not None:
             return ties
         low, high = _room(levels, levels if early is None else early, m, shift)
@@ -152,16 +153,16 @@ def _roundest(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     return np.array(found, np.int64)
 
 
-def _on_ties(levels: Levels, real: Function | None, slope: np.ndarray, shift: int) -> Affine | None:
+def _on_ties(levels: Levels, real: Function | None, slope: np.ndarray, shift: int, zero: int) -> Affine | None:
     """The form that rounds half to even, if slope and offset are whole numbers of 2^-shift and it has the thresholds."""
     assert real is not None
     m = slope * 2.0**shift
     at = np.take_along_axis(levels.at, np.argmax(levels.used, 1)[:, None], 1)
     b = (real(at * levels.sign[:, None])[:, 0] - slope * at[:, 0]) * 2.0**shift
-    b = np.where(levels.used.any(1), b, levels.values[:, 0] * 2.0**shift)
+    b = np.where(levels.used.any(1), b, (levels.values[:, 0] - zero) * 2.0**shift)
     if np.any(m != np.rint(m)) or np.any(b != np.rint(b)) or np.abs(b).max() >= _ROOM:
         return None
-    form = Affine(m.astype(np.int64), b.astype(np.int64), shift, levels.codes, True)
+    form = Affine(m.astype(np.int64), b.astype(np.int64), shift, levels.codes, True, zero)
     return form if follows(form, levels) else None
 
 
@@ -169,7 +170,7 @@ def follows(form: Affine, levels: Levels) -> bool:
     """Whether an affine form has the thresholds and the ends."""
     def code(x: np.ndarray) -> np.ndarray:
         y = x * form.m[:, None] + form.b[:, None]
-        return (round_even(y, form.shift) if form.even else y >> form.shift).clip(*form.codes)
+        return (round_even(y, form.shift) + form.zero if form.even else y >> form.shift).clip(*form.codes)
 
     k, used = levels.numbers, levels.used
     return bool((code(levels.at) >= k)[used].all() and (code(levels.at - 1) < k)[used].all()
@@ -212,17 +213,18 @@ def _emit_affine(b: BodyBuilder, x: Reg, levels: Levels, form: Affine) -> Reg:
     if np.any(form.b):
         y = b.binary("add", y, b.integers(form.b))
     y = replace(y, frac=form.shift)
-    return b.whole(y, low, high, 0) if form.even else b.floor(y, low, high)
+    return b.whole(y, low, high, form.zero) if form.even else b.floor(y, low, high)
 
 
 def fit_sum(
-    f: Function, real: Function, codes: Sequence[np.ndarray], slack: tuple[Function, Function] | None = None
+    f: Function, real: Function, zero: int, codes: Sequence[np.ndarray], slack: tuple[Function, Function] | None = None
 ) -> tuple[np.ndarray, int, int, bool] | None:
     """For f of several integers: factors, addend and shift of an affine form that is f on the whole grid of the operands'
-    codes, and whether it rounds half to even.  f, real: from [operands, n]; slack: functions between which f may lie."""
+    codes, and whether it rounds half to even, before zero is added.  f, real: from [operands, n]; slack: functions between which f may lie."""
     grid = np.stack([g.ravel() for g in np.meshgrid(*codes, indexing="ij")])
     k, y = f(grid).astype(np.int64), real(grid)
-    fewest, most_codes = (k, k) if slack is None else (g(grid).astype(np.int64) for g in slack)
+    k = k - zero
+    fewest, most_codes = (k, k) if slack is None else (g(grid).astype(np.int64) - zero for g in slack)
     low, high = int(k.min()), int(k.max())
     inside = (k > low) & (k < high)
     if inside.sum() < 2 * len(codes) + 2:
@@ -240,7 +242,7 @@ def fit_sum(
         least = np.where(fewest > low, (fewest << shift) - total, -_ROOM).max()
         most = np.where(most_codes < high, ((most_codes + 1) << shift) - 1 - total, _ROOM).min()
         if least <= most:
-            return m, int(_roundest(np.array([least]), np.array([most]))[0]), shift, False
+            return m, int(_roundest(np.array([least]), np.array([most]))[0]) + (zero << shift), shift, False
         addend = int(np.rint(found[-1] * 2.0**shift))
         if ((round_even(total + addend, shift).clip(low, high)) == k).all():
             return m, addend, shift, True

@@ -100,7 +100,7 @@ def build(
 
 
 def require_ports(graph: Graph) -> None:
-    """Raises ModelError for inputs and outputs that no design has: of unknown size, or of other types."""
+    """Raises ModelError for inputs and outputs that no design has: of unknown size, of other types; and for values without elements."""
     for v in graph.inputs:
         if not v.type.is_static:
             raise ModelError(f"fpga: input {v.name!r} is {v.type}; hardware needs every size: bind it with --dim or --shape")
@@ -109,6 +109,9 @@ def require_ports(graph: Graph) -> None:
     for v in (*graph.inputs, *graph.outputs):
         if v.type.dtype == "bf16":
             raise ModelError(f"fpga: {v.name!r} is bf16, which the host programs do not read; make it f32 or f16")
+    for v in (*graph.inputs, *graph.constants, *(v for n in graph.nodes for v in n.outputs)):
+        if v.type.is_static and v.type.size == 0:
+            raise ModelError(f"fpga: {v.name!r} is {v.type}, without elements; a stream has one or more")
 
 
 def _samples(graph: Graph, settings: FpgaOptions) -> Samples:

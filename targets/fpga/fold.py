@@ -52,7 +52,10 @@ def fold(
     for _ in range(_STEPS):
         leaving = {t: _widest(t, wired, port_bits) for t in outputs}
         moves = {t: t.size // n for t, n in (beats | leaving).items()}
-        port, slowest = max(moves, key=lambda t: moves[t]), max(wired, key=lambda p: p.cycles)
+        port = max(moves, key=lambda t: moves[t])
+        if not wired:
+            return stop(moves[port], "nothing is computed")
+        slowest = max(wired, key=lambda p: p.cycles)
         interval = max(slowest.cycles, moves[port])
         if interval <= target:
             return stop(interval, "the frame rate is reached")

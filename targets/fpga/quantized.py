@@ -160,7 +160,7 @@ class IntegerRegion:
         levels = find_levels(f, reg.low, reg.high, channels) if rises else None
         if levels is None:
             return self._lookup(b, reg, f, channels, table_name)
-        form = fit_affine(levels, real) or fit_affine(levels, None) or self._fit_loosely(f_at, real, reg, channels)
+        form = fit_affine(levels, real, zero=self._zero()) or fit_affine(levels, None) or self._fit_loosely(f_at, real, reg, channels)
         found = form or fit_pair(levels, None, self._knees())
         if found is None and len(levels.numbers) > FEW:
             return self._lookup(b, reg, f, channels, table_name)
@@ -173,7 +173,7 @@ class IntegerRegion:
         late, early = (find_levels(partial(f, n), reg.low, reg.high, channels) for n in (-TIE, TIE))
         if late is None or early is None or late.codes != early.codes:
             return None
-        return fit_affine(late, real, early)
+        return fit_affine(late, real, early, self._zero())
 
     def _channels(self, source: Source) -> int | None:
         sizes = [a.size for a in source.affine()]
@@ -193,7 +193,8 @@ class IntegerRegion:
         return values.reshape(()) if values.size == 1 else np.resize(values, channels)[:, None]
 
     def _functions(self, root: Value, source: Source, channels: int) -> tuple[Nudged, Function | None]:
-        """The codes of integers [channels, n], and what the last node rounds, if it is a Quantize; nudge: is added to that."""
+        """The codes of integers [channels, n], and what the last node rounds before it adds its zero point, if it is a
+        Quantize; nudge: is added to that."""
         scale, offset = (np.resize(a, channels)[:, None] for a in source.affine())
 
         def value(a: np.ndarray, nodes: Sequence[Node]) -> dict[Value, np.ndarray]:
@@ -215,7 +216,12 @@ class IntegerRegion:
     def _unrounded(self, env: Mapping[Value, np.ndarray], last: Node) -> np.ndarray:
         pair = scalar_pair(last, self.graph.constants)
         assert pair is not None
-        return env[last.inputs[0]] / pair[0] + pair[1]
+        return env[last.inputs[0]] / pair[0]
+
+    def _zero(self) -> int:
+        """The code of zero, if the last node is a Quantize."""
+        pair = scalar_pair(self.path[-1], self.graph.constants) if isinstance(self.path[-1].op, Quantize) else None
+        return pair[1] if pair else 0
 
     def _nudged(self, env: Mapping[Value, np.ndarray], last: Node, nudge: float) -> np.ndarray:
         pair, op = scalar_pair(last, self.graph.constants), last.op
@@ -234,8 +240,7 @@ class IntegerRegion:
 
     def _knees(self) -> list[int]:
         """Codes at which a rectifier may bend: that of zero, and its neighbours."""
-        pair = scalar_pair(self.path[-1], self.graph.constants) if isinstance(self.path[-1].op, Quantize) else None
-        zero = pair[1] if pair else 0
+        zero = self._zero()
         return [zero, zero + 1, zero - 1]
 
     def _lookup(
@@ -272,7 +277,8 @@ class IntegerRegion:
             return lambda a: self._nudged(value(a, self.path[:-1]), last, nudge)
 
         functions = (lambda a: value(a, self.path)[self.result]), (lambda a: self._unrounded(value(a, self.path[:-1]), last))
-        found = fit_sum(*functions, grid) or fit_sum(*functions, grid, (nudged(-TIE), nudged(TIE)))
+        zero = self._zero()
+        found = fit_sum(*functions, zero, grid) or fit_sum(*functions, zero, grid, (nudged(-TIE), nudged(TIE)))
         if found is None:
             return None
         m, addend, shift, even = found
@@ -281,7 +287,7 @@ class IntegerRegion:
             total = b.binary("add", total, b.binary("mul", replace(r, frac=0), b.integers(np.array([factor]))))
         total = replace(total, frac=shift)
         op = last.op
-        return b.whole(total, op.low, op.high, 0) if even else b.floor(total, op.low, op.high)
+        return b.whole(total, op.low, op.high, zero) if even else b.floor(total, op.low, op.high)
 
 
 def _tried(low: int, high: int) -> np.ndarray:

@@ -14,12 +14,15 @@ import onnx
 import pytest
 
 from fuzz import damaged, graphs
+from fuzz.draw import Tensor
 from fuzz.models import OPERATORS, PATTERNS, random_model
 from fuzz.mutations import mutate
 from fuzz.pool import Limits, run_cases
 from fuzz.shrink import shrink
 
 FOUND = sorted((Path(__file__).parent / "found").glob("*.onnx"))
+WRONG = sorted((Path(__file__).parent / "found" / "targets").glob("*.onnx"))
+NEEDS = {"xla": "jax", "tvm": "tvm"}
 
 
 @pytest.mark.parametrize("chunk", range(4))
@@ -47,6 +50,20 @@ def test_files_that_were_trouble_once(path: Path) -> None:
     """Reduced from findings of the fuzzer: a traceback, a hang or too much memory at the time."""
     (outcome,) = run_cases(lambda _: damaged.examine(path.read_bytes()), [0], limits=damaged.LIMITS)
     assert outcome.kind == "done", f"{outcome.kind}: {outcome.value}"
+
+
+@pytest.mark.parametrize("path", WRONG, ids=lambda p: p.stem)
+def test_models_that_a_target_got_wrong_once(path: Path) -> None:
+    """TARGET-what.onnx, with its inputs and outputs in an .npz: right by now, or refused (`-refused`)."""
+    target = path.stem.partition("-")[0]
+    if target in NEEDS:
+        pytest.importorskip(NEEDS[target])
+    with np.load(path.with_suffix(".npz")) as arrays:
+        tensors = {n: Tensor(n, a, a) for n, a in arrays.items()}
+    said = graphs.verdict(onnx.load(path), tensors, target)
+    if "TargetError" in said:
+        pytest.skip(said)
+    assert said.partition(":")[0] == ("declined" if path.stem.endswith("-refused") else "ok"), said
 
 
 def test_every_row_of_the_table_is_drawn() -> None:

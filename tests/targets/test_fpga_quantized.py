@@ -27,11 +27,11 @@ def quantize(x: np.ndarray, low: int, high: int, zero: int = 0) -> np.ndarray:
 
 
 def arithmetic(f: Callable[[np.ndarray], np.ndarray], low: int, high: int, channels: int, real: object = None,
-               knees: tuple[int, ...] = ()) -> np.ndarray:
+               knees: tuple[int, ...] = (), zero: int = 0) -> np.ndarray:
     """The codes that the fitted instructions give for all integers, [channels, n]."""
     levels = find_levels(f, low, high, channels)
     assert levels is not None
-    form = fit_affine(levels, real) or fit_pair(levels, None, knees)  # type: ignore[arg-type]
+    form = fit_affine(levels, real, zero=zero) or fit_pair(levels, None, knees)  # type: ignore[arg-type]
     b = BodyBuilder()
     a = b.input(holding(low, high))
     body = b.body(emit(b, a, levels, form))
@@ -54,15 +54,16 @@ def test_any_scale_rounds_as_the_model_does(low: int, high: int) -> None:
                                   quantize(real(codes), low, high))
 
 
-@pytest.mark.parametrize("shift", [0, 1, 3, 6])
-def test_ties_go_to_even(shift: int) -> None:
+@pytest.mark.parametrize(("shift", "zero"), [(0, 0), (1, 0), (3, 0), (6, 0), (3, 1), (1, -3)])
+def test_ties_go_to_even(shift: int, zero: int) -> None:
     def real(a: np.ndarray) -> np.ndarray:
         return (a * np.array([[3], [-1]]) + np.array([[1], [0]])) * 0.5**shift
 
     codes = np.broadcast_to(np.arange(-300, 301), (2, 601))
-    wanted = quantize(real(codes), -100, 100)
+    wanted = quantize(real(codes), -100, 100, zero)
     assert np.any(real(codes) % 1 == 0.5) == (shift > 0)
-    np.testing.assert_array_equal(arithmetic(lambda a: quantize(real(a), -100, 100), -300, 300, 2, real), wanted)
+    got = arithmetic(lambda a: quantize(real(a), -100, 100, zero), -300, 300, 2, real, zero=zero)
+    np.testing.assert_array_equal(got, wanted)
 
 
 def test_leaky_rectifiers_are_two_lines_and_steps_are_comparisons() -> None:
