@@ -220,7 +220,8 @@ def fit_sum(
     f: Function, real: Function, zero: int, codes: Sequence[np.ndarray], slack: tuple[Function, Function] | None = None
 ) -> tuple[np.ndarray, int, int, bool] | None:
     """For f of several integers: factors, addend and shift of an affine form that is f on the whole grid of the operands'
-    codes, and whether it rounds half to even, before zero is added.  f, real: from [operands, n]; slack: functions between which f may lie."""
+    codes, and whether it rounds half to even, before zero is added.
+    f, real: from [operands, n]; slack: functions between which f may lie."""
     grid = np.stack([g.ravel() for g in np.meshgrid(*codes, indexing="ij")])
     k, y = f(grid).astype(np.int64), real(grid)
     k = k - zero

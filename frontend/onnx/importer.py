@@ -49,7 +49,8 @@ def import_graph(
     """The graph of a model with its inputs bound to these shapes.  ranges: of dimensions that stay open; here they count for
     the sizes of decoded images, which have the names of `ops.image_file`.  Raises ModelError, OptionError (`bind_inputs`)."""
     proto = model.proto.graph
-    images = {f"{n.output[0]}_{what}" for n in proto.node if n.op_type == "ImageDecoder" for what in ("height", "width")}
+    images = {f"{n.output[0]}_{what}" for n in proto.node if n.op_type == "ImageDecoder" and n.output
+              for what in ("height", "width")}
     sizes = {n: (size, size) for n, size in (dims or {}).items() if n in images}
     sizes |= {n: r for n, r in (ranges or {}).items() if n in images}
     require_supported(model)

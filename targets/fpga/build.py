@@ -100,7 +100,8 @@ def build(
 
 
 def require_ports(graph: Graph) -> None:
-    """Raises ModelError for inputs and outputs that no design has: of unknown size, of other types; and for values without elements."""
+    """Raises ModelError for inputs and outputs that no design has, of unknown size or of other types, and for values
+    without elements."""
     for v in graph.inputs:
         if not v.type.is_static:
             raise ModelError(f"fpga: input {v.name!r} is {v.type}; hardware needs every size: bind it with --dim or --shape")

@@ -160,7 +160,8 @@ class IntegerRegion:
         levels = find_levels(f, reg.low, reg.high, channels) if rises else None
         if levels is None:
             return self._lookup(b, reg, f, channels, table_name)
-        form = fit_affine(levels, real, zero=self._zero()) or fit_affine(levels, None) or self._fit_loosely(f_at, real, reg, channels)
+        form = fit_affine(levels, real, zero=self._zero()) or fit_affine(levels, None)
+        form = form or self._fit_loosely(f_at, real, reg, channels)
         found = form or fit_pair(levels, None, self._knees())
         if found is None and len(levels.numbers) > FEW:
             return self._lookup(b, reg, f, channels, table_name)

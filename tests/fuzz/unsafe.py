@@ -23,7 +23,7 @@ REFERENCE: dict[str, tuple[int, str]] = {
     "MaxPool": (_EVER, "the reference has other sizes for auto_pad, and other indices"),
     "LpPool": (_EVER, "the reference ignores ceil_mode"),
     "ConvTranspose": (_EVER, "the reference has no groups, and no auto_pad with gaps"),
-    "ReduceSumSquare": (_EVER, "the reference makes u64 of the square of a u32 without dimensions"),
+    "ReduceSumSquare": (_EVER, "the reference makes 64-bit integers of others"),
     "Slice": (_EVER, "the reference slices as NumPy where a start lies before the first element"),
 }
 """Operator -> (newest opset that is not to be trusted, why)."""
