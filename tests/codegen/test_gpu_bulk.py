@@ -16,13 +16,13 @@ from tilewright.codegen.c_like import print_kernel
 from tilewright.codegen.cuda import CUDA
 from tilewright.codegen.cuda_program import module_text
 from tilewright.codegen.machine_gpu import parse_gpu_machine
-from tilewright.codegen.strategies.gpu import bulk
+from tilewright.codegen.strategies.gpu import bulk, contract, persistent
 from tilewright.codegen.strategies.gpu.bulk import BulkPipeline
 from tilewright.codegen.strategies.gpu.tiles import tile_candidates
 from tilewright.codegen.strategies.gpu.warpgroup import WarpgroupCore
 from tilewright.ir.expr import as_expr
 from tilewright.ir.graph import Builder
-from tilewright.ir.kernel import Block, Do, For, If
+from tilewright.ir.kernel import Barrier, Block, Do, For, If
 from tilewright.ir.kernel_launch import split_launches
 from tilewright.ir.ops.contract import Conv, MatMul
 from tilewright.ir.types import TensorType
@@ -56,10 +56,50 @@ def test_products(name: str) -> None:
     assert len(made.views) == 2
 
 
+FEW = replace(HOPPER, processors=1)  # so that blocks have several tiles
+STAYING: dict[str, tuple[tuple[int, int, int], str]] = {
+    "tiles that all blocks have": ((256, 72, 128), "turn < 4"),
+    "fewer tiles in the last turn": ((320, 328, 192), "turn < 8"),  # and stages that no tile begins with
+}
+
+
+@pytest.mark.parametrize("name", STAYING)
+def test_blocks_that_stay(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (m, k, n), loop = STAYING[name]
+    smallest = tile_candidates("f16", "f32", True, FEW, True)[-1]
+    monkeypatch.setattr(contract, "choose_tile", lambda *_: (smallest, ""))
+    monkeypatch.setattr(persistent, "resident_blocks", lambda *_: 2)
+    arrays = [halves(m, k), halves(k, n)]
+    assert f"for {loop}" in str(schedule(MatMul(), arrays, (1,), FEW)[1])
+    got, _ = run(MatMul(), arrays, (1,), FEW)
+    expected = MatMul().evaluate(*arrays)[0].astype("f4")
+    np.testing.assert_allclose(got.astype("f4"), expected, rtol=0, atol=2e-3 * np.abs(expected).max())
+
+
+def test_warps_that_do_not_wait_for_their_sums_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces = persistent._finish_pieces
+
+    def wrong(*args: Any) -> Block:
+        (loop,) = pieces(*args)
+        assert isinstance(loop, For)
+        return (replace(loop, body=tuple(s for s in loop.body if not isinstance(s, Barrier))),)
+
+    monkeypatch.setattr(persistent, "_finish_pieces", wrong)
+    op, arrays = CASES["edges"]
+    with pytest.raises(EmulationError, match="race"):
+        run(op, arrays, (1,), HOPPER)
+
+
+def test_a_last_stage_that_is_not_given_back_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The producer needs it for the next tile."""
+    consume = BulkPipeline.consume
+    monkeypatch.setattr(BulkPipeline, "consume", lambda *a: consume(*a)[:-1])
+    with pytest.raises(EmulationError, match="deadlock"):
+        run(MatMul(), [halves(600, 72), halves(72, 256)], (1,), FEW)
+
+
 @pytest.mark.parametrize("columns", [128, 256])
 def test_wide_tiles(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tilewright.codegen.strategies.gpu import contract
-
     tile = next(x for x in tile_candidates("f16", "f32", True, HOPPER, True) if x.columns == columns)
     monkeypatch.setattr(contract, "choose_tile", lambda *_: (tile, ""))
     arrays = [halves(40, 136), halves(136, 40)]

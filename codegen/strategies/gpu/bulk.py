@@ -1,9 +1,12 @@
 """Tiles of products brought by bulk tensor copies (sm_90a): one warp brings, the warpgroups multiply, and nobody waits for all.
 
     full[s], empty[s]: mbarriers of stage s                    (initialised by one thread, then a barrier of the block)
-    warps of the warpgroups, for ko:   wait full[s]; acc += left[s] * right[s]
-                                       once the products of ko - 1 are done: arrive at empty[its stage]
-    a thread of the last warp, for ko: wait empty[s]; full[s] expects the bytes of both tiles; copy left[s], right[s]
+    warps of the warpgroups, for tile, ko:   wait full[s]; acc += left[s] * right[s]
+                                             once the products of ko - 1 are done: arrive at empty[its stage]
+                             for tile:       finish the sums of the warp, through shared memory of its own
+    a thread of the last warp, for tile, ko: wait empty[s]; full[s] expects the bytes of both tiles; copy left[s], right[s]
+
+Blocks stay: each makes one tile after the other, and the copies of the next tile run while the sums of one are finished.
 
 A copy takes a box out of a matrix that a tensor map describes: the host makes the map from the address at the launch
 (`Buffer` of space "tensor_map").  What lies outside of the matrix arrives as zero, so neither rows nor k need conditions, and
@@ -93,26 +96,36 @@ class BulkPipeline:
         first = binary("and", binary("eq", self.warp, 0), binary("eq", self.lane, 0))
         return (If(first, (For(s, made, "unroll"), Do("fence_mbarrier_init"))),)
 
-    def run(self, batch: Expr, start: tuple[Expr, Expr], k_start: Expr, steps: int, at: tuple[Expr, Expr]) -> Block:
-        """Producer and consumers.  start: first row of either tile; at: row and column of the warp within the tile."""
-        consume = (*self.consume(steps, at), *self.core.after_loop())
-        one = If(binary("eq", self.lane, 0), self.produce(batch, start, k_start, steps))
+    def run(self, produce: Block, consume: Block) -> Block:
+        """The two sides: one thread of the last warp, and the warps that multiply."""
+        one = If(binary("eq", self.lane, 0), produce)
         return (If(binary("lt", self.warp, self.consumers), consume, (one,)),)
 
-    def consume(self, steps: int, at: tuple[Expr, Expr]) -> Block:
+    def consume(self, before: Expr, steps: int, at: tuple[Expr, Expr]) -> Block:
+        """The steps of one tile.  before: steps of the block's tiles before it; at: row and column of the warp."""
         ko = axis("ko", steps)
-        behind = self.core.in_flight
+        behind, step = self.core.in_flight, before + ko
         done = binary("and", binary("eq", self.lane, 0), binary("le", behind, ko))
-        return (For(ko, (
-            Do("mbarrier_wait", (_place(self.full, ko % self.stages), ko / self.stages % 2)),
-            *self.core.multiply(ko % self.stages, *at, self.lane),
-            If(done, (Do("mbarrier_arrive", (_place(self.empty, (ko + (self.stages - behind)) % self.stages),)),)),
-        ), "serial", ("reduce",)),)
+        last = tuple(self.give_back(before + (steps - n)) for n in range(min(behind, steps), 0, -1))
+        return (
+            For(ko, (
+                Do("mbarrier_wait", (_place(self.full, step % self.stages), step / self.stages % 2)),
+                *self.core.multiply(step % self.stages, *at, self.lane),
+                If(done, (self.give_back(step + (self.stages - behind)),)),
+            ), "serial", ("reduce",)),
+            *self.core.after_loop(), *((If(binary("eq", self.lane, 0), last),) if last else ()),
+        )
 
-    def produce(self, batch: Expr, start: tuple[Expr, Expr], k_start: Expr, steps: int) -> Block:
-        """The first round of stages finds them empty: the phase before the first one counts as complete."""
+    def give_back(self, step: Expr) -> Do:
+        """Tell the producer that the stage of a step is free; `stages` steps later it is the same one."""
+        return Do("mbarrier_arrive", (_place(self.empty, step % self.stages),))
+
+    def produce(self, before: Expr, batch: Expr, start: tuple[Expr, Expr], k_start: Expr, steps: int) -> Block:
+        """The copies of one tile.  start: first row of either operand.  The first round of stages finds them empty: the phase
+        before the first one counts as complete."""
         ko = axis("ko", steps)
-        stage = ko % self.stages
+        step = before + ko
+        stage = step % self.stages
         tiles = self.core.left, self.core.right
         copies = tuple(
             self.copy(view, tile, (batch, own, k_start + ko * self.core.tile.depth), stage)
@@ -120,7 +133,7 @@ class BulkPipeline:
         )
         expected = sum(t.own * t.depth * DTYPES[t.buffer.dtype].size for t in tiles)
         return (For(ko, (
-            Do("mbarrier_wait", (_place(self.empty, stage), (ko / self.stages + 1) % 2)),
+            Do("mbarrier_wait", (_place(self.empty, stage), (step / self.stages + 1) % 2)),
             Do("mbarrier_expect", (_place(self.full, stage), as_expr(expected))), *copies,
         )),)
 

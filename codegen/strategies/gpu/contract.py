@@ -16,6 +16,7 @@ second launch adds them in order.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Union
 
 from ....ir.compute import acc_var
@@ -29,18 +30,18 @@ from ...machine_gpu import GpuMachine
 from ...schedule.vectors import vector_store
 from ..choices import Choice
 from ..scheduled import Group, Pack, Scheduled
-from .bulk import PRODUCERS, TILE_ALIGN, BulkPipeline, TensorView, tensor_view
+from .bulk import TILE_ALIGN, TensorView, tensor_view
 from .cores import INSTRUCTIONS, MatrixCore, PlainCore
 from .legalize import legalize
 from .library import schedule_library_product
 from .library_conv import schedule_library_convolution
 from .operand import ACCESS, MatrixProduct, Operand, access_width
+from .persistent import PIECES, staying_product
 from .staging import fill, in_parts, stage_operand
-from .tiles import PADDING, GpuTile, choose_tile, resident_blocks, tile_candidates
+from .tiles import PADDING, GpuTile, choose_tile, resident_blocks, tile_candidates, tile_numbers
 from .warpgroup import WarpgroupCore
 
 Core = Union[MatrixCore, PlainCore, WarpgroupCore]
-RASTER = 8  # rows of tiles that follow each other
 EPILOGUE_THREADS = 256
 PLAIN_RESIDENT = 2  # blocks of a multiprocessor that registers are limited for, in plain arithmetic
 
@@ -61,8 +62,8 @@ def schedule_matrix_product(group: Group, p: MatrixProduct, machine: GpuMachine)
     tile, reason = _chosen(group.choice, widest, acc, matrix, machine, warpgroup) or choose_tile(
         p.sizes, widest, acc, matrix, machine, warpgroup, group.choice.rank or 0)
     p = replace(p, left=left, right=right)
-    views = _views(p, tile_types, tile, machine)
-    plan = _Plan(group, p, replace(tile, bulk=bool(views)), matrix, tile_types, machine, views)
+    views, tile = _views(p, tile_types, tile, machine)
+    plan = ProductPlan(group, p, tile, matrix, tile_types, machine, views)
     kernel, temporaries = plan.kernel(tuple(packs))
     instruction = f"wgmma_m64n{tile.columns}k16_{widest}" if warpgroup else INSTRUCTIONS.get(tile_types)
     unit = f"tensor cores ({instruction})" if matrix else "f32 arithmetic" if acc == "f32" else f"{acc} arithmetic"
@@ -119,14 +120,19 @@ def _takes_warpgroup(left: Operand, right: Operand, types: tuple[str, str], mach
     return machine.has("wgmma") and halves and all(is_k_major(x, True, types[0]) for x in (left, right))
 
 
-def _views(p: MatrixProduct, types: tuple[str, str], tile: GpuTile, machine: GpuMachine) -> tuple[TensorView, ...]:
-    """Tensor maps of both operands, none where bulk copies cannot bring one of them: they do not convert."""
+def _views(
+    p: MatrixProduct, types: tuple[str, str], tile: GpuTile, machine: GpuMachine
+) -> tuple[tuple[TensorView, ...], GpuTile]:
+    """(tensor maps of both operands, the tile that they are brought for), no maps where bulk copies cannot bring one of them:
+    they do not convert."""
     if not (tile.warpgroup and machine.has("tma") and (p.left.dtype, p.right.dtype) == types):
-        return ()
+        return (), tile
     left = tensor_view("left", p.left, p.sizes[0], tile.rows, tile.depth)
     right = tensor_view("right", p.right, p.sizes[0], tile.columns, tile.depth)
-    fits = replace(tile, bulk=True).shared_bytes(DTYPES[p.left.dtype].size, 4) <= machine.shared_bytes
-    return (left, right) if left is not None and right is not None and fits else ()
+    size = DTYPES[p.left.dtype].size
+    pieces = (replace(tile, bulk=True, piece=n) for n in PIECES if tile.columns % n == 0)
+    fitting = next((t for t in pieces if t.shared_bytes(size, 4) <= machine.shared_bytes), None)
+    return (((left, right), fitting) if left is not None and right is not None and fitting is not None else ((), tile))
 
 
 def is_k_major(x: Operand, matrix: bool, dtype: str) -> bool:
@@ -137,7 +143,7 @@ def is_k_major(x: Operand, matrix: bool, dtype: str) -> bool:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class ProductPlan:
     """One product with its tile."""
 
     group: Group
@@ -163,34 +169,30 @@ class _Plan:
 
     # ---- the first launch
 
+    def counts(self) -> tuple[int, int, int, int]:
+        """Batches, parts of k, rows and columns of tiles."""
+        batches, rows, columns, _ = self.p.sizes
+        return batches, self.tile.splits, -(-rows // self.tile.rows), -(-columns // self.tile.columns)
+
     def product(self, partial: Buffer | None) -> Block:
+        if self.tile.bulk:
+            return staying_product(self, partial)
         p, tile = self.p, self.tile
-        batches, rows, columns, k = p.sizes
-        counts = (batches, tile.splits, -(-rows // tile.rows), -(-columns // tile.columns))
-        block = axis("tile", counts[0] * counts[1] * counts[2] * counts[3])
-        batch, split, tile_row, tile_column = _tile_numbers(block, counts)
-        consumers = tile.threads // 32
-        lane, warp = axis("lane", 32), axis("warp", consumers + (PRODUCERS if tile.bulk else 0))
+        block = axis("tile", prod(self.counts()))
+        batch, split, tile_row, tile_column = tile_numbers(block, self.counts())
+        lane, warp = axis("lane", 32), axis("warp", tile.threads // 32)
         row, column = tile_row * tile.rows, tile_column * tile.columns
         warp_rows, warp_columns = tile.warp_tile
         at_row, at_column = warp / tile.warp_columns * warp_rows, warp % tile.warp_columns * warp_columns
         core = self.core()
-        steps = tile.steps(k)
+        steps = tile.steps(p.sizes[3])
         k_start, start, at = split * (steps * tile.depth), (row, column), (at_row, at_column)
-        if tile.bulk:
-            assert isinstance(core, WarpgroupCore)
-            left, right = self.views
-            bulk = BulkPipeline(core, left, right, consumers, warp, lane)
-            loop = (*bulk.allocate(), *bulk.start(), Barrier("block"), *bulk.run(batch, start, k_start, steps, at))
-        else:
-            loop = self.pipeline(core, batch, start, k_start, steps, at, lane, warp)
+        loop = self.pipeline(core, batch, start, k_start, steps, at, lane, warp)
         acc_size = DTYPES[p.compute.acc].size
         pitch = tile.columns + PADDING // acc_size
         sums = Buffer("sums", p.compute.acc, (tile.rows, tile.columns), "shared", strides=(pitch, 1))
         own = core.drain(sums, at_row, at_column, lane)
         finish = self.epilogue(sums, partial, (batch, split, row, column), warp * 32 + lane)
-        if tile.bulk:
-            own, finish = ((If(binary("lt", warp, consumers), b),) for b in (own, finish))
         drain = (Alloc(sums), *own, Barrier("block"), *finish)
         body = (*core.start(), *_scope("loop", loop), Barrier("block"), *_scope("end", drain))
         resident = PLAIN_RESIDENT if not self.matrix and acc_size == 4 else resident_blocks(tile, acc_size, self.machine)
@@ -319,16 +321,6 @@ class _Plan:
             elif buf is c.out:
                 width = 1
         return width
-
-
-def _tile_numbers(block: Expr, counts: tuple[int, int, int, int]) -> tuple[Expr, Expr, Expr, Expr]:
-    """(batch, split, row of tiles, column of tiles) of a block.  Several rows of tiles share each column before the next."""
-    batches, splits, rows, columns = counts
-    raster = RASTER if rows % RASTER == 0 and columns > 1 else 1
-    if raster == 1:
-        return tuple(split_index([batches, splits, rows, columns], block))  # type: ignore[return-value]
-    batch, split, group, column, within = split_index([batches, splits, rows // raster, columns, raster], block)
-    return batch, split, group * raster + within, column
 
 
 def _scope(name: str, body: Block) -> Block:

@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import product
 
+from ....ir.dims import split_index
+from ....ir.expr import Expr
 from ....ir.types import DTYPES
 from ...machine_gpu import MAX_RESIDENT, REGISTERS, GpuMachine
 
@@ -24,13 +26,15 @@ SPARE_REGISTERS = 64
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
 CLOCK_OF_L2 = 2.2  # times the bandwidth of memory
 OLDER_SHARE = 0.65  # of the peak of tensor cores made for warpgroups that mma.sync reaches
+RASTER = 8  # rows of tiles that follow each other
 OVERLAP = 0.85  # of the faster one of arithmetic and memory that hides behind the other
 
 
 @dataclass(frozen=True)
 class GpuTile:
     """matrix: by tensor cores; warpgroup: by four warps together (sm_90a); bulk: a warp of its own brings the
-    tiles by bulk copies.  depth: elements of k in a stage.  threads: of the warps that multiply."""
+    tiles by bulk copies, and blocks stay for several tiles, the sums of which warps finish `piece` columns at a time.  depth:
+    elements of k in a stage.  threads: of the warps that multiply."""
 
     rows: int
     columns: int
@@ -42,6 +46,7 @@ class GpuTile:
     splits: int = 1
     warpgroup: bool = False
     bulk: bool = False
+    piece: int = 0
 
     @property
     def threads(self) -> int:
@@ -57,8 +62,9 @@ class GpuTile:
 
     def shared_bytes(self, size: int, acc_size: int) -> int:
         stages = self.stages * (self.rows + self.columns) * self.depth * size
-        barriers = self.stages * 16 if self.bulk else 0
-        return max(stages + barriers, self.rows * (self.columns * acc_size + PADDING))
+        if self.bulk:
+            return stages + self.stages * 16 + self.rows * (self.piece * acc_size + PADDING)
+        return max(stages, self.rows * (self.columns * acc_size + PADDING))
 
     def __str__(self) -> str:
         split = f", k in {self.splits} parts" if self.splits > 1 else ""
@@ -193,3 +199,13 @@ def _reason(tile: GpuTile, sizes: tuple[int, int, int, int], dtype: str, time: f
     work = batches * rows * columns * k / _rate(dtype, tile.matrix, machine)
     return (f"{blocks} blocks on {machine.processors} processors of a {machine.newest.board} ({waves} each); "
             f"expected {time * 1e6:.3g} us, arithmetic alone {work * 1e6:.3g} us")
+
+
+def tile_numbers(block: Expr, counts: tuple[int, int, int, int]) -> tuple[Expr, Expr, Expr, Expr]:
+    """(batch, split, row of tiles, column of tiles) of a block.  Several rows of tiles share each column before the next."""
+    batches, splits, rows, columns = counts
+    raster = RASTER if rows % RASTER == 0 and columns > 1 else 1
+    if raster == 1:
+        return tuple(split_index([batches, splits, rows, columns], block))  # type: ignore[return-value]
+    batch, split, group, column, within = split_index([batches, splits, rows // raster, columns, raster], block)
+    return batch, split, group * raster + within, column

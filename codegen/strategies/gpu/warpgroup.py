@@ -65,3 +65,10 @@ class WarpgroupCore:
         n, h = axis("nf", self.tile.columns // 8), axis("h", 2)
         at = row + lane / 4 + h * 8, column + n * 8 + lane % 4 * 2
         return nest((n, h), (Store(sums, at, Load.of(self.acc, (n, h * 2), Type(self.acc_dtype, 2))),), "unroll")
+
+    def drain_piece(self, sums: Buffer, warp: Expr, piece: Expr, lane: Expr) -> Block:
+        """Columns number `piece` of the warp's 16 rows to sums[warp, row, column], which has as many columns."""
+        columns = sums.static_shape[2]
+        n, h = axis("nf", columns // 8), axis("h", 2)
+        value = Load.of(self.acc, (piece * (columns // 8) + n, h * 2), Type(self.acc_dtype, 2))
+        return nest((n, h), (Store(sums, (warp, lane / 4 + h * 8, n * 8 + lane % 4 * 2), value),), "unroll")
