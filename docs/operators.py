@@ -34,8 +34,10 @@ operators are imported into the same core operators. The last table says which o
 - **definition**: the operator is imported as the standard's own definition by other operators.
 - Not listed: ImageScaler, Crop, Scale, Affine, ScaledTanh and ParametricSoftplus, which never became part of the standard,
   but stand in models of old converters.
-- The length of a sequence and whether an optional is there must be known while compiling. An output that is a sequence is
-  one for each item, called `name.0`, `name.1`, ...
+- The length of a sequence and whether an optional is there must be known while compiling. An input or output that is a
+  sequence is one for each item, called `name.0`, `name.1`, ...; of an input the length is given, `--dim name_count=3`, or
+  told by the shapes of the items, `--shape name.0=2,3`. An optional input is there unless `--dim name_present=0`. In Python
+  a sequence may be given as a list: `module({{"name": [a, b]}})`.
 - Strings: interpreter and cpu. They run in support code that is in the library of a model with strings. A string is UTF-8
   without a zero byte; case is that of Unicode, whatever the locale; regular expressions are those of RE2, in linear time.
 - Image files: interpreter (with Pillow) and cpu, whose libraries decode them in support code: baseline and progressive JPEG,

@@ -120,6 +120,7 @@ class Module:
     def __call__(self, *arrays: Any) -> list[np.ndarray]:
         """Runs the model on arrays in the order of its inputs, or on one mapping from names to arrays.
 
+        The items of a sequence are inputs of their own, NAME.0, NAME.1, ...; in a mapping, NAME may be a list of them.
         Takes anything with `__dlpack__` or NumPy's array protocols; copies only what is not dense.  Element types and
         shapes must be those of `inputs` (open dimensions may have any size that the model takes): OptionError otherwise.
         Returns new arrays in the order of `outputs`.
@@ -265,11 +266,22 @@ def _address(array: np.ndarray) -> int:
         return array.ctypes.data
 
 
+def _with_items(names: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """With NAME.0, NAME.1, ... for a list or tuple that is given for a sequence."""
+    made: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in names and isinstance(value, (list, tuple)) and (f"{name}.0" in names or not value):
+            made |= {f"{name}.{n}": item for n, item in enumerate(value)}
+        else:
+            made[name] = value
+    return made
+
+
 def ordered(kind: str, specs: Sequence[TensorSpec], given: Sequence[Any]) -> Sequence[Any]:
     """The values in the order of the specs: they came so, or as one mapping.  Raises OptionError if some do not fit."""
     names = [spec.name for spec in specs]
     if len(given) == 1 and isinstance(given[0], Mapping):
-        mapping = given[0]
+        mapping = _with_items(names, given[0])
         missing, unknown = [n for n in names if n not in mapping], [n for n in mapping if n not in names]
         if missing or unknown:
             wrong = (("missing", missing), ("unknown", unknown))

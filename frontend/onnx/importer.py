@@ -23,9 +23,10 @@ from .attributes import (
 )
 from .builder import NarrowTensor, NotConstantError, OnnxBuilder, Subgraph, TensorMap, TensorSequence, check_size
 from .functions import Body, FunctionKey, call_body, function_table, standard_body
-from .inputs import Ranges, Shapes, bind_inputs, declared_shapes, tensors_of
+from .inputs import Ranges, Shapes, bind_inputs, declared_shapes
 from .reader import ModelFile, normal_domain
 from .structure import outer_names, sorted_nodes
+from .structured import given_inputs
 from .support import require_few, require_supported
 from .table import Imported, OpFunction, Outputs, Standard, accepts_narrow, find_op
 from .tensors import NARROW, TensorReader, read_sparse
@@ -60,20 +61,27 @@ def import_graph(
     scope = Scope(OnnxBuilder(model.name), context, model.opsets, model.name)
     scope.b.declared, scope.b.sizes = declared_shapes(proto), sizes
     initialized = scope.read_initializers(proto)
-    given = [v for v in proto.input if v.name not in initialized]
-    inputs = [tensor for v in given for tensor in tensors_of(v)]
+    given = given_inputs([v for v in proto.input if v.name not in initialized], shapes or {}, dims or {})
+    inputs = [tensor for v in given for tensor in v.tensors]
     types = {v.name: v.type.tensor_type.elem_type for v in inputs}
-    for name, t in bind_inputs(inputs, shapes, {n: d for n, d in (dims or {}).items() if n not in sizes}).items():
+    taken = {*sizes, *(name for v in given for name in v.dims)}
+    for name, t in bind_inputs(inputs, shapes, {n: d for n, d in (dims or {}).items() if n not in taken}).items():
         check_size(t, name)
         code = types[name]
         value = scope.b.input(name, t)
         scope.define(name, NarrowTensor(value, code) if code in NARROW else value)
     for v in given:
-        if v.type.WhichOneof("value") == "map_type":
-            scope.define(v.name, TensorMap(*(scope.tensor(t.name, t.name) for t in tensors_of(v))))
+        if v.kind != "tensor":
+            scope.define(v.name, _structured(v.kind, [scope.tensor(t.name, f"input {t.name!r}") for t in v.tensors]))
     scope.run(proto.node)
     outputs = dict(pair for v in proto.output for pair in _output(scope, v.name))
     return scope.b.graph(list(outputs.values()), list(outputs))
+
+
+def _structured(kind: str, tensors: Sequence[Value]) -> Imported:
+    if kind == "absent":
+        return None
+    return TensorMap(*tensors) if kind == "map" else TensorSequence(tuple(tensors))
 
 
 def _output(scope: Scope, name: str) -> list[tuple[str, Value]]:
