@@ -17,13 +17,14 @@ from dataclasses import dataclass
 
 from ..ir.dims import exact_quotient, normal_dim
 from ..ir.errors import InternalError
-from ..ir.graph import Graph, Node, Value
+from ..ir.graph import Builder, Graph, Node, Value
 from ..ir.ops.contract import MatMul
 from ..ir.ops.control import If, Loop, Scan
 from ..ir.ops.movement import Broadcast, Concat, Pad, Reshape, Slice, Transpose
 from ..ir.ops.norm import Attention
+from ..ir.ops.quantize import Saturate
 from ..ir.ops.refine import Refine
-from ..ir.types import Dim
+from ..ir.types import DTYPES, Dim
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,7 @@ def backward_layout(node: Node, operand: int, at: Layout) -> Layout:
     return found
 
 
+WORD = 4  # bytes that products of bytes add at once
 _INVERTIBLE = (Reshape, Transpose)
 _CONTRACTIONS = (MatMul, Attention)
 
@@ -144,12 +146,23 @@ def is_view(graph: Graph, node: Node, users_of: Callable[[Value], Iterable[Node]
     if isinstance(op, (Reshape, Broadcast, Concat, Refine)):
         return True
     if isinstance(op, Pad):
-        return op.mode == "constant" and node.inputs[1] in graph.constants
+        return op.mode == "constant" and node.inputs[1] in graph.constants and not fills_words(graph, op, node.inputs)
     if isinstance(op, Slice):
         return all(k > 0 for k in op.steps) and (op.steps[-1] == 1 or op.sizes[-1] == 1)
     if isinstance(op, Transpose):
         return _keeps_last(op, node.inputs[0]) or _feeds_products(node.outputs[0], users_of)
     return False
+
+
+def fills_words(g: Graph | Builder, op: Pad, inputs: Sequence[Value]) -> bool:
+    """Whether a Pad fills the channels of bytes that are computed element by element up to words of four."""
+    x = inputs[0]
+    channels = x.type.shape[-1] if x.type.rank else 0
+    maker = g.producers.get(x)
+    if DTYPES[x.type.dtype].size != 1 or x.type.rank < 2 or maker is None or inputs[1] not in g.constants:
+        return False
+    fills = isinstance(channels, int) and 1 < channels < WORD and op.after[-1] == WORD - channels
+    return fills and not any((*op.before, *op.after[:-1])) and isinstance(maker.op, (Transpose, Saturate))
 
 
 def _keeps_last(op: Transpose, x: Value) -> bool:

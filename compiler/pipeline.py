@@ -18,6 +18,7 @@ from .options import Options
 from .passes.block_products import block_products
 from .passes.bodies import in_bodies
 from .passes.bound_sizes import bound_sizes
+from .passes.channel_words import channel_words
 from .passes.channels_last import channels_last
 from .passes.expand_composites import Native, expand_composites, nothing_native
 from .passes.explicit_padding import explicit_padding
@@ -52,6 +53,7 @@ GRAPH_PASSES: tuple[tuple[str, PassFunction], ...] = (
     ("expand_composites", expand_composites),
     ("fold_expanded", fold_constants),
     ("simplify_expanded", simplify),
+    ("channel_words", channel_words),
     ("fuse", fuse),
     ("narrow_storage", narrow_storage),
 )
@@ -73,12 +75,14 @@ ORDER: tuple[tuple[str, str, str], ...] = (
     ("recognise", "expand_composites", "what is recognised as a composite may stay whole"),
     ("explicit_padding", "fuse", "a window without padding reads its operand without conditions"),
     ("expand_composites", "fold_expanded", "definitions compute on weights"),
+    ("simplify_expanded", "channel_words", "one Pad of two with the same constant is a normal form"),
+    ("channel_words", "fuse", "a Pad that is computed joins the group that makes its operand"),
     ("fuse", "narrow_storage", "only what crosses the borders of groups is stored"),
     ("expand_composites", "fuse", "only operators with loops can be fused"),
     ("channels_last", "fuse", "a transpose between two nodes would keep them out of one kernel"),
 )
 
-_FOR_LOOPS = ("bound_sizes", "explicit_padding", "fuse", "narrow_storage")
+_FOR_LOOPS = ("bound_sizes", "explicit_padding", "channel_words", "fuse", "narrow_storage")
 
 
 def _whole_graph_passes() -> Passes:
@@ -90,7 +94,7 @@ def _whole_graph_passes() -> Passes:
 WHOLE_GRAPH_PASSES = _whole_graph_passes()
 """For targets whose own compiler takes whole graphs: it fuses, and it has convolutions with borders."""
 
-GPU_PASSES: Passes = tuple(step for step in GRAPH_PASSES if step[0] != "explicit_padding")
+GPU_PASSES: Passes = tuple(step for step in GRAPH_PASSES if step[0] not in ("explicit_padding", "channel_words"))
 """For kernels whose copies to shared memory fill in zeros: a border costs a condition, not a launch."""
 
 STREAM_PASSES: Passes = tuple(step for step in GRAPH_PASSES

@@ -32,6 +32,7 @@ from .nests import (
     vector_loops,
     work,
 )
+from .words import schedule_words
 
 NARROW_TILE = 16  # the smallest side of a tile that is only a part of a vector
 FEW_ROWS = 16  # outer iterations below which threads share the vector axis instead
@@ -51,6 +52,9 @@ def schedule_map(kernel: Kernel, machine: Machine) -> Kernel:
 
 
 def _schedule_nest(kernel: Kernel, machine: Machine) -> Kernel:
+    words = schedule_words(kernel, machine.lanes("i32"))
+    if words is not None:
+        return words
     loops, body = perfect_loops(kernel.body)
     (store,) = body
     assert isinstance(store, Store)

@@ -28,6 +28,7 @@ from ...ir.ops.base import form_of
 from ...ir.ops.contract import Conv, MatMul
 from ...ir.ops.control import Fused
 from ...ir.ops.elementwise import Binary, Bitcast, Cast, Select, Unary
+from ...ir.ops.movement import Pad
 from ...ir.ops.norm import Attention
 from ...ir.ops.quantize import Lookup, Saturate
 from ...ir.ops.quantized_attention import QuantizedAttention
@@ -282,7 +283,8 @@ class _Fuser:
         return all(isinstance(self.nodes[m].op, kinds) for m in members)
 
     def _reads_once(self, user: int, v: Value) -> bool:
-        return isinstance(self.nodes[user].op, Reduce) or _is_no_larger(self.nodes[user].outputs[0].type.shape, v.type.shape)
+        node = self.nodes[user]
+        return isinstance(node.op, (Reduce, Pad)) or _is_no_larger(node.outputs[0].type.shape, v.type.shape)
 
     def _convex(self, members: set[int]) -> bool:
         mask = sum(1 << m for m in members)
