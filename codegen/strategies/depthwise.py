@@ -73,7 +73,7 @@ def schedule_depthwise(group: Group, d: Depthwise, machine: Machine) -> Schedule
     """Blocks of as many channels as a vector has bytes, and one narrower block; or several pixels of few channels."""
     lanes = machine.lanes("i32")
     channels, width = size_of(d.channel), lanes * GROUP
-    whole, pixels = channels // width * width, _neighbours(d, width)
+    whole, pixels = channels // width * width, neighbours(d, width)
     parts = [(0, whole, lanes)] * (whole > 0) + [(whole, channels - whole, (channels - whole) // GROUP)] * (whole < channels)
     kernels, packs = [], []
     for n, (start, size, each) in enumerate(parts):
@@ -84,7 +84,7 @@ def schedule_depthwise(group: Group, d: Depthwise, machine: Machine) -> Schedule
     return Scheduled(join_kernels("depthwise", kernels), tuple(packs), note)
 
 
-def _neighbours(d: Depthwise, width: int) -> int:
+def neighbours(d: Depthwise, width: int) -> int:
     """How many pixels that lie next to each other, in the input as in the output, fill a vector."""
     c, channels = d.compute, size_of(d.channel)
     x = c.axes[-2]
@@ -124,7 +124,7 @@ class _Part:
         shape = tuple(int(n) for n in self.weights.shape)  # type: ignore[arg-type]
         taps = prod(size_of(v) for v in d.compute.reduce)
         spread = _Spread(self.start, self.blocks, taps, self.groups, self.pixels)
-        steps = _dense(shape)
+        steps = dense_steps(shape)
         made = [(self.weights.name, Pack(d.right.buf.name, shape, (0,), tuple((s,) for s in steps), spread))]
         for n, p in enumerate(d.parameters):
             order = ((GROUP * self.groups,), (1,), (0,), (GROUP,))
@@ -216,7 +216,7 @@ def _pixels(machine: Machine) -> int:
     return max(1, (machine.vector_registers - 6) // (GROUP + 1))
 
 
-def _dense(shape: tuple[int, ...]) -> tuple[int, ...]:
+def dense_steps(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(prod(shape[d + 1 :]) for d in range(len(shape)))
 
 

@@ -5,7 +5,8 @@
     a 3 x 3 convolution of stride 1 or 2, constant weights               winograd, where the cost model expects a gain
     a large product with a constant right operand                       strassen, where the cost model expects a gain
     a sum of products of two operands that the output walks alone       contract
-    a depthwise convolution of bytes with constant weights              depthwise, where a dot instruction is at hand
+    a depthwise convolution of bytes with constant weights              depthwise_rows (windows of few rows) or depthwise, where
+                                                                        a dot instruction is at hand
     a reduction of a window or of both operands along the vector axis   window
     any other single reduction                                          reduce
     one map                                                             maps
@@ -37,6 +38,7 @@ from .axes import simplify_axes, size_of, without_empty_sum
 from .block_product import schedule_block_product, takes_block_product
 from .contract import schedule_product
 from .depthwise import find_depthwise, schedule_depthwise
+from .depthwise_rows import find_rows, schedule_depthwise_rows
 from .join import join_kernels
 from .maps import schedule_map
 from .nests import parallel_top
@@ -94,6 +96,9 @@ def schedule_group(group: Group, machine: Machine, accuracy: str = "default") ->
     opened = any(map(is_open, (*c.axes, *c.reduce)))
     depthwise = None if opened else find_depthwise(group, c, machine)
     if depthwise is not None:
+        rows = find_rows(depthwise, machine)
+        if rows is not None:
+            return schedule_depthwise_rows(group, rows, machine)
         return schedule_depthwise(group, depthwise, machine)
     if is_window(c):
         return schedule_window(group, c, machine)

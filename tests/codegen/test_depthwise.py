@@ -1,4 +1,4 @@
-"""Depthwise convolution of bytes: spread weights, parameters in the order of the sums, pixels that share a vector."""
+"""Depthwise convolution of bytes: words of four rows, spread weights, parameters in the order of the sums, joined pixels."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ CASES = {
     "whole-block": (64, 3, 1, 11, "u8"), "blocks-and-rest": (144, 3, 1, 7, "u8"), "stride": (96, 3, 2, 13, "u8"),
     "two-pixels": (32, 3, 1, 12, "u8"), "odd-pixels": (32, 3, 1, 11, "u8"), "few-channels": (8, 3, 1, 16, "u8"),
     "large-window": (64, 7, 1, 9, "u8"), "signed": (68, 3, 1, 9, "i8"), "odd-channels": (30, 3, 1, 9, "u8"),
+    "four-rows": (64, 4, 1, 9, "u8"), "two-rows": (48, 2, 1, 9, "u8"), "wide": (80, 3, 1, 40, "i8"),
 }
 
 
@@ -57,4 +58,5 @@ def test_kernels_of_machines(machine: str) -> None:
 
 
 def _depthwise(program: Program) -> list[Kernel]:
-    return [program.kernels[c.kernel] for c in all_calls(program.steps) if "weights spread" in c.cost.schedule]
+    notes = ("weights spread", "four rows in a word")
+    return [program.kernels[c.kernel] for c in all_calls(program.steps) if any(n in c.cost.schedule for n in notes)]
