@@ -88,8 +88,12 @@ def is_cheap(c: Compute) -> bool:
 
 
 def compose(body: Graph, buffers: Mapping[Value, Buffer], kind: str) -> tuple[Compute, ...]:
-    """The computations of a group.  One for kinds with an anchor and for maps; for "rows" the reductions, what the group
-    gives out, and the maps that are better stored than computed again."""
+    """The computations of a group.  One for kinds with an anchor and for maps, and for "means" that of its second output;
+    for "rows" the reductions, what the group gives out, and the maps that are better stored than computed again."""
+    if kind == "means":
+        *nodes, last = body.nodes
+        (c,) = compose(Graph(kind, body.inputs, body.outputs[:1], tuple(nodes), body.constants), buffers, "contract")
+        return c, last.op.compute(buffers[body.outputs[1]], buffers[body.outputs[0]])
     scalars = {buffers[v]: a for v, a in body.constants.items()}
     readers: dict[Value, int] = {}
     for node in body.nodes:

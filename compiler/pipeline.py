@@ -31,6 +31,8 @@ from .passes.merge_products import merge_products
 from .passes.narrow_storage import narrow_storage
 from .passes.narrow_values import narrow_values
 from .passes.recognise import recognise
+from .passes.row_means import row_means
+from .passes.scale_weights import scale_weights
 from .passes.simplify import simplify
 from .progress import Stages
 
@@ -54,8 +56,10 @@ GRAPH_PASSES: tuple[tuple[str, PassFunction], ...] = (
     ("fold_expanded", fold_constants),
     ("simplify_expanded", simplify),
     ("channel_words", channel_words),
+    ("scale_weights", scale_weights),
     ("fuse", fuse),
     ("narrow_storage", narrow_storage),
+    ("row_means", row_means),
 )
 
 # (earlier, later, why)
@@ -77,12 +81,15 @@ ORDER: tuple[tuple[str, str, str], ...] = (
     ("expand_composites", "fold_expanded", "definitions compute on weights"),
     ("simplify_expanded", "channel_words", "one Pad of two with the same constant is a normal form"),
     ("channel_words", "fuse", "a Pad that is computed joins the group that makes its operand"),
+    ("fold_scales", "scale_weights", "scales that are constants are gone into the weights"),
+    ("scale_weights", "fuse", "the multiplication would be part of another kernel"),
     ("fuse", "narrow_storage", "only what crosses the borders of groups is stored"),
+    ("narrow_storage", "row_means", "means of rows stay in f32"),
     ("expand_composites", "fuse", "only operators with loops can be fused"),
     ("channels_last", "fuse", "a transpose between two nodes would keep them out of one kernel"),
 )
 
-_FOR_LOOPS = ("bound_sizes", "explicit_padding", "channel_words", "fuse", "narrow_storage")
+_FOR_LOOPS = ("bound_sizes", "explicit_padding", "channel_words", "scale_weights", "fuse", "narrow_storage", "row_means")
 
 
 def _whole_graph_passes() -> Passes:
@@ -94,8 +101,10 @@ def _whole_graph_passes() -> Passes:
 WHOLE_GRAPH_PASSES = _whole_graph_passes()
 """For targets whose own compiler takes whole graphs: it fuses, and it has convolutions with borders."""
 
-GPU_PASSES: Passes = tuple(step for step in GRAPH_PASSES if step[0] not in ("explicit_padding", "channel_words"))
-"""For kernels whose copies to shared memory fill in zeros: a border costs a condition, not a launch."""
+GPU_PASSES: Passes = tuple(step for step in GRAPH_PASSES
+                           if step[0] not in ("explicit_padding", "channel_words", "scale_weights", "row_means"))
+"""For kernels whose copies to shared memory fill in zeros: a border costs a condition, not a launch.  They read
+constant weights in rows, and no row of pixels stays in a cache."""
 
 STREAM_PASSES: Passes = tuple(step for step in GRAPH_PASSES
                               if step[0] not in (*_FOR_LOOPS, "merge_products", "lower_quantization"))
@@ -148,6 +157,8 @@ def _with_options(function: PassFunction, options: Options, native: Native, stag
         return partial(function, native=native)
     if function is lower_quantization:
         return partial(function, native=native, note=stages.notes.append)
+    if function is scale_weights:
+        return partial(function, accuracy=options.accuracy)
     if function in (narrow_storage, narrow_values):
         return partial(function, precision=options.precision)
     return function

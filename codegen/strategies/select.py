@@ -7,7 +7,7 @@
     a sum of products of two operands that the output walks alone       contract
     a depthwise convolution of bytes with constant weights              depthwise_rows (windows of few rows) or depthwise, where
                                                                         a dot instruction is at hand
-    a reduction of a window or of both operands along the vector axis   window
+    a reduction of a window or of both operands along the vector axis   window, which also takes the means of its rows
     any other single reduction                                          reduce
     one map                                                             maps
     maps and reductions over shared rows                                rows
@@ -73,6 +73,8 @@ def schedule_group(group: Group, machine: Machine, accuracy: str = "default") ->
     if group.kind == "border":
         strips = [_strip(group, c, machine) for c in group.computes]
         return Scheduled(join_kernels("border", strips), note="strips of the border")
+    if group.kind == "means":
+        return schedule_window(group, group.computes[0], machine, group.computes[1])
     if len(group.computes) > 1:
         kernel = lower_group("rows", group.params, group.computes)
         return Scheduled(schedule_rows(kernel, machine), note="rows in parallel")
