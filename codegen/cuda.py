@@ -12,6 +12,8 @@ What a kernel may use beyond plain C++:
     Do mma_m16n8k16_f16(d, a, b), _bf16              d[4] f32 += a[8] * b[4], the fragments as the PTX manual lays them out
     Do mma_m16n8k8_tf32(d, a, b)                     d[4] f32 += a[4] * b[2] of f32 rounded to tf32
     Do mma_m16n8k32_s8(d, a, b), _u8s8               d[4] i32 += a[16] * b[8] of bytes
+    Do mma_sp_m16n8k32_f16(d, a, b, where), _bf16    d[4] f32 += a[8] * b[8]: a as for m16n8k16, the two of any four elements
+         along k that are not zero; b of 32 k's; where: a u32, of 16 k's and rows g and g + 8 in threads 4 g and 4 g + 1
     Do wgmma_m64n64k16_f16(d, a, b), n128, n256, _bf16
                                                      four warps (sm_90a): d[n / 8][4] f32 += a[64, 16] * b[n, 16]^T, tiles by
          their addresses in shared memory; wgmma_fence() before, wgmma_commit(), wgmma_wait(n); fence_async_proxy()
@@ -109,6 +111,20 @@ DEVICE void {name}({d} *d, {operand}a, {operand}b)
                  "{groups};"
                  : {outs}
                  : {ins});
+}}
+"""
+
+
+def _sparse_product(dtype: str) -> str:
+    """An mma instruction whose first operand has two zeros in any four along k; `where` says which ones."""
+    return f"""
+DEVICE void mma_sp_m16n8k32_{dtype}(float *d, const void *a, const void *b, const unsigned *where)
+{{
+    const unsigned *x = (const unsigned *)a, *y = (const unsigned *)b;
+    asm volatile("mma.sp::ordered_metadata.sync.aligned.m16n8k32.row.col.f32.{dtype}.{dtype}.f32 "
+                 "{{%0, %1, %2, %3}}, {{%4, %5, %6, %7}}, {{%8, %9, %10, %11}}, {{%0, %1, %2, %3}}, %12, 0x0;"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]), "r"(y[0]), "r"(y[1]), "r"(y[2]), "r"(y[3]), "r"(*where));
 }}
 """
 
@@ -254,6 +270,7 @@ template <int GROUPS> DEVICE void cp_async_wait()
     "mma_m16n8k8_tf32": _product("mma_m16n8k8_tf32", "m16n8k8", "f32.tf32.tf32.f32", "f", 4, 2),
     "mma_m16n8k32_s8": _product("mma_m16n8k32_s8", "m16n8k32", "s32.s8.s8.s32", "r", 4, 2),
     "mma_m16n8k32_u8s8": _product("mma_m16n8k32_u8s8", "m16n8k32", "s32.u8.s8.s32", "r", 4, 2),
+    **{f"mma_sp_m16n8k32_{t}": _sparse_product(t) for t in ("f16", "bf16")},
     **_WARPGROUP,
 }
 

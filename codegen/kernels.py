@@ -88,4 +88,5 @@ def _key(group: Group) -> tuple[object, ...]:
         return group.kind, group.constants, group.sparse.key, shapes, str(lower_group("key", group.params, group.computes))
     if group.op is not None:
         return group.kind, group.op, shapes
-    return group.kind, group.constants, shapes, str(lower_group("key", group.params, group.computes))
+    paired = ("paired",) if group.paired else ()
+    return group.kind, group.constants, shapes, str(lower_group("key", group.params, group.computes)), *paired

@@ -36,7 +36,7 @@ class GpuArchitecture:
 
 
 _TURING = frozenset({"f16"})
-_AMPERE = _TURING | {"cp_async", "ldmatrix", "mma_f16", "mma_bf16", "mma_tf32", "mma_s8", "bf16"}
+_AMPERE = _TURING | {"cp_async", "ldmatrix", "mma_f16", "mma_bf16", "mma_tf32", "mma_s8", "mma_sp", "bf16"}
 _ADA = _AMPERE | {"mma_f8"}
 _HOPPER = _ADA | {"cluster", "mbarrier"}
 

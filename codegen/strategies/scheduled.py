@@ -26,6 +26,7 @@ class Group:
     """A fused group.  params: the buffers in memory that it may read or write.  For an operator with a strategy of its own
     (attention, recurrences): op and its operands instead of computations.  constants: names of the params that are
     weights.  choice: measured numbers for the strategy.  sparse: how to multiply by a constant without its zeros.
+    paired: whether two of any four weights of a product are zero, for sparse tensor cores.
     symbols: what is known of the open dimensions."""
 
     kind: str
@@ -36,6 +37,7 @@ class Group:
     constants: frozenset[str] = frozenset()
     choice: Choice = BY_MODEL
     sparse: SparsePlan | None = None
+    paired: bool = False
     symbols: tuple[Symbol, ...] = ()
 
 

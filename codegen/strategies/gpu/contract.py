@@ -36,12 +36,14 @@ from .legalize import legalize
 from .library import schedule_library_product
 from .library_conv import schedule_library_convolution
 from .operand import ACCESS, MatrixProduct, Operand, access_width
+from .paired import INSTRUCTIONS as SPARSE
+from .paired import PairedCore, paired_operands
 from .persistent import PIECES, staying_product
 from .staging import fill, in_parts, stage_operand
 from .tiles import PADDING, GpuTile, choose_tile, resident_blocks, tile_candidates, tile_numbers
 from .warpgroup import WarpgroupCore
 
-Core = Union[MatrixCore, PlainCore, WarpgroupCore]
+Core = Union[MatrixCore, PlainCore, WarpgroupCore, PairedCore]
 EPILOGUE_THREADS = 256
 PLAIN_RESIDENT = 2  # blocks of a multiprocessor that registers are limited for, in plain arithmetic
 
@@ -58,14 +60,18 @@ def schedule_matrix_product(group: Group, p: MatrixProduct, machine: GpuMachine)
     acc = p.compute.acc
     widest = max(tile_types, key=lambda t: DTYPES[t].size)
     left, right, packs = _operands(p, tile_types, matrix)
-    warpgroup = _takes_warpgroup(left, right, tile_types, machine)
-    tile, reason = _chosen(group.choice, widest, acc, matrix, machine, warpgroup) or choose_tile(
-        p.sizes, widest, acc, matrix, machine, warpgroup, group.choice.rank or 0)
+    warpgroup = not group.paired and _takes_warpgroup(left, right, tile_types, machine)
+    tile, reason = _chosen(group, widest, acc, matrix, machine, warpgroup) or choose_tile(
+        p.sizes, widest, acc, matrix, machine, warpgroup, group.choice.rank or 0, group.paired)
+    words: Operand | None = None
+    if group.paired:
+        right, words, packs = paired_operands(p, tile)
     p = replace(p, left=left, right=right)
     views, tile = _views(p, tile_types, tile, machine)
-    plan = ProductPlan(group, p, tile, matrix, tile_types, machine, views)
+    plan = ProductPlan(group, p, tile, matrix, tile_types, machine, views, words)
     kernel, temporaries = plan.kernel(tuple(packs))
-    instruction = f"wgmma_m64n{tile.columns}k16_{widest}" if warpgroup else INSTRUCTIONS.get(tile_types)
+    instruction = (f"wgmma_m64n{tile.columns}k16_{widest}" if warpgroup else SPARSE[widest] if group.paired
+                   else INSTRUCTIONS.get(tile_types))
     unit = f"tensor cores ({instruction})" if matrix else "f32 arithmetic" if acc == "f32" else f"{acc} arithmetic"
     b, m, n, k = p.sizes
     shape = f"{f'{b} x ' if b > 1 else ''}{m} x {n} x {k}"
@@ -102,12 +108,13 @@ def _operands(
 
 
 def _chosen(
-    choice: Choice, dtype: str, acc: str, matrix: bool, machine: GpuMachine, warpgroup: bool
+    group: Group, dtype: str, acc: str, matrix: bool, machine: GpuMachine, warpgroup: bool
 ) -> tuple[GpuTile, str] | None:
     """The tile of a measured choice, if there is one.  Raises OptionError for one that the machine does not have."""
+    choice = group.choice
     if choice.tile_rows is None:
         return None
-    for tile in tile_candidates(dtype, acc, matrix, machine, warpgroup):
+    for tile in tile_candidates(dtype, acc, matrix, machine, warpgroup, group.paired):
         if (tile.rows, tile.columns) == (choice.tile_rows, choice.tile_columns) and choice.stages in (None, tile.stages):
             return replace(tile, splits=choice.splits or 1), "from the tuning file"
     raise OptionError(f"tuning: no tile of {choice.tile_rows} x {choice.tile_columns} in {choice.stages} stages for {dtype} on "
@@ -153,6 +160,7 @@ class ProductPlan:
     types: tuple[str, str]
     machine: GpuMachine
     views: tuple[TensorView, ...] = ()
+    words: Operand | None = None
 
     def kernel(self, packed: tuple[Buffer, ...]) -> tuple[Kernel, tuple[tuple[str, int], ...]]:
         """The kernel, and its temporaries in memory."""
@@ -201,6 +209,8 @@ class ProductPlan:
 
     def core(self) -> Core:
         tile, p = self.tile, self.p
+        if self.words is not None:
+            return self.paired_core(self.words)
         left, right = (
             stage_operand(name, x, own, tile.depth, tile.stages, dtype, k_major=is_k_major(x, self.matrix, dtype),
                           swizzled=self.matrix or is_k_major(x, self.matrix, dtype))
@@ -212,6 +222,13 @@ class ProductPlan:
         made = WarpgroupCore if tile.warpgroup else MatrixCore if self.matrix else PlainCore
         return made(tile, left, right, p.compute.acc)
 
+    def paired_core(self, words: Operand) -> PairedCore:
+        tile, p, half = self.tile, self.p, self.tile.depth // 2
+        left = stage_operand("left", p.left, tile.rows, tile.depth, tile.stages, self.types[0], k_major=True, swizzled=True)
+        right = stage_operand("right", p.right, tile.columns, half, tile.stages, self.types[1], k_major=True, swizzled=True)
+        places = stage_operand("where_tile", words, tile.columns // 16, half, tile.stages, "u32", k_major=True, swizzled=False)
+        return PairedCore(tile, left, right, places)
+
     def pipeline(
         self, core: Core, batch: Expr, start: tuple[Expr, Expr], k_start: Expr, steps: int,
         at: tuple[Expr, Expr], lane: Var, warp: Var,
@@ -220,17 +237,23 @@ class ProductPlan:
         is_async = self.machine.has("cp_async")
         thread = warp * 32 + lane
 
+        deepest = tile.splits * steps * tile.depth
+
         def stage_in(step: Expr, stage: Expr) -> Block:
             k = k_start + step * tile.depth
-            return tuple(
-                s for x, own in zip((core.left, core.right), start, strict=True)
-                for s in fill(x, stage, batch, (own, k), tile.splits * steps * tile.depth, tile.threads, thread, is_async)
-            )
+            if isinstance(core, PairedCore):
+                brought = [(core.left, start[0], k, deepest), (core.right, start[1], k / 2, deepest // 2),
+                           (core.words, start[1] / 16, k / 2, deepest // 2)]
+            else:
+                brought = [(core.left, start[0], k, deepest), (core.right, start[1], k, deepest)]
+            return tuple(s for x, own, at_k, last in brought
+                         for s in fill(x, stage, batch, (own, at_k), last, tile.threads, thread, is_async))
 
         commit: Block = (Do("cp_async_commit"),) if is_async else ()
         early = tile.stages - 1 - core.in_flight  # stages that are filled before they are used
         ahead = min(early, steps)
         body: Block = (Alloc(core.left.buffer), Alloc(core.right.buffer))
+        body += (Alloc(core.words.buffer),) if isinstance(core, PairedCore) else ()
         for s in range(early):
             body += (*(stage_in(as_expr(s), as_expr(s)) if s < ahead else ()), *commit)
         ko = axis("ko", steps)

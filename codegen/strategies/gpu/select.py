@@ -42,6 +42,7 @@ from .direct import schedule_loops
 from .legalize import legalize
 from .maps import contiguous_axis, extents, map_nest
 from .operand import MatrixProduct, find_matrix_product
+from .paired import takes_pairs
 from .plain_attention import schedule_plain_attention, takes_plain_attention
 from .positions import schedule_positions, takes_positions
 from .recurrent import schedule_recurrent
@@ -180,5 +181,10 @@ def is_native(machine: GpuMachine, op: Op, types: tuple[TensorType, ...]) -> boo
 
 
 def with_sparsity(group: Group, arrays: Mapping[str, np.ndarray], machine: GpuMachine, accuracy: str = "default") -> Group:
-    """The group as it is: no kernel here skips zeros."""
-    return group
+    """The group, told if sparse tensor cores multiply its weights; no other zeros are skipped."""
+    if len(group.computes) != 1 or not arrays or not machine.has("mma_sp"):
+        return group
+    c = without_empty_sum(group.computes[0])
+    product = find_matrix_product(c, group.constants) if c.combine == "add" else None
+    fits = product is not None and is_worth_tiles(product) and takes_pairs(product, arrays, machine)
+    return replace(group, paired=True) if fits else group

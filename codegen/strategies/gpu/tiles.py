@@ -27,6 +27,7 @@ SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
 CLOCK_OF_L2 = 2.2  # times the bandwidth of memory
 OLDER_SHARE = 0.65  # of the peak of tensor cores made for warpgroups that mma.sync reaches
 RASTER = 8  # rows of tiles that follow each other
+PAIRED_GAIN = 1.8  # of sparse tensor cores, in arithmetic and in bytes of weights
 OVERLAP = 0.85  # of the faster one of arithmetic and memory that hides behind the other
 
 
@@ -34,7 +35,8 @@ OVERLAP = 0.85  # of the faster one of arithmetic and memory that hides behind t
 class GpuTile:
     """matrix: by tensor cores; warpgroup: by four warps together (sm_90a); bulk: a warp of its own brings the
     tiles by bulk copies, and blocks stay for several tiles, the sums of which warps finish `piece` columns at a time.  depth:
-    elements of k in a stage.  threads: of the warps that multiply."""
+    elements of k in a stage.  paired: by sparse tensor cores, two of any four weights along k are zero.  threads: of the warps
+    that multiply."""
 
     rows: int
     columns: int
@@ -47,6 +49,7 @@ class GpuTile:
     warpgroup: bool = False
     bulk: bool = False
     piece: int = 0
+    paired: bool = False
 
     @property
     def threads(self) -> int:
@@ -62,6 +65,8 @@ class GpuTile:
 
     def shared_bytes(self, size: int, acc_size: int) -> int:
         stages = self.stages * (self.rows + self.columns) * self.depth * size
+        if self.paired:
+            stages = self.stages * (self.rows * size + self.columns * size // 2 + self.columns // 8) * self.depth
         if self.bulk:
             return stages + self.stages * 16 + self.rows * (self.piece * acc_size + PADDING)
         return max(stages, self.rows * (self.columns * acc_size + PADDING))
@@ -88,17 +93,20 @@ PLAIN_SHAPES = (
 WARPGROUP_SHAPES = ((256, 128, 16, 1), (128, 256, 8, 1), (128, 128, 8, 1), (128, 64, 8, 1), (64, 128, 4, 1), (64, 64, 4, 1))
 
 
-def tile_candidates(dtype: str, acc: str, matrix: bool, machine: GpuMachine, warpgroup: bool = False) -> list[GpuTile]:
-    """Every tile that the machine's shared memory holds, the largest first.  warpgroup: only those for four warps together."""
+def tile_candidates(
+    dtype: str, acc: str, matrix: bool, machine: GpuMachine, warpgroup: bool = False, paired: bool = False
+) -> list[GpuTile]:
+    """Every tile that the machine's shared memory holds, the largest first.  warpgroup: only those for four warps together;
+    paired: those for sparse weights."""
     size, acc_size = DTYPES[dtype].size, DTYPES[acc].size
     if warpgroup:
         every = [GpuTile(*shape, 128 // size, stages, True, warpgroup=True) for shape in WARPGROUP_SHAPES for stages in (4, 3)]
         return [x for x in every if x.shared_bytes(size, acc_size) <= machine.shared_bytes]
-    depth = max(DEPTH_BYTES // size, 4) if matrix or size >= 4 else 16
+    depth = max(DEPTH_BYTES // size, 4) * (2 if paired else 1) if matrix or size >= 4 else 16
     stages = (4, 3) if machine.has("cp_async") else (2,)
     found = []
     for (rows, columns, wr, wc), count in product(MATRIX_SHAPES if matrix else PLAIN_SHAPES, stages):
-        tile = GpuTile(rows, columns, wr, wc, depth, count, matrix)
+        tile = GpuTile(rows, columns, wr, wc, depth, count, matrix, paired=paired)
         if tile.shared_bytes(size, acc_size) <= machine.shared_bytes and _fits_registers(tile, acc_size):
             found.append(tile)
     return found
@@ -111,11 +119,12 @@ def _fits_registers(tile: GpuTile, acc_size: int) -> bool:
 
 
 def rank_tiles(
-    sizes: tuple[int, int, int, int], dtype: str, acc: str, matrix: bool, machine: GpuMachine, warpgroup: bool = False
+    sizes: tuple[int, int, int, int], dtype: str, acc: str, matrix: bool, machine: GpuMachine, warpgroup: bool = False,
+    paired: bool = False,
 ) -> list[tuple[float, GpuTile]]:
     """Every tile with the seconds that the model expects, the fastest first.  sizes: batches, rows, columns, k."""
     ranked = []
-    for tile in tile_candidates(dtype, acc, matrix, machine, warpgroup):
+    for tile in tile_candidates(dtype, acc, matrix, machine, warpgroup, paired):
         for splits in SPLITS:
             if splits > 1 and sizes[3] < splits * tile.depth * 4:
                 break
@@ -126,10 +135,10 @@ def rank_tiles(
 
 def choose_tile(
     sizes: tuple[int, int, int, int], dtype: str, acc: str, matrix: bool, machine: GpuMachine, warpgroup: bool = False,
-    rank: int = 0,
+    rank: int = 0, paired: bool = False,
 ) -> tuple[GpuTile, str]:
     """The tile that the model expects to be fastest (or that many places behind it), and why."""
-    ranked = rank_tiles(sizes, dtype, acc, matrix, machine, warpgroup)
+    ranked = rank_tiles(sizes, dtype, acc, matrix, machine, warpgroup, paired)
     time, tile = ranked[min(rank, len(ranked) - 1)]
     return tile, _reason(tile, sizes, dtype, time, machine)
 
@@ -149,8 +158,10 @@ def estimate(tile: GpuTile, sizes: tuple[int, int, int, int], dtype: str, acc: s
     per_processor = -(-blocks // machine.processors)
     steps = tile.steps(k)
     macs = tile.rows * tile.columns * tile.depth
+    columns_read = tile.columns / PAIRED_GAIN if tile.paired else tile.columns
+    macs = macs / PAIRED_GAIN if tile.paired else macs
     arithmetic = macs / (_rate(dtype, tile.matrix, machine) / machine.processors * _efficiency(tile))
-    traffic = (tile.rows + tile.columns) * tile.depth * size / (machine.bandwidth * CLOCK_OF_L2 / machine.processors)
+    traffic = (tile.rows + columns_read) * tile.depth * size / (machine.bandwidth * CLOCK_OF_L2 / machine.processors)
     together = min(resident, per_processor)
     step = max(arithmetic, traffic, STEP_LATENCY / (together * (tile.stages - 1)))
     busy = per_processor * (steps * step + STEP_LATENCY * 3 / together)

@@ -31,6 +31,7 @@ void emulator_copy_start(void *to, const void *from, int bytes, int condition);
 void emulator_copy_commit(void);
 void emulator_copy_wait(int groups);
 void emulator_load_matrices(void *tile, const void *row, int count, int transposed, int line);
+void emulator_multiply_sparse(int kind, float *d, const void *a, const void *b, const unsigned *where, int line);
 void emulator_multiply(int kind, void *d, const void *a, const void *b, int line);
 void emulator_warpgroup(int kind, int columns, float *d, const void *a, const void *b, int line);
 void emulator_warpgroup_commit(void);
@@ -110,6 +111,8 @@ template <int GROUPS> inline void cp_async_wait() { emulator_copy_wait(GROUPS); 
 #define mma_m16n8k16_f16(d, a, b) emulator_multiply(0, d, a, b, __LINE__)
 #define mma_m16n8k16_bf16(d, a, b) emulator_multiply(1, d, a, b, __LINE__)
 #define mma_m16n8k8_tf32(d, a, b) emulator_multiply(2, d, a, b, __LINE__)
+#define mma_sp_m16n8k32_f16(d, a, b, where) emulator_multiply_sparse(0, d, a, b, where, __LINE__)
+#define mma_sp_m16n8k32_bf16(d, a, b, where) emulator_multiply_sparse(1, d, a, b, where, __LINE__)
 #define mma_m16n8k32_s8(d, a, b) emulator_multiply(3, d, a, b, __LINE__)
 #define mma_m16n8k32_u8s8(d, a, b) emulator_multiply(4, d, a, b, __LINE__)
 

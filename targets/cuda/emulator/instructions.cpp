@@ -155,6 +155,36 @@ void emulator_multiply(int kind, void *d, const void *a, const void *b, int line
     meet_warp(0xffffffffu, -line);
 }
 
+/* The left operand has two of any four elements along k, in the layout of m16n8k16; threads 4 g + h, h < 2, show where those of
+ * rows g (low half) and g + 8 stand among 16 k's: four bits for each four, the places of both, which must increase. */
+void emulator_multiply_sparse(int kind, float *d, const void *a, const void *b, const unsigned *where, int line)
+{
+    Thread &thread = launch.threads[launch.current];
+    memcpy(thread.slot, a, 16);
+    memcpy(thread.slot + 4, b, 16);
+    thread.slot[8] = *where;
+    meet_warp(0xffffffffu, line);
+    const int group = lane() / 4, member = lane() % 4;
+    for (int n = 0; n < 4; n++) {
+        const int row = group + 8 * (n / 2), column = 2 * member + n % 2;
+        double sum = (double)d[n];
+        for (int k = 0; k < 16; k++) { /* of the elements that are there */
+            const uint32_t word = neighbour(row % 8 * 4 + k / 8).slot[8] >> 16 * (row / 8);
+            const int four = k / 2, places = (int)(word >> four % 4 * 4 & 15u);
+            if ((places & 3) >= places >> 2) {
+                fail("line %d: the places %d and %d of row %d in the sparse operand do not increase", line, places & 3,
+                     places >> 2, row);
+            }
+            const int at = four * 4 + (k % 2 ? places >> 2 : places & 3);
+            const float x = element(kind, word_of_a(row % 8, k % 8 / 2, row / 8 + 2 * (k / 8)), k % 2);
+            const float y = element(kind, neighbour(column * 4 + at % 8 / 2).slot[4 + at / 8], at % 2);
+            sum += (double)x * (double)y;
+        }
+        d[n] = (float)sum;
+    }
+    meet_warp(0xffffffffu, -line);
+}
+
 /* 64 rows by four warps: this one has 16 of them, and all columns.  A tile begins at an address whose eight rows of 128 bytes
  * fill 1024 bytes, and pieces of 16 bytes are permuted by the row: bits 4..6 of an address are exclusive-or'ed with bits 7..9. */
 static float tile_element(int kind, const unsigned char *start, int row, int k)
