@@ -81,6 +81,12 @@ NOTES: dict[tuple[str, str], str] = {
     ("com.microsoft", "Attention"): "without do_rotary and a shared buffer",
     ("com.microsoft", "MultiHeadAttention"): "without a shared buffer and beams",
     ("com.microsoft", "MatMulNBits"): "2, 4 and 8 bits; g_idx without zero points",
+    ("com.microsoft", "MoE"): "an expert runs if any row needs it, then on all rows; without the sparse mixer",
+    ("com.microsoft", "QMoE"): "as MoE; integers of 2, 4 and 8 bits, normalized weights or weights of the router",
+    ("com.microsoft", "MatMulBnb4"): "the weights become floats while compiling",
+    ("com.microsoft", "LinearAttention"): "without a window of states",
+    ("com.microsoft", "CausalConvWithState"): "along one dimension, without a window of states",
+    ("com.microsoft", "MRotaryEmbedding"): "without scale",
     ("com.microsoft", "DynamicQuantizeLSTM"): "activations stay floats",
     ("com.microsoft", "GatherBlockQuantized"): "rows of a matrix, blocks along them",
 }

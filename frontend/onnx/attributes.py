@@ -71,7 +71,8 @@ def read_attributes(node: NodeProto, schema: OpSchema, tensors: TensorReader) ->
 
 # Annotation of a parameter -> the type of attribute that it takes.
 _ANNOTATIONS = {
-    "int": "INT", "float": "FLOAT", "str": "STRING", "tuple[int, ...]": "INTS", "tuple[int, ...] | None": "INTS",
+    "int": "INT", "int | None": "INT", "float": "FLOAT", "float | None": "FLOAT", "str": "STRING",
+    "tuple[int, ...]": "INTS", "tuple[int, ...] | None": "INTS",
     "tuple[float, ...]": "FLOATS", "tuple[float, ...] | None": "FLOATS", "tuple[str, ...] | None": "STRINGS",
 }
 

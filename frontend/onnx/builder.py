@@ -69,8 +69,8 @@ class OnnxBuilder(Builder):
     """declared: the shapes that the model declares for results, None where a dimension is open. sizes: ranges that the user
     gives dimensions that inputs do not have. node: what is being imported, for messages. wanted: which outputs of it the model
     uses. hint: the name for its results. subgraph: imports a graph attribute as a graph of its own, given the types of its
-    inputs. inline: imports one in place, given its inputs; gives its outputs. named: what a name stands for where the node is.
-    """
+    inputs. inline: imports one in place, given its inputs; gives its outputs. standard: an operator as the
+    standard defines it: its name, operands, number of outputs, attributes. named: what a name stands for where the node is."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -82,6 +82,7 @@ class OnnxBuilder(Builder):
         self.symbolic: dict[Value, np.ndarray] = {}
         self.subgraph: Callable[[GraphProto, Sequence[TensorType]], Subgraph] = _no_subgraphs
         self.inline: Callable[[GraphProto, Sequence[Any]], tuple[Any, ...]] = _no_subgraphs
+        self.standard: Callable[..., Any] = _no_subgraphs
         self.named: Callable[[str], Any] = _no_subgraphs
 
     # ---- adding ----

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from onnx import FunctionProto, GraphProto, NodeProto, TensorProto
-from onnx.defs import OpSchema
+from onnx import FunctionProto, GraphProto, NodeProto, TensorProto, helper
+from onnx.defs import OpSchema, onnx_opset_version
 
 from ...ir.errors import InternalError, ModelError, TilewrightError
 from ...ir.graph import Graph, Value
@@ -183,12 +183,12 @@ class Scope:
         operands = [self.lookup(name) if name else None for name in node.input]
         b = self.b
         require_few(next(self.context.numbers), describe(node))
-        saved = b.node, b.where, b.hint, b.wanted, b.subgraph, b.inline, b.named
+        saved = b.node, b.where, b.hint, b.wanted, b.subgraph, b.inline, b.standard, b.named
         b.node = describe(node)
         b.where = f"{saved[1]}/{node.name}" if saved[1] and node.name else node.name or saved[1] or node.op_type
         b.hint = next((name for name in node.output if name), node.op_type)
         b.wanted = tuple(bool(name) for name in node.output)
-        b.subgraph, b.inline, b.named = self._subgraph, self._inline, self.lookup
+        b.subgraph, b.inline, b.standard, b.named = self._subgraph, self._inline, self._standard, self.lookup
         try:
             made = self._apply(node, operands)
         except TilewrightError as e:
@@ -196,7 +196,7 @@ class Scope:
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as e:
             raise InternalError(f"{b.node}: the importer failed: {type(e).__name__}: {e}") from e
         finally:
-            b.node, b.where, b.hint, b.wanted, b.subgraph, b.inline, b.named = saved
+            b.node, b.where, b.hint, b.wanted, b.subgraph, b.inline, b.standard, b.named = saved
         results = made if isinstance(made, tuple) else (made,)
         for name, value in zip(node.output, results, strict=False):
             if name:
@@ -256,6 +256,16 @@ class Scope:
         self.b.declared = declared
         wanted = zip(body.outputs, self.b.wanted, strict=False)  # a body may leave out what a call does not ask for
         return tuple(scope.lookup(name) if used else None for name, used in wanted)
+
+    def _standard(self, operator: str, operands: Sequence[Imported], outputs: int, **attributes: Any) -> Outputs:
+        """An operator as the newest standard defines it by others."""
+        names = [f"x{n}" if v is not None else "" for n, v in enumerate(operands)]
+        node = helper.make_node(operator, names, [f"y{n}" for n in range(outputs)], **attributes)
+        newest = onnx_opset_version()
+        f = standard_body(node, newest, operands)
+        if f is None:
+            raise ModelError(f"{describe(node)}: this version of onnx does not define it; install a newer one")
+        return self._call(call_body(node, f, {**self.opsets, "": newest}), operands)
 
     # ---- subgraphs ----
 

@@ -15,6 +15,8 @@ from . import (
     legacy,
     linear,
     microsoft,
+    microsoft_experts,
+    microsoft_recurrent,
     microsoft_tensors,
     microsoft_weights,
     ml,
@@ -42,7 +44,8 @@ from . import (
 
 __all__ = [
     "attention", "attention_microsoft", "contract", "control", "conv", "elementwise", "fused", "gather", "gradient",
-    "image", "image_file", "legacy", "linear", "microsoft", "microsoft_tensors", "microsoft_weights", "ml", "ml_categories",
-    "ml_svm", "ml_trees", "narrow_quantize", "norm", "pad", "pool", "qonnx", "quantize", "random", "recurrent", "reduce",
-    "regions", "roi", "sequence", "shape", "signal", "strings", "text", "training",
+    "image", "image_file", "legacy", "linear", "microsoft", "microsoft_experts", "microsoft_recurrent",
+    "microsoft_tensors", "microsoft_weights", "ml", "ml_categories", "ml_svm", "ml_trees", "narrow_quantize", "norm",
+    "pad", "pool", "qonnx", "quantize", "random", "recurrent", "reduce", "regions", "roi", "sequence", "shape",
+    "signal", "strings", "text", "training",
 ]  # fmt: skip

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from ....ir.dims import as_dim
 from ....ir.errors import ModelError
 from ....ir.expr import as_expr
@@ -200,6 +202,41 @@ def rotary_embedding(
         positions = b.binary("add", b.reshape(b.add(Iota(rows, "i64")), (1, rows)), start)
     y = rotate(b, y, b.gather(cos, positions, 0), b.gather(sin, positions, 0), bool(interleaved))
     return _joined(b, y) if flat else y
+
+
+@onnx_op("MRotaryEmbedding", since=0, domain=DOMAIN)
+def multimodal_rotary_embedding(
+    b: OnnxBuilder, x: Value, positions: Value, cos: Value, sin: Value, *, mrope_section: tuple[int, ...],
+    interleaved: int = 0, is_packed_batching: int = 0, mrope_layout: int = 0, num_heads: int = 0,
+    rotary_embedding_dim: int = 0, scale: float = 1.0,
+) -> Outputs:  # fmt: skip
+    """As RotaryEmbedding, with three positions each, positions[3, B, M]: each angle is of one of them.  mrope_layout: 0 in
+    sections, one behind the other; 1 in turns, as far as the sections reach."""
+    flat = x.type.rank == 3
+    require_rank("position_ids", positions, 3)
+    require_rank("input", x, 3, 4)
+    for cache in (cos, sin):
+        require_rank("the cache of angles", cache, 2)
+    half = _known(cos.type.shape[1])
+    if scale != 1 or len(mrope_section) != 3 or mrope_layout not in (0, 1) or positions.type.shape[0] != 3:
+        raise ModelError(f"scale {scale}, sections {list(mrope_section)}, layout {mrope_layout}, positions {positions.type} "
+                         "are not supported")  # fmt: skip
+    at = np.arange(half)
+    if mrope_layout:
+        owner = np.where((at % 3 > 0) & (at < 3 * np.array(mrope_section)[at % 3]), at % 3, 0)
+    else:
+        owner = np.minimum(np.searchsorted(np.cumsum(mrope_section), at, side="right"), 2)
+    heads = num_heads or quotient([x.type.shape[-1]], [2 * half])
+    y = heads_of(b, x, heads) if flat else x  # type: ignore[arg-type]
+    c, s = (_of_owners(b, b.gather(t, positions, 0), owner) for t in (cos, sin))
+    y = rotate(b, y, c, s, bool(interleaved))
+    return _joined(b, y) if flat else y
+
+
+def _of_owners(b: OnnxBuilder, angles: Value, owner: np.ndarray) -> Value:
+    """angles[3, B, M, R / 2] -> [B, M, R / 2], each from its owner."""
+    t, h, w = (b.reshape(b.slice(angles, 0, n, 1), angles.type.shape[1:]) for n in range(3))
+    return b.select(b.constant(owner == 1), h, b.select(b.constant(owner == 2), w, t))
 
 
 def _known(d: Dim) -> int:

@@ -133,6 +133,18 @@ def _summed(b: OnnxBuilder, x: Value, skip: Value, bias: Value | None) -> Value:
     return total if bias is None else b.binary("add", total, bias)
 
 
+@onnx_op("GatedAdd", since=0, domain=DOMAIN)
+def gated_add(b: OnnxBuilder, x: Value, y: Value, gate: Value) -> Outputs:
+    """x + y * gate, with a gate for each row."""
+    return b.binary("add", x, b.binary("mul", y, gate))
+
+
+@onnx_op("ScaledSiLU", since=0, domain=DOMAIN)
+def scaled_silu(b: OnnxBuilder, x: Value, scale: Value | None = None, *, alpha: float = 1.0) -> Outputs:
+    z = b.binary("mul", x, alpha if scale is None else b.cast(b.reshape(scale, ()), x.type.dtype))
+    return b.binary("mul", z, b.unary("sigmoid", z))
+
+
 @onnx_op("SkipLayerNormalization", since=0, domain=DOMAIN)
 def skip_layer_normalization(
     b: OnnxBuilder, x: Value, skip: Value, gamma: Value, beta: Value | None = None, bias: Value | None = None, *,

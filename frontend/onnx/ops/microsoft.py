@@ -207,7 +207,7 @@ def matmul_n_bits(
         raise ModelError(f"weights of {bits} bits, {N} x {K} in blocks of {block_size}, prepacked: {weight_prepacked}; "
                          "supported are 2, 4 and 8 bits that are not prepacked")  # fmt: skip
     blocks = -(-K // block_size)
-    weights = _unpacked(b.array(packed, "B"), bits, (N, blocks * block_size))[:, :K]
+    weights = unpacked(b.array(packed, "B"), bits, (N, blocks * block_size))[:, :K]
     if groups is not None and (zeros is not None or bits == 2):
         raise ModelError("g_idx with zero_points or 2 bits: runtimes disagree about what it means")
     order = None if groups is None else _rows_by_block(b.array(groups, "g_idx"), K, block_size)
@@ -219,7 +219,7 @@ def matmul_n_bits(
     if zeros is not None:
         array = b.array(zeros, "zero_points")
         per_row = -(-blocks * bits // 8) * (8 // bits)
-        zero = np.ascontiguousarray(_unpacked(array, bits, (N, per_row))[:, :blocks].T)
+        zero = np.ascontiguousarray(unpacked(array, bits, (N, per_row))[:, :blocks].T)
     floats = b.add(Dequantize(0, block_size), w, scale, b.constant(zero))
     if accuracy_level == 4 and x.type.dtype == "f32" and K % block_size == 0:
         x = b.add(RoundBlocks(block_size), x)  # the model allows products of bytes
@@ -237,7 +237,7 @@ def _rows_by_block(groups: np.ndarray, count: int, size: int) -> np.ndarray | No
     return None if np.array_equal(places, blocks) else order
 
 
-def _unpacked(array: np.ndarray, bits: int, shape: tuple[int, int]) -> np.ndarray:
+def unpacked(array: np.ndarray, bits: int, shape: tuple[int, int]) -> np.ndarray:
     if array.dtype != np.uint8:
         raise ModelError(f"weights and zero points are packed in u8, got {array.dtype}")
     data = np.ascontiguousarray(array).reshape(-1)

@@ -6,6 +6,7 @@ import numpy as np
 
 from ....ir.errors import ModelError
 from ....ir.graph import Value
+from ....ir.ops.contract import MatMul
 from ....ir.ops.norm import LayerNorm
 from ....ir.ops.reduce import Reduce
 from ..builder import NarrowTensor, OnnxBuilder, normal_axis
@@ -70,6 +71,35 @@ def _numbers(b: OnnxBuilder, rows: Value, bits: int) -> Value:
     parts = b.binary("shr", b.reshape(rows, (*rows.type.shape, 1)), shifts)
     last = rows.type.shape[-1]
     return b.reshape(b.binary("bitand", parts, 2**bits - 1), (*rows.type.shape[:-1], last * (8 // bits)))
+
+
+# What a code of 4 bits stands for: the numbers of bitsandbytes, a float of 4 bits and quantiles of a normal distribution.
+_FP4 = (0.0, 0.0052083333, 0.66666667, 1.0, 0.33333333, 0.5, 0.16666667, 0.25)
+_NF4 = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+)  # fmt: skip
+
+
+@onnx_op("MatMulBnb4", since=0, domain=DOMAIN)
+def matmul_bnb4(
+    b: OnnxBuilder, x: Value, packed: Value, largest: Value, *, K: int, N: int, block_size: int, quant_type: int,
+    training_mode: int = 0, transB: int = 1,
+) -> Outputs:  # fmt: skip
+    """Weights [N, K] of 4 bits, the high ones first, in blocks along the flat matrix, each with its largest magnitude.  They
+    become floats while compiling: the codes are not evenly spaced."""
+    if min(K, N, block_size) < 1 or quant_type not in (0, 1):
+        raise ModelError(f"weights {N} x {K} in blocks of {block_size}, quant_type {quant_type}; expected 0 (FP4) or 1 (NF4)")
+    codes = b.array(packed, "B").reshape(-1)
+    scales = b.array(largest, "absmax").reshape(-1)
+    if codes.dtype != np.uint8 or codes.size != (N * K + 1) // 2 or scales.size != -(-N * K // block_size):
+        raise ModelError(f"{codes.size} bytes and {scales.size} scales do not fit {N} x {K} weights in blocks of {block_size}")
+    numbers = np.array((*_FP4, *(-v for v in _FP4)) if quant_type == 0 else _NF4, np.float32)
+    flat = numbers[np.stack([codes >> 4, codes & 15], -1).reshape(-1)[: N * K]]
+    weights = (flat * np.repeat(scales.astype(np.float32), block_size)[: N * K]).reshape(N, K)
+    w = np.ascontiguousarray(weights.T if transB else weights).astype(scales.dtype)
+    return b.add(MatMul(), x, b.cast(b.constant(w), x.type.dtype))
 
 
 @onnx_op("QAttention", since=0, domain=DOMAIN)
