@@ -1,4 +1,4 @@
-"""Products with weights of 4 and 8 bits: unpacked in registers, one panel of columns after the other.
+"""Products with weights of 2, 4 and 8 bits: unpacked in registers, one panel of columns after the other.
 
 For a tile of rows and a panel of columns the sums stay in registers over the whole reduction.  A block of the weights is
 multiplied without its scale, then added with it:
@@ -137,9 +137,9 @@ class _Tile:
         for v in range(self.vectors):
             for q in range(quads):
                 word = self._word(k, v)
-                if quads == 2:
-                    word = binary("shr", word, splat(const(4, "i32"), self.lanes)) if q else word
-                    word = binary("and", word, splat(const(0x0F0F0F0F, "i32"), self.lanes))
+                if quads > 1:
+                    word = binary("shr", word, splat(const(q * self.op.bits, "i32"), self.lanes)) if q else word
+                    word = binary("and", word, splat(const((2**self.op.bits - 1) * 0x01010101, "i32"), self.lanes))
                 for r in range(self.rows):
                     at = k * self.op.per_word + 4 * q
                     four = splat(Load.of(self.x, (self.row + r, at), Type("i32")), self.lanes)

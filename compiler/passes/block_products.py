@@ -4,7 +4,8 @@
     MatMul(RoundBlocks(x), Dequantize(q, scale, zero))    ->   BlockMatMul(bytes of x, their scales, their sums, ..)
     MatMul(RoundBlocks(x), w)                             ->   MatMul(x, w)      where the machine has no such product
 
-q is a constant of 4 or 8 bits (4 if all of them fit), with a scale per column, or per column and block along the reduction.
+q is a constant of 2, 4 or 8 bits (the fewest that all of them fit into), with a scale per column, or per column and block
+along the reduction.
 Weights that would be converted to floats at compile time are read four to seven times faster as they are, which is what
 a product with few rows waits for.  With many rows in floats the conversion would be repeated for every tile of rows.
 """
@@ -111,13 +112,12 @@ def _weights(graph: Graph, w: Value, block: int) -> _Weights | None:
 
 
 def _stored(q: np.ndarray, zeros: np.ndarray, scales: np.ndarray, group: int) -> _Weights:
-    """Without sign, in four bits if they fit."""
+    """Without sign, in as few bits as they fit into."""
     low, high = int(q.min()), int(q.max())
-    bits, shift = 8, 128 if low < 0 else 0
-    if low >= -8 and high <= 7 and low < 0:
-        bits, shift = 4, 8
-    elif low >= 0 and high <= 15:
+    bits = next(n for n in (2, 4, 8) if (high < 2**n if low >= 0 else -(2 ** (n - 1)) <= low and high < 2 ** (n - 1)))
+    if group % 16 and bits == 2:
         bits = 4
+    shift = 2 ** (bits - 1) if low < 0 else 0
     q, zeros = q + shift, zeros + shift
     first = int(zeros.flat[0])
     same = bool((zeros == first).all())

@@ -25,7 +25,7 @@ from ..writing import write_whole
 from .allocate import allocate, cost_curve
 from .budget import densities_for
 from .judge import Agreement, agreement
-from .layers import Layer, find_layers
+from .layers import Layer, find_layers, make_stages
 from .moments import Moments, gather_moments
 from .norms import find_norms, refit_norms
 from .patterns import Pattern, parse_pattern
@@ -33,7 +33,6 @@ from .reconstruct import IMPORTANCES, choose, refit, relative_error, scores
 
 ALLOCATIONS = ("auto", "uniform")
 HELD_OUT = 4  # every so many batches one judges
-STAGES = 6
 Progress = Callable[[str, int, int], None]
 
 
@@ -198,7 +197,7 @@ class _Job:
         mask, made = choose(original, own, cross, self.pattern, density, self.importance)
         before = relative_error(made, original, own, cross, own)
         if self.reconstruct:
-            made = refit(original, mask, own, cross)
+            made = refit(original, mask, own, cross, made)
         layer.store(self.edit, made)
         if self.reconstruct and layer.bias:
             z, x = moments.means()
@@ -222,17 +221,6 @@ class _Job:
         after = agreement(ActivationRunner(self.original), ActivationRunner(self.edit.finish(), cache=False), samples).error
         if after >= before:
             self.edit.constants.update(old)
-
-
-def make_stages(layers: list[Layer]) -> list[list[Layer]]:
-    """Nearly equal runs of layers; those of one input stay together."""
-    size = -(-len(layers) // STAGES)
-    stages: list[list[Layer]] = []
-    for layer in layers:
-        if not stages or (len(stages[-1]) >= size and layer.source != stages[-1][-1].source):
-            stages.append([])
-        stages[-1].append(layer)
-    return stages
 
 
 __all__ = ["LayerReport", "Pruned", "prune"]

@@ -14,6 +14,7 @@ from onnx import NodeProto
 
 from ..onnx_edit import OnnxEdit, attributes
 
+STAGES = 6
 SMALLEST = 1024  # weights; pruning fewer brings nothing
 
 
@@ -133,3 +134,14 @@ def _bias(node: NodeProto, edit: OnnxEdit, users: dict[str, list[NodeProto]], us
     found = edit.constants.get(name)
     fits = found is not None and found.size == outputs and found.shape[-1:] == (outputs,) and uses[name] == 1
     return name if fits else ""
+
+
+def make_stages(layers: list[Layer]) -> list[list[Layer]]:
+    """Nearly equal runs of layers; those of one input stay together."""
+    size = -(-len(layers) // STAGES)
+    stages: list[list[Layer]] = []
+    for layer in layers:
+        if not stages or (len(stages[-1]) >= size and layer.source != stages[-1][-1].source):
+            stages.append([])
+        stages[-1].append(layer)
+    return stages

@@ -12,6 +12,8 @@ from ...ir.errors import OptionError
 from ..cli import OK, USER_ERROR
 from ..writing import check_writable
 
+WEIGHTS = ("int2", "int3", "int4", "int8")
+
 
 def quantize_command(a: argparse.Namespace) -> int:
     """Exit code 0 if the contract holds, 1 if not: the best that was found is written all the same."""
@@ -51,13 +53,13 @@ def _narrow(a: argparse.Namespace) -> int:
         raise OptionError("--weights-only, --dynamic: expected one of them")
     if a.dynamic:
         done = quantize_dynamic(a.model, a.data, max_drop=max_drop, metric=a.metric, keep=a.keep, timing=not a.no_timing)
-    elif a.weights_only in ("int4", "int8"):
+    elif a.weights_only in WEIGHTS:
         done = quantize_weights(
             a.model, a.data, bits=int(a.weights_only[3:]), group=a.group, rounding=a.rounding, in_bytes=not a.exact,
             max_drop=max_drop, metric=a.metric, keep=a.keep,
         )
     else:
-        raise OptionError(f"--weights-only: expected int4 or int8, got {a.weights_only!r}")
+        raise OptionError(f"--weights-only: expected {', '.join(WEIGHTS)}, got {a.weights_only!r}")
     place = done.save(a.output, a.target)
     if a.json:
         verdict = None if done.verdict is None else asdict(done.verdict)
@@ -101,7 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser, completed: Any) -> None:
     contract.add_argument("--keep", action="append", default=[], metavar="LAYER", help="leave this layer in floats")
     parser.add_argument("--dynamic", action="store_true", help="ranges of activations are found by each run; samples optional")
     narrow = parser.add_argument_group("narrow weights, float activations")
-    narrow.add_argument("--weights-only", metavar="TYPE", help="int4 or int8; samples are optional, and worth giving")
+    narrow.add_argument("--weights-only", metavar="TYPE", help="int2, int3, int4 or int8; samples are optional, worth giving")
     narrow.add_argument("--group", type=int, default=32, metavar="N", help="weights that share a scale: 32, 64 or 128 (32)")
     narrow.add_argument("--exact", action="store_true", help="products in floats, not in bytes")
     method = parser.add_argument_group("method")

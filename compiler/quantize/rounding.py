@@ -17,6 +17,8 @@ from functools import cached_property
 
 import numpy as np
 
+from .weights import integers
+
 _BLOCK = 128
 DAMPING = 0.01
 
@@ -50,9 +52,9 @@ def curvature(rows: np.ndarray) -> Curvature:
     return Curvature(h)
 
 
-def sweep(w: np.ndarray, c: Curvature, scales: np.ndarray, bits: int) -> np.ndarray:
-    """The integers (f32) of weights [K, N].  scales: [K, N] or what broadcasts to it."""
-    top = 2 ** (bits - 1) - 1
+def sweep(w: np.ndarray, c: Curvature, scales: np.ndarray, bits: int, whole: bool = False) -> np.ndarray:
+    """The integers (f32) of weights [K, N].  scales: [K, N] or what broadcasts to it.  whole: as `weights.integers`."""
+    least, top = integers(bits, whole)
     w = w[c.order].astype(np.float64)
     kept = w != 0
     s = np.broadcast_to(scales, w.shape)[c.order].astype(np.float64)
@@ -62,7 +64,7 @@ def sweep(w: np.ndarray, c: Curvature, scales: np.ndarray, bits: int) -> np.ndar
         stop = min(start + _BLOCK, len(w))
         errors = np.empty((stop - start, w.shape[1]))
         for k in range(start, stop):
-            q[k] = np.clip(np.rint(w[k] / s[k]), -top, top) * kept[k]
+            q[k] = np.clip(np.rint(w[k] / s[k]), least, top) * kept[k]
             errors[k - start] = (w[k] - q[k] * s[k]) / inverse[k, k]
             w[k + 1 : stop] -= np.outer(inverse[k, k + 1 : stop], errors[k - start])
         w[stop:] -= inverse[start:stop, stop:].T @ errors
@@ -71,9 +73,11 @@ def sweep(w: np.ndarray, c: Curvature, scales: np.ndarray, bits: int) -> np.ndar
     return back.astype(np.float32)
 
 
-def refine(q: np.ndarray, w: np.ndarray, c: Curvature, scales: np.ndarray, bits: int, sweeps: int = 2) -> np.ndarray:
+def refine(
+    q: np.ndarray, w: np.ndarray, c: Curvature, scales: np.ndarray, bits: int, sweeps: int = 2, whole: bool = False
+) -> np.ndarray:
     """Better integers than q for the same arguments as `sweep`."""
-    top = 2 ** (bits - 1) - 1
+    least, top = integers(bits, whole)
     s = np.broadcast_to(scales, w.shape).astype(np.float64)
     q = q.astype(np.float64)
     kept = w != 0
@@ -83,7 +87,7 @@ def refine(q: np.ndarray, w: np.ndarray, c: Curvature, scales: np.ndarray, bits:
     for _ in range(sweeps):
         moved = 0
         for k in range(len(w)):
-            step = (np.clip(np.rint(q[k] - gradient[k] / (diagonal[k] * s[k])), -top, top) - q[k]) * kept[k]
+            step = (np.clip(np.rint(q[k] - gradient[k] / (diagonal[k] * s[k])), least, top) - q[k]) * kept[k]
             changed = np.flatnonzero(step)
             if changed.size:
                 gradient[:, changed] += np.outer(h[:, k], step[changed] * s[k][changed])

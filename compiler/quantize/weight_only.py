@@ -1,10 +1,12 @@
-"""Weights of 4 or 8 bits, activations as they are: for models whose time is reading weights.
+"""Weights of 2, 3, 4 or 8 bits, activations as they are: for models whose time is reading weights, or whose size counts.
 
     MatMul(x, W)   ->   MatMulNBits(x, integers, scales)        com.microsoft, blocks of 32, 64 or 128 along the reduction
+    Conv(x, W)     ->   Conv(x, DequantizeLinear(integers))     fewer than 8 bits only; a scale per output
 
-Every block of a column has its own scale, clipped to what changes the products least; with samples the integers are
-rounded by what they are multiplied with (`rounding`), which is worth about half a bit.  The file allows products in bytes
-(accuracy_level 4): x is then rounded per block as well, to eight bits.
+Every block of a column has its own scale, clipped to what changes the products least; with samples the integers are rounded
+by what they are multiplied with, layer after layer (`staged`).  The file allows products in bytes (accuracy_level 4): x is then
+rounded per block as well, to eight bits.  Weights of 3 bits are stored in 4: nothing unpacks them faster.  Those of
+convolutions are INT4 in files of operator set 21 or later, INT8 in older ones, and floats in the artifact.
 """
 
 from __future__ import annotations
@@ -17,28 +19,26 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from ...ir.errors import OptionError
 from ...targets.artifact import Artifact
 from ..api import compile_with
-from ..onnx_edit import Model, OnnxEdit
+from ..onnx_edit import Model, OnnxEdit, like
+from ..prune.layers import find_layers as followed_layers
 from .activations import MEMORY, Signature, declared_inputs, load_compiled
-from .calibrate import calibrated
 from .judge import DEFAULT_DROPS, Judge, Metric, Outputs, Verdict, make_judge
 from .layers import Layer, find_layers
 from .plan import decibels
 from .prepare import prepared
-from .products import layer_products, products
-from .rounding import curvature, refine, sweep
 from .samples import Batch, Samples, Source, as_samples
-from .statistics import Statistics
-from .weights import channel_scales, nearest
+from .staged import Rounded, round_in_stages, spread
+from .weights import block_scales, nearest
 
-BITS, GROUPS = (4, 8), (32, 64, 128)
+BITS, GROUPS = (2, 3, 4, 8), (32, 64, 128)
+INT4_OPSET = 21
 DOMAIN = "com.microsoft"
 _HELD_OUT = 4
-_MOST_INPUTS = 8192  # of a layer whose curvature is inverted
 
 
 @dataclass(frozen=True)
@@ -99,36 +99,62 @@ def quantize_weights(
     if bits not in BITS or group not in GROUPS:
         raise OptionError(f"weights_only: expected bits of {BITS} and a group of {GROUPS}, got {bits} and {group}")
     edit = prepared(model, base_dir)
-    layers, refused = _layers(edit, group, keep)
-    samples = held = found = None
-    original = edit.finish()
+    layers, refused = _layers(edit, bits, group, keep)
+    original, signature = edit.finish(), ()
+    judge = samples = None
     if data is not None:
-        samples = as_samples(data, declared_inputs(original))
-        calibration, rest = samples.split(_HELD_OUT)
-        held = list(rest)
-        found = calibrated(edit, layers, calibration, memory)
-    made = {layer.name: _narrow(edit, layer, bits, group, found, rounding) for layer in layers}
+        samples, held = as_samples(data, declared_inputs(original)).split(_HELD_OUT)
+        batches = list(held)
+        judge, signature = make_judge(batches, model_outputs(original, batches), metric), batches[0].signature
+    made = _rounded(edit, layers, bits, group, samples if rounding != "nearest" else None)
     _write(edit, layers, made, bits, group, in_bytes)
     narrow = edit.finish()
-    judge = None if held is None else make_judge(held, model_outputs(original, held), metric)
+    how = "nearest" if samples is None or rounding == "nearest" else "gptq"
     return NarrowModel(
-        edit.name, narrow, bits, group, [made[layer.name][2] for layer in layers], refused,
-        None if judge is None or held is None else judge.verdict(model_outputs(narrow, held)),
+        edit.name, narrow, bits, group, [NarrowLayer(n, r.integers.size, r.error, how) for n, r in made.items()], refused,
+        None if judge is None else judge.verdict(model_outputs(narrow, judge.batches)),
         allowed_drop(judge, max_drop, 2),  # four bits cost more than eight
-        held[0].signature if held else (), (constant_bytes(original), constant_bytes(narrow)),
+        signature, (constant_bytes(original), constant_bytes(narrow)),
     )
 
 
-def _layers(edit: OnnxEdit, group: int, keep: Sequence[str]) -> tuple[list[Layer], dict[str, str]]:
+def _rounded(edit: OnnxEdit, layers: Sequence[Layer], bits: int, group: int, samples: Samples | None) -> dict[str, Rounded]:
+    """By layer; in stages where there are samples, else (and for what those cannot follow) the nearest integers."""
+    made: dict[str, Rounded] = {}
+    groups = {n.name: edit.constants[n.weight][0].size if n.is_conv else group for n in layers}
+    if samples is not None:
+        followed, _ = followed_layers(edit, smallest=1)
+        chosen = [n for n in followed if n.name in groups]
+        made = round_in_stages(edit, chosen, bits, groups, samples)
+    for layer in layers:
+        if layer.name not in made:
+            w = _columns(layer, edit.constants[layer.weight])
+            scales = block_scales(w.reshape(-1, groups[layer.name], w.shape[1]), bits)
+            q = nearest(w, spread(scales, len(w)), bits, whole=True)
+            error = float(np.square(q * spread(scales, len(w)) - w).sum() / max(np.square(w).sum(), 1e-30))
+            made[layer.name] = Rounded(q, scales, error)
+    return {n.name: made[n.name] for n in layers}
+
+
+def _columns(layer: Layer, w: np.ndarray) -> np.ndarray:
+    """Weights as [depth, outputs], the channels of a convolution last in depth (as `prune` has them)."""
+    if layer.is_conv:
+        return np.moveaxis(w, 1, -1).reshape(w.shape[0], -1).T.astype(np.float32)
+    return layer.matrix(w)[0].astype(np.float32)
+
+
+def _layers(edit: OnnxEdit, bits: int, group: int, keep: Sequence[str]) -> tuple[list[Layer], dict[str, str]]:
     found, refused = find_layers(edit)
     layers = []
     for layer in found:
         shape = edit.constants[layer.weight].shape
         if layer.name in keep:
             refused[layer.name] = "it is kept in floats as asked"
-        elif layer.is_conv:
+        elif layer.is_conv and bits >= 8:
             refused[layer.name] = "convolutions are not read from memory once per result"
-        elif shape[1 - layer.channels] % group:
+        elif layer.is_conv and layer.groups > 1:
+            refused[layer.name] = "a grouped convolution has few weights"
+        elif not layer.is_conv and shape[1 - layer.channels] % group:
             refused[layer.name] = f"blocks of {group} do not divide its {shape[1 - layer.channels]} inputs"
         else:
             layers.append(layer)
@@ -138,53 +164,35 @@ def _layers(edit: OnnxEdit, group: int, keep: Sequence[str]) -> tuple[list[Layer
     return layers, refused
 
 
-def _narrow(
-    edit: OnnxEdit, layer: Layer, bits: int, group: int, found: Statistics | None, rounding: str
-) -> tuple[np.ndarray, np.ndarray, NarrowLayer]:
-    """Integers [K, N] around zero, scales [K / group, N]."""
-    w = layer.matrix(edit.constants[layer.weight])[0].astype(np.float32)
-    blocks = w.reshape(-1, group, w.shape[1])
-    rows = None if found is None else found.rows_of(layer)
-    importance = None if rows is None else np.square(rows[0]).mean(axis=0).reshape(-1, group)
-    weights = np.ones(blocks.shape[:2]) if importance is None else importance
-    scales = channel_scales(blocks, bits, weights)[:, 0]
-    spread = np.repeat(scales, group, axis=0)
-    q, how = nearest(w, spread, bits), "nearest"
-    if rows is None:
-        error = float(np.square(q * spread - w).sum() / max(np.square(w).sum(), 1e-30))
-        return q, scales, NarrowLayer(layer.name, w.size, error, how)
-    p = layer_products(layer, edit.constants[layer.weight], rows)
-    if rounding != "nearest" and len(w) <= _MOST_INPUTS and rows.shape[1] > 3:
-        fit = np.arange(rows.shape[1]) % 4 != 3
-        c = curvature(rows[0, fit])
-        careful = refine(sweep(w, c, spread, bits), w, c, spread, bits)
-        test = products(rows[:, ~fit], w[None])
-        if test.error(test.x, (careful * spread)[None]) < test.error(test.x, (q * spread)[None]):
-            q, how = careful, "gptq"
-    return q, scales, NarrowLayer(layer.name, w.size, p.error(p.x, (q * spread)[None]), how)
-
-
 def _write(
-    edit: OnnxEdit, layers: Sequence[Layer], made: Mapping[str, tuple[np.ndarray, np.ndarray, NarrowLayer]], bits: int,
-    group: int, in_bytes: bool,
+    edit: OnnxEdit, layers: Sequence[Layer], made: Mapping[str, Rounded], bits: int, group: int, in_bytes: bool
 ) -> None:
     by_name = {layer.name: layer for layer in layers}
-    nodes = [
-        _node(edit, n, by_name[n.name], *made[n.name][:2], bits, group, in_bytes) if n.name in by_name else n
-        for n in edit.nodes
-    ]
+    nodes: list[NodeProto] = []
+    for n in edit.nodes:
+        layer = by_name.get(n.name)
+        if layer is None:
+            nodes.append(n)
+        elif layer.is_conv:
+            nodes += _convolution(edit, n, layer, made[n.name])
+        else:
+            nodes.append(_product(edit, n, layer, made[n.name], bits, group, in_bytes))
     edit.replace_nodes(nodes)
     if not any(o.domain == DOMAIN for o in edit.proto.opset_import):
         edit.proto.opset_import.append(helper.make_opsetid(DOMAIN, 1))
 
 
-def _node(
-    edit: OnnxEdit, node: NodeProto, layer: Layer, q: np.ndarray, scales: np.ndarray, bits: int, group: int, in_bytes: bool
+def _product(
+    edit: OnnxEdit, node: NodeProto, layer: Layer, made: Rounded, bits: int, group: int, in_bytes: bool
 ) -> NodeProto:
-    """The low half of a byte comes first; [N, blocks, bytes of a block]."""
+    """The low bits of a byte come first; [N, blocks, bytes of a block]."""
+    q, scales = made.integers, made.scales
+    stored = 4 if bits == 3 else bits
     depth, columns = q.shape
-    whole = (q.T.astype(np.int32) + 2 ** (bits - 1)).astype(np.uint8).reshape(columns, depth // group, group)
-    packed = whole if bits == 8 else whole[..., 0::2] | (whole[..., 1::2] << 4)
+    whole = (q.T.astype(np.int32) + 2 ** (stored - 1)).astype(np.uint8).reshape(columns, depth // group, group)
+    packed = np.zeros((*whole.shape[:2], group * stored // 8), np.uint8)
+    for part in range(8 // stored):
+        packed |= whole[..., part :: 8 // stored] << np.uint8(part * stored)
     inputs = [
         node.input[0], edit.constant(packed, f"{layer.weight}_q{bits}"),
         edit.constant(np.ascontiguousarray(scales.T).reshape(-1), f"{layer.weight}_scales"),
@@ -192,9 +200,29 @@ def _node(
     if node.op_type == "Gemm" and len(node.input) > 2 and node.input[2]:
         inputs += ["", "", node.input[2]]
     return helper.make_node(
-        "MatMulNBits", inputs, list(node.output), node.name, domain=DOMAIN, K=depth, N=columns, bits=bits, block_size=group,
-        accuracy_level=4 if in_bytes else 0,
+        "MatMulNBits", inputs, list(node.output), node.name, domain=DOMAIN, K=depth, N=columns, bits=stored,
+        block_size=group, accuracy_level=4 if in_bytes else 0,
     )
+
+
+def _convolution(edit: OnnxEdit, node: NodeProto, layer: Layer, made: Rounded) -> list[NodeProto]:
+    """Its weights as integers with a scale per output."""
+    outputs, channels, *kernel = edit.constants[layer.weight].shape
+    q = np.moveaxis(made.integers.T.reshape(outputs, *kernel, channels), -1, 1).astype(np.int8)
+    name = edit.unique(f"{layer.weight}_q")
+    if edit.opsets.get("", 0) >= INT4_OPSET:
+        flat = q.reshape(-1).astype(np.uint8) & 15
+        flat = np.append(flat, np.zeros(flat.size % 2, np.uint8))
+        data = (flat[0::2] | flat[1::2] << 4).tobytes()
+        edit.graph.initializer.append(TensorProto(name=name, data_type=TensorProto.INT4, dims=q.shape, raw_data=data))
+    else:
+        edit.constants[name] = q
+    scales = edit.constant(made.scales.reshape(-1), f"{layer.weight}_scales")
+    weights = edit.unique(f"{layer.weight}_dq")
+    return [
+        helper.make_node("DequantizeLinear", [name, scales], [weights], edit.unique(f"{layer.name}_DQ"), axis=0),
+        like(node, input=[node.input[0], weights, *node.input[2:]]),
+    ]
 
 
 def model_outputs(model: ModelProto, batches: Sequence[Batch]) -> Outputs:

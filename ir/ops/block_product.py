@@ -1,8 +1,8 @@
-"""Products with weights of 4 or 8 bits that share a scale in blocks along the reduction, for few rows.
+"""Products with weights of 2, 4 or 8 bits that share a scale in blocks along the reduction, for few rows.
 
 The weights are stored as the machine unpacks them: columns in panels, and for each column 32-bit words of neighbours
-along the reduction (eight of 4 bits, four of 8).  A byte of a word holds neighbours 0..3; of 4 bits, its high half holds
-neighbours 4..7, so that a mask gives four bytes that one instruction multiplies.
+along the reduction (sixteen of 2 bits, eight of 4, four of 8).  The low bits of the four bytes of a word hold neighbours 0..3,
+the next higher ones neighbours 4..7, and so on, so that a mask gives four bytes that one instruction multiplies.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from .operands import require, require_count
 
 def shifts(bits: int) -> tuple[int, ...]:
     """By how many bits each neighbour is moved within its word."""
-    low = (0, 8, 16, 24)
-    return low if bits == 8 else (*low, *(s + 4 for s in low))
+    return tuple(byte + part for part in range(0, 8, bits) for byte in (0, 8, 16, 24))
 
 
 def pack_words(q: np.ndarray, bits: int, panel: int) -> np.ndarray:
@@ -60,7 +59,8 @@ class BlockMatMul(Op):
         first = 3 if self.integers else 1
         require_count(self, types, first + 2, first + 3)
         x, words = types[0], types[first]
-        require(self.bits in (4, 8) and self.group % self.per_word == 0, self, "blocks of {} of {} bits", self.group, self.bits)
+        fits = self.bits in (2, 4, 8) and self.group % self.per_word == 0
+        require(fits, self, "blocks of {} of {} bits", self.group, self.bits)
         require(x.dtype == ("i8" if self.integers else "f32") and x.rank == 2, self, "x must be a matrix, got {}", x)
         depth = x.shape[1]
         require(isinstance(depth, int) and depth % self.group == 0, self, "blocks of {} do not divide {}", self.group, x)
@@ -129,6 +129,6 @@ class BlockMatMul(Op):
     def _weight(self, words: Buffer, p: Expr, k: Expr, c: Expr) -> Expr:
         """The integer of weight k of a column."""
         j = k % self.per_word
-        shift = j * 8 if self.bits == 8 else j % 4 * 8 + j // 4 * 4
+        shift = j * 8 if self.bits == 8 else j % 4 * 8 + j // 4 * self.bits
         word = binary("shr", load(words, p, k // self.per_word, c), cast(shift, "i32"))
         return binary("and", word, const(2**self.bits - 1, "i32"))

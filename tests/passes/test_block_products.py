@@ -47,7 +47,7 @@ def kinds(graph: object) -> list[str]:
     return [n.op.name for n in graph.nodes]  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("bits", (4, 8))
+@pytest.mark.parametrize("bits", (2, 4, 8))
 def test_packing_puts_neighbours_where_the_shifts_say(bits: int) -> None:
     q = np.random.default_rng(0).integers(0, 2**bits, (64, 32)).astype(np.uint8)
     words = pack_words(q, bits, 16).view(np.uint32)
@@ -57,7 +57,7 @@ def test_packing_puts_neighbours_where_the_shifts_say(bits: int) -> None:
 
 @pytest.mark.parametrize("level", (0, 4))
 @pytest.mark.parametrize("zeros", (False, True))
-@pytest.mark.parametrize(("bits", "block"), ((4, 32), (8, 64)))
+@pytest.mark.parametrize(("bits", "block"), ((4, 32), (8, 64), (2, 32)))
 @pytest.mark.parametrize("rows", (1, 5))
 def test_the_meaning_holds(rows: int, bits: int, block: int, zeros: bool, level: int) -> None:
     graph = import_model(n_bits(rows, 128, 64, bits, block, level, zeros))

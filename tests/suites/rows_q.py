@@ -77,6 +77,11 @@ ROWS: tuple[Row, ...] = (
         (_x(7, 64), _words(3, 8, 32), _scale(3, 2, 32), _scale(3, 2, 32)), 1e-3,
     ),
     Row("block-matmul-int8", BlockMatMul(8, 64, 128), (_x(4, 64), _words(1, 16, 64), _scale(1, 1, 64)), 1e-3),
+    Row("block-matmul-int2", BlockMatMul(2, 32, 2), (_x(3, 64), _words(2, 4, 32), _scale(2, 2, 32)), 1e-3),
+    Row(
+        "block-matmul-int2-bytes", BlockMatMul(2, 32, 2, True),
+        (_i8(5, 64), _scale(5, 2), Spec("i32", (5, 2), -3000, 3000), _words(1, 4, 64), _scale(1, 2, 64)), 1e-3,
+    ),
     Row(
         "block-matmul-int4-bytes", BlockMatMul(4, 32, 8, True),
         (_i8(9, 64), _scale(9, 2), Spec("i32", (9, 2), -3000, 3000), _words(2, 8, 32), _scale(2, 2, 32)), 1e-3,
