@@ -45,6 +45,7 @@ from .support import lower_support, write_texts
 from .views import Layout, Views, backward_layout, dense_strides, is_dense
 
 Progress = Callable[[int, int], None]
+_LARGEST = 2**50  # bytes of a buffer at typical sizes, when their places are planned
 
 
 class Lowering:
@@ -379,7 +380,7 @@ class Lowering:
         for root in kept:
             root.first, root.last = 0, self.clock
         used = kept + [r for r in self.arena if r.first >= 0]
-        lives = [Interval(evaluate(r.nbytes, self.typical), r.first, r.last) for r in used]
+        lives = [Interval(min(evaluate(r.nbytes, self.typical), _LARGEST), r.first, r.last) for r in used]
         offsets, total = plan_arena(lives)
         for root, offset in zip(used, offsets, strict=True):
             root.offset = offset
