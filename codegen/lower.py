@@ -179,7 +179,8 @@ class Lowering:
             return Place(self.constant_root(array, pack), 0, strides)
         source = places[pack.source]
         offset, steps = pack.strides_over(source.strides)
-        size = DTYPES[param.dtype].size
+        size = DTYPES[param.dtype].size // pack.word
+        steps = tuple(normal_dim(s // pack.word) for s in steps)
         type = TensorType(param.dtype, pack.shape)
         target = Place(self.new_root("packed", bytes_of(type)), 0, strides)
         self.copy(scope, type, Place(source.root, normal_dim(source.offset + offset * size), steps), target, node)

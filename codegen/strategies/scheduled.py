@@ -45,13 +45,15 @@ class Group:
 class Pack:
     """A parameter that is another parameter's data in another layout: packed[p] = source[origin + sum(p[j] * steps[j])],
     where origin and each steps[j] are indices of the source.
-    transform: what is done to the source first; only for constants."""
+    transform: what is done to the source first; only for constants.  word: neighbours of the source that are one element of
+    the packed operand, which is of a wider type; origin and steps are multiples of it; only for operands of the run."""
 
     source: str
     shape: tuple[Dim, ...]
     origin: tuple[Dim, ...]
     steps: tuple[tuple[Dim, ...], ...]
     transform: Callable[[np.ndarray], np.ndarray] | None = None
+    word: int = 1
 
     def strides_over(self, strides: tuple[Dim, ...]) -> tuple[Dim, tuple[Dim, ...]]:
         """(offset, strides) of the packed elements in a source with these element strides."""

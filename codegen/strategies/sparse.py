@@ -35,13 +35,12 @@ from .join import join_kernels
 from .nests import several_vectors, stores_of, vector_loops
 from .product import Dot
 from .scheduled import Group, Pack, Scheduled
+from .sparse_bytes import FinishedBytes, finishes_bytes
 from .sparse_forms import IMAGE, ROW, SparseProduct
-from .sparse_integers import IntegerSums, packed_values
+from .sparse_integers import AHEAD, LINE, IntegerSums, packed_values
 from .sparse_weights import SparseWeights
 
-AHEAD = 8  # blocks: what a block reads is asked for so much earlier where it comes from the second-level cache
 WORTH = 1.1  # expected gain from which the sparse kernel is taken, unless it was measured
-LINE = 16  # elements of f32 in a cache line
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +83,7 @@ def schedule_sparse(group: Group, plan: SparsePlan, machine: Machine) -> Schedul
     size = plan.weights.layout
     tiles = f", tiles of {size.tile} steps" if plan.weights.tiles > 1 else ""
     note = (f"sparse: {plan.pattern}, {100 * plan.density:.3g} % kept, expected {plan.gain:.2g} x dense; blocks of "
-            f"{size.block} x 1, panels of {width} rows, chunks of {size.chunk} outputs{tiles}")
+            f"{size.block} x {plan.product.word}, panels of {width} rows, chunks of {size.chunk} outputs{tiles}")
     return Scheduled(join_kernels("sparse", kernels), tuple(packs.items()), note)
 
 
@@ -136,7 +135,7 @@ class _Part:
             stride = prod(pack.shape) // p.images
             base = lambda image, panel: image * stride + panel * self.width + self.start  # noqa: E731
         self.packs[name] = pack
-        return Buffer(name, self.source.dtype, (prod(pack.shape),)), base
+        return Buffer(name, "i32" if p.word > 1 else self.source.dtype, (prod(pack.shape),)), base  # type: ignore[arg-type]
 
     def _index(self, base: Expr) -> tuple[Buffer, Callable[[Expr], Expr]]:
         """(step of each block, number of a block -> where its rows begin in the copy).  In 16 bits where that is enough."""
@@ -161,8 +160,12 @@ class _Part:
         body: list[Stmt] = [Alloc(sums)]
         products = self._products if self.plan.dot is None else self._integer_products
         body += products(sums, copy, chunk, base(image, panel))
-        body += [Alloc(turned), self._turn(sums, turned)]
-        body.append(self._finish(turned, chunk * w.layout.chunk, image, panel, outputs))
+        if finishes_bytes(p, outputs, self.lanes):
+            body += FinishedBytes(p, self.pitch, self.lanes).block(
+                sums, chunk * outputs, image, self.width, panel * self.width + self.start, outputs)
+        else:
+            body += [Alloc(turned), self._turn(sums, turned)]
+            body.append(self._finish(turned, chunk * w.layout.chunk, image, panel, outputs))
         params = tuple(dict.fromkeys((*self.group.params, copy, *self._constants.values())))
         k = Kernel("sparse", params, (For(share, tuple(body)),))
         return self._schedule(k)
@@ -171,11 +174,12 @@ class _Part:
         w, dot = self.w, self.plan.dot
         assert dot is not None
         index, at = self._index(base)
-        values = self._buffer("values", packed_values(w, dot.count), "i32")
-        starts = self._buffer("starts", w.starts() // dot.count, "i32")
+        count = dot.count // self.p.word
+        values = self._buffer("values", packed_values(w, count), "i32")
+        starts = self._buffer("starts", w.starts() // count, "i32")
         self._constants = {b.name: b for b in (values, index, starts)}
         order = self._order()
-        return IntegerSums(w, dot, copy, at, values, starts, order, self.width, self.lanes).block(sums, chunk)
+        return IntegerSums(w, dot, copy, at, values, starts, order, self.width, self.lanes, count).block(sums, chunk)
 
     def _order(self) -> Buffer | None:
         if not self.w.is_reordered:
@@ -261,6 +265,8 @@ class _Part:
         if self.plan.dot is None:
             k = self._vectors_of_rows(k)
         finish = [s for s in stores_of(k.body) if s.buf == self.p.compute.out]
+        if not has_loop(k, "fn"):
+            return k
         return vector_loops(k, "fn", lanes, several_vectors(finish))
 
     def _vectors_of_rows(self, k: Kernel) -> Kernel:

@@ -17,13 +17,14 @@ import numpy as np
 from ...ir.compute import Compute
 from ...ir.errors import OptionError
 from ...ir.expr import Load, Var
+from ...ir.types import DTYPES
 from ..machine import Machine
 from . import sparse_integers
 from .axes import size_of, without_empty_sum
 from .product import Dot, find_dot, find_product, operands
 from .scheduled import Group
 from .sparse import SparsePlan
-from .sparse_forms import SparseProduct, matrix_product, weight_matrix, window_product
+from .sparse_forms import SparseProduct, matrix_product, product_of_words, weight_matrix, window_product, words_of
 from .sparse_weights import Layout, SparseWeights
 from .strassen_plan import halved_product, is_worth_halving
 from .winograd_plan import is_transformable, winograd_cycles
@@ -40,6 +41,7 @@ COPY_CYCLES = 20.0  # per vector of a left operand whose rows are no run
 CHUNK = 64  # outputs of one chunk: their sums stay in the first-level cache
 SHAPES = {32: ((8, 3), (4, 4), (2, 8), (1, 8)), 16: ((4, 3), (2, 4), (1, 8)), 8: ((2, 2), (1, 4))}
 """Registers of the machine -> (R, vectors of rows in a panel), the coarsest blocks first."""
+DEEP = 1.06  # integers of a block over those that are not zero: rounding makes zeros too
 COARSE = 4  # blocks from this height on load little enough to read the copy from the second-level cache
 
 
@@ -63,26 +65,47 @@ def plan_sparse(group: Group, arrays: Mapping[str, np.ndarray], machine: Machine
     if work.acc == "i32" and dot is None:
         return None
     dense = _dense_cycles(group, product, matrix, machine, accuracy, dot)
-    kept = np.ascontiguousarray(matrix.T != 0)
-    best = min((_candidate(product, kept, r, v, machine, dot) for r, v in _shapes(machine, dot)), key=lambda t: t[0])
-    if best[0] * NEAR > dense:
+    forms = [(product, matrix)]
+    words = None if dot is None or DTYPES[left.dtype].size != 1 else _words(group, dot)
+    if words is not None:
+        forms.append((words, words_of(matrix, words.word)))
+    best: tuple[float, SparseProduct, SparseWeights, int] | None = None
+    for form, steps in forms:
+        kept = np.ascontiguousarray(steps.T != 0)
+        for r, v in _shapes(machine, _mixed(form, dot)):
+            cycles, layout, width = _candidate(form, kept, r, v, machine, dot)
+            if best is None or cycles < best[0]:
+                best = cycles, form, SparseWeights(steps, layout), width
+    if best is None or best[0] * NEAR > dense:
         return None
-    cycles, layout, width = best
     density = np.count_nonzero(matrix) / matrix.size
-    weights, words, array = SparseWeights(matrix, layout), pattern_of(matrix), arrays[product.weights]
-    return SparsePlan(product, weights, width, words, density, dense, cycles, dot, array)
+    cycles, form, weights, width = best
+    return SparsePlan(form, weights, width, pattern_of(matrix), density, dense, cycles, dot, arrays[product.weights])
+
+
+def _words(group: Group, dot: Dot) -> SparseProduct | None:
+    """The product in steps of as many neighbours as the instruction adds."""
+    p = find_product(without_empty_sum(group.computes[0]))
+    if p is None or not all(isinstance(v.extent, int) for v in (*p.compute.axes, *p.compute.reduce)):
+        return None
+    return product_of_words(p.compute, p, dot.count)
+
+
+def _mixed(product: SparseProduct, dot: Dot | None) -> Dot | None:
+    """The instruction, if its operands have to be interleaved: words are read as they lie, as floats are."""
+    return None if product.word > 1 else dot
 
 
 def block_heights(plan: SparsePlan, machine: Machine) -> tuple[int, ...]:
     """Of the kernels that the machine's registers hold."""
-    return tuple(r for r, _ in _shapes(machine, plan.dot))
+    return tuple(r for r, _ in _shapes(machine, _mixed(plan.product, plan.dot)))
 
 
 def at_height(plan: SparsePlan, height: int, machine: Machine) -> SparsePlan:
     """The same weights in blocks of another height.  Raises OptionError for one that the machine has no kernel for."""
     if height == plan.weights.layout.block:
         return plan
-    vectors = dict(_shapes(machine, plan.dot)).get(height)
+    vectors = dict(_shapes(machine, _mixed(plan.product, plan.dot))).get(height)
     if vectors is None:
         raise OptionError(f"tuning: {machine.name} has no sparse kernel for blocks of {height}; remove the entry, or tune "
                           "again")
@@ -137,6 +160,7 @@ def _candidate(
     product: SparseProduct, kept: np.ndarray, block: int, vectors: int, machine: Machine, dot: Dot | None
 ) -> tuple[float, Layout, int]:
     """(expected cycles, layout, rows of a panel) with blocks of this height.  kept[outputs, depth]."""
+    dot = _mixed(product, dot)
     lanes = machine.lanes("f32")
     columns, depth = kept.shape
     width = min(vectors * lanes, product.rows)
@@ -195,6 +219,11 @@ def pattern_of(matrix: np.ndarray) -> str:
         (depth - alive.shape[0], "inputs"), (columns - alive.shape[1], "outputs")) if n]
     if alive.all():
         return ", ".join(words) or "dense"
+    if matrix.dtype == np.int8 and depth % 4 == 0:
+        deep = kept.reshape(depth // 4, 4, columns).any(axis=1).T
+        for block in (16, 8, 4):
+            if columns % block == 0 and 4 * block * int(deep.reshape(-1, block, depth // 4).any(axis=1).sum()) <= count * DEEP:
+                return ", ".join((f"{block}x4 blocks", *words))
     for block in (16, 8, 4, 2):
         if columns % block == 0 and int(kept.T.reshape(-1, block, depth).any(axis=1).sum()) * block <= count * 1.02:
             return ", ".join((f"{block}x1 blocks", *words))

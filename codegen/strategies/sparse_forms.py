@@ -7,7 +7,7 @@ where the rows of that step begin.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from ...ir.compute import Compute
 from ...ir.expr import Expr, Load, Var, as_expr
 from ...ir.traverse import substitute
+from ..views import dense_strides
 from .axes import size_of
 from .product import Product
 from .scheduled import Pack
@@ -33,6 +34,7 @@ class SparseProduct:
     copy: pack of the left operand, [image][..][row]; copy_offset: steps of the reduction (in the order of the weights'
     rows) -> where the row of that step begins in an image's copy; panels: how the copy is laid out in panels: None, or
     (pack of rows [start, start + count * width) as [count][step][width]).
+    word: neighbours of the reduction that are one step, as one element of the copy.
     """
 
     compute: Compute
@@ -48,6 +50,7 @@ class SparseProduct:
     panels: Callable[[int, int, int], Pack] | None
     line: int = 0
     valid: int = 0
+    word: int = 1
 
 
 def matrix_product(c: Compute, p: Product) -> SparseProduct | None:
@@ -78,6 +81,37 @@ def matrix_product(c: Compute, p: Product) -> SparseProduct | None:
     rows = [size_of(v) for v in p.rows], [step[v] for v in p.rows]
     pack = Pack(p.left.buf.name, (*inner[0], *rows[0]), origin, (*inner[1], *rows[1]))
     return SparseProduct(**common, copy=pack, copy_offset=lambda k: k * count, panels=None)
+
+
+def product_of_words(c: Compute, p: Product, word: int) -> SparseProduct | None:
+    """`matrix_product` with steps of `word` neighbours, if these lie side by side in the left operand."""
+    plain, left = matrix_product(c, p), p.left.buf
+    if plain is None or len(p.reduce) != 1 or plain.depth % word:
+        return None
+    strides = left.strides if left.strides is not None else dense_strides(left.shape)
+    origin, step = _steps(p.left, (*p.rows, *p.reduce), p.compute)
+
+    def distance(index: tuple[int, ...]) -> int | None:
+        """In elements; None where it is no multiple of a word."""
+        flat = sum(i * s for i, s in zip(index, strides, strict=True) if i)
+        return flat if isinstance(flat, int) and flat % word == 0 else None
+
+    (k,) = p.reduce
+    beside = sum(i * s for i, s in zip(step[k], strides, strict=True) if i) == 1
+    if not beside or any(distance(i) is None for i in (origin, *(step[v] for v in p.rows))):
+        return None
+    depth, deeper = plain.depth // word, tuple(word * i for i in step[k])
+    if plain.panels is None:
+        rows = [size_of(v) for v in p.rows], [step[v] for v in p.rows]
+        pack = Pack(left.name, (depth, *rows[0]), origin, (deeper, *rows[1]), word=word)
+        return replace(plain, depth=depth, copy=pack, word=word)
+    m = step[p.rows[0]]
+
+    def panels(start: int, number: int, width: int) -> Pack:
+        begin = tuple(o + start * s for o, s in zip(origin, m, strict=True))
+        return Pack(left.name, (number, depth, width), begin, (tuple(width * s for s in m), deeper, m), word=word)
+
+    return replace(plain, depth=depth, panels=panels, word=word)
 
 
 def _steps(read: Load, axes: tuple[Var, ...], c: Compute) -> tuple[tuple[int, ...], dict[Var, tuple[int, ...]]]:
@@ -119,6 +153,13 @@ def window_product(c: Compute, left: Load, right: Load) -> SparseProduct | None:
         c, o, at, size_of(n), (size_of(y) - 1) * width + size_of(x), size_of(ky) * size_of(kx) * channels, left.buf.name,
         right.buf.name, pack, offset, None, width, size_of(x),
     )
+
+
+def words_of(matrix: np.ndarray, word: int) -> np.ndarray:
+    """W[depth, outputs] of bytes as [depth / word, outputs] in i32: neighbours along the depth, the first one lowest."""
+    depth, columns = matrix.shape
+    groups = np.ascontiguousarray(matrix.reshape(depth // word, word, columns).transpose(0, 2, 1))
+    return groups.view(np.int32).reshape(depth // word, columns)
 
 
 def weight_matrix(c: Compute, right: Load, columns: Var, array: np.ndarray) -> np.ndarray:

@@ -3,10 +3,12 @@
 Blocks of R x 1 are taken `count` at a time (four of bytes, two of 16 bits), whichever steps of the reduction they belong to.
 The rows of those steps are interleaved in registers, so that a lane holds what one row multiplies, and serve R outputs:
 
-    words[row] = copy[index[0], row], copy[index[1], row], ..        shuffles of `count` loaded vectors
+    words[row] = copy[index[0], row], copy[index[1], row], ..        shuffles of `count` loaded vectors, or one load: below
     for r < R: sums[r, row] += dot(words[row], values[.., r])        one instruction for each vector of rows
 
 Lists are filled up to a multiple of `count` by blocks of zeros (`SparseWeights`).
+
+Of blocks R x 4, whose steps are neighbours, the copy has words already: they are read as they lie, and nothing is filled up.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...ir.expr import Call, Expr, Load, Shuffle, Type, Var, as_expr, binary, cast, const, load, splat
-from ...ir.kernel import Alloc, Block, Buffer, For, Stmt, Store, axis
+from ...ir.kernel import Alloc, Block, Buffer, For, Prefetch, Stmt, Store, axis
 from ..machine import Machine
 from ..schedule.vectors import ADDED_APART
 from .product import Dot
@@ -25,7 +27,8 @@ from .sparse_weights import SparseWeights
 
 
 def packed_values(w: SparseWeights, count: int) -> np.ndarray:
-    """[blocks / count, R] in i32: the `count` neighbours of a word in the order of their steps, the first one lowest."""
+    """[blocks / count, R] in i32: the `count` neighbours of a word in the order of their steps, the first one lowest; count 1:
+    words already."""
     values = w.values()
     groups = values.reshape(-1, count, w.layout.block).transpose(0, 2, 1)
     return np.ascontiguousarray(groups).view(np.int32).reshape(-1, w.layout.block)
@@ -34,7 +37,7 @@ def packed_values(w: SparseWeights, count: int) -> np.ndarray:
 @dataclass(frozen=True)
 class IntegerSums:
     """copy: the left operand; at: number of a block -> element of it where its rows begin.  values, starts: of the weights,
-    in groups of `dot.count` blocks.  order: which group of a chunk stands where (None: in order).
+    in groups of `count` blocks.  order: which group of a chunk stands where (None: in order).
     width: rows of a panel.  lanes: of a vector of sums."""
 
     w: SparseWeights
@@ -46,10 +49,11 @@ class IntegerSums:
     order: Buffer | None
     width: int
     lanes: int
+    count: int
 
     def block(self, sums: Buffer, chunk: Expr) -> Block:
         """sums [outputs, rows] = the products of one chunk of outputs with one panel of rows."""
-        w, height, count = self.w, self.w.layout.block, self.dot.count
+        w, height = self.w, self.w.layout.block
         t, g = axis("t", w.tiles), axis("g", w.groups)
         several = w.tiles > 1
         pitch = sums.static_shape[1]
@@ -72,7 +76,7 @@ class IntegerSums:
         zero = const(0, "i32")
         clear = each(lambda r, v, n: Store(
             acc, (as_expr(r), as_expr(v)), Load.of(sums, own(r, v), Type("i32", n)) if several else splat(zero, n)))
-        words, made = self._words(q + first, count)
+        words, made = self._words(q + first) if self.count > 1 else self._whole_words(q + first)
         for r in range(height):
             weight = Load.of(self.values, (q + first, as_expr(r)), Type("i32"))
             for v, n in pieces:
@@ -92,8 +96,21 @@ class IntegerSums:
             return binary("add", total, Call.of(self.dot.fn, (x, w), total.type))
         return Call.of(self.dot.fn, (total, x, w), total.type)
 
-    def _words(self, group: Expr, count: int) -> tuple[Buffer, list[Stmt]]:
+    def _whole_words(self, group: Expr) -> tuple[Buffer, list[Stmt]]:
+        """The rows of one step, and those that are read soon asked for where the copy is not tiled."""
+        words, begin = Buffer("words", "i32", (self.width,), "register"), self.at(group)
+        made: list[Stmt] = []
+        for v in range(0, self.width, self.lanes):
+            n = min(self.lanes, self.width - v)
+            made.append(Store(words, (as_expr(v),), Load.of(self.copy, (begin + v,), Type("i32", n))))
+        if self.w.tiles == 1:
+            ahead = self.at(group + AHEAD)
+            made += [Prefetch(self.copy, (ahead + v,), 1) for v in range(0, self.width, LINE)]
+        return words, made
+
+    def _words(self, group: Expr) -> tuple[Buffer, list[Stmt]]:
         """The rows of `count` steps, interleaved: two vectors of words from one load of each step where there are two."""
+        count = self.count
         words = Buffer("words", "i32", (self.width,), "register")
         made: list[Stmt] = []
         begins = [self.at(group * count + i) for i in range(count)]
@@ -116,6 +133,8 @@ class IntegerSums:
         return words, made
 
 
+AHEAD = 8  # blocks: what a block reads is asked for so much earlier where it comes from the second-level cache
+LINE = 16  # words in a cache line
 OVERHEAD = 1.1  # of a group of blocks over its instructions
 COPY_CYCLES = 2.0  # per 16 elements of the left operand
 SHAPES = {32: ((8, 2), (4, 4), (2, 4), (1, 8)), 16: ((4, 2), (2, 4), (1, 4)), 8: ((2, 2), (1, 2))}

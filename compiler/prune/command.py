@@ -30,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser, completed: Callable[[argparse
     completed(parser.add_argument("--data", required=True, metavar="PATH", help="samples: .npz, .npy, or a folder of them"),
               "DIRECTORY")
     parser.add_argument("--pattern", default="unstructured", metavar="KIND,...",
-                        help="unstructured, 8x1 (R x 1 neighbouring outputs), 2:4 (N:M), or channels")
+                        help="unstructured, 8x1 (R x 1 neighbouring outputs), 8x4 (the same in four neighbouring steps: "
+                             "for int8), 2:4 (N:M), or channels")
     parser.add_argument("--sparsity", metavar="SHARE,...", help="weights (or channels) to lose (0.5)")
     parser.add_argument("--target-ms", type=float, default=0.0, metavar="MS",
                         help="time of a run on one thread: sparsities by what layers take here (instead of --sparsity)")

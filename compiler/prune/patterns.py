@@ -1,7 +1,8 @@
 """Patterns of zeros: which weights stand or fall together, and which of them to keep.
 
 A layer's weights are W[depth, outputs].  "unstructured": each weight alone.  "8x1" (2, 4, 8, 16): that many neighbouring
-outputs share their zeros in a step of the reduction.  "2:4" (N:M): at most N of M neighbours along the depth stay.
+outputs share their zeros in a step of the reduction.  "8x4": they do so in four neighbouring steps, which products of integers
+multiply at once.  "2:4" (N:M): at most N of M neighbours along the depth stay.
 """
 
 from __future__ import annotations
@@ -13,18 +14,20 @@ import numpy as np
 
 from ...ir.errors import OptionError
 
-KINDS = ("unstructured", "2x1", "4x1", "8x1", "16x1", "2:4", "channels")
-_BLOCK, _N_OF_M = re.compile(r"(\d+)x1"), re.compile(r"(\d+):(\d+)")
+KINDS = ("unstructured", "2x1", "4x1", "8x1", "16x1", "8x4", "2:4", "channels")
+_BLOCK, _N_OF_M = re.compile(r"(\d+)x([14])"), re.compile(r"(\d+):(\d+)")
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """block: outputs that share their zeros.  keep, of: N and M of N:M; 0, 0 for any number."""
+    """block: outputs that share their zeros, in `deep` steps of the reduction.  keep, of: N and M of N:M; 0, 0 for any
+    number."""
 
     name: str
     block: int = 1
     keep: int = 0
     of: int = 0
+    deep: int = 1
 
     @property
     def density(self) -> float | None:
@@ -32,15 +35,15 @@ class Pattern:
         return self.keep / self.of if self.of else None
 
     def fits(self, depth: int, outputs: int) -> bool:
-        return outputs % self.block == 0 and (not self.of or depth % self.of == 0)
+        return outputs % self.block == 0 and depth % self.deep == 0 and (not self.of or depth % self.of == 0)
 
     def gather(self, scores: np.ndarray) -> np.ndarray:
-        """scores[depth, outputs] -> of each block [depth, outputs / block]."""
-        return scores.reshape(len(scores), -1, self.block).sum(axis=2)
+        """scores[depth, outputs] -> of each block [depth / deep, outputs / block]."""
+        return scores.reshape(len(scores) // self.deep, self.deep, -1, self.block).sum(axis=(1, 3))
 
     def spread(self, mask: np.ndarray) -> np.ndarray:
         """The inverse of `gather` for masks."""
-        return np.repeat(mask, self.block, axis=1)
+        return np.repeat(np.repeat(mask, self.block, axis=1), self.deep, axis=0)
 
     def select(self, scores: np.ndarray, density: float, per_output: bool = False) -> np.ndarray:
         """The mask of what stays: the largest scores[depth, outputs].  per_output: as many in each block column."""
@@ -69,7 +72,7 @@ def parse_pattern(text: str) -> Pattern:
     if text in ("unstructured", "channels"):
         return Pattern(text)
     if block and 1 < int(block[1]) <= 64:
-        return Pattern(text, block=int(block[1]))
+        return Pattern(text, block=int(block[1]), deep=int(block[2]))
     if part and 0 < int(part[1]) < int(part[2]) <= 64:
         return Pattern(text, keep=int(part[1]), of=int(part[2]))
-    raise OptionError(f"pattern: expected one of {', '.join(KINDS)} (or another R x 1 or N:M), got {text!r}")
+    raise OptionError(f"pattern: expected one of {', '.join(KINDS)} (or another R x 1, R x 4 or N:M), got {text!r}")

@@ -65,15 +65,15 @@ def samples(count: int = 8) -> list[np.ndarray]:
 # ---- patterns ----
 
 
-@pytest.mark.parametrize("text", ["unstructured", "2x1", "8x1", "2:4", "4:8"])
+@pytest.mark.parametrize("text", ["unstructured", "2x1", "8x1", "8x4", "2:4", "4:8"])
 def test_masks_have_the_pattern(text: str) -> None:
     pattern = parse_pattern(text)
     mask = pattern.select(np.abs(random(32, 16)), 0.25)
     if pattern.of:
         assert (mask.reshape(-1, pattern.of, 16).sum(axis=1) == pattern.keep).all()
     else:
-        blocks = mask.reshape(32, -1, pattern.block)
-        assert (blocks.all(axis=2) == blocks.any(axis=2)).all() and mask.mean() == 0.25
+        blocks = mask.reshape(32 // pattern.deep, pattern.deep, -1, pattern.block)
+        assert (blocks.all(axis=(1, 3)) == blocks.any(axis=(1, 3))).all() and mask.mean() == 0.25
     assert pattern.name == text
 
 
@@ -133,7 +133,7 @@ def test_allocation_meets_the_target_and_spares_what_matters() -> None:
 # ---- models ----
 
 
-@pytest.mark.parametrize("pattern, block", [("unstructured", 1), ("8x1", 8), ("2:4", 1)])
+@pytest.mark.parametrize("pattern, block", [("unstructured", 1), ("8x1", 8), ("8x4", 8), ("2:4", 1)])
 def test_models_keep_their_outputs(pattern: str, block: int) -> None:
     fitted = prune(two_products(), samples(), pattern=pattern, sparsity=0.5)
     plain = prune(two_products(), samples(), pattern=pattern, sparsity=0.5, importance="magnitude", reconstruct=False)
@@ -143,6 +143,9 @@ def test_models_keep_their_outputs(pattern: str, block: int) -> None:
         w = next(numpy_helper.to_array(t) for t in fitted.model.graph.initializer if t.name == name)
         blocks = (w != 0).reshape(w.shape[0], -1, block)
         assert (blocks.all(axis=2) == blocks.any(axis=2)).all()
+        if pattern == "8x4":
+            deep = (w != 0).reshape(-1, 4, w.shape[1])
+            assert (deep.all(axis=1) == deep.any(axis=1)).all()
         if pattern == "2:4":
             assert ((w != 0).reshape(-1, 4, w.shape[1]).sum(axis=1) <= 2).all()
 
