@@ -29,6 +29,7 @@ from .border import border_group
 from .compose import compose
 from .control_flow import lower_control, resolve_steps
 from .cost import cost_of
+from .kept_sizes import keep_sizes
 from .kernels import KernelTable, group_hash
 from .machine_gpu import GpuMachine
 from .number_tables import share_numbers
@@ -434,10 +435,4 @@ def lower(
     program = Lowering(graph, machine, name, accuracy, choices, prepare_weights, free, checks, panels).run()
     if not isinstance(machine, GpuMachine):
         return synchronize(program, machine)
-    if program.sized:
-        names = ", ".join(graph.output_names[s.output] for s in program.sized)
-        raise TargetError(
-            f"target {machine.name}: how large {names} is, is only known when it runs; a CUDA library cannot report that: make "
-            "what sizes it a constant of the model, or compile for a processor"
-        )
-    return share_numbers(program)
+    return share_numbers(keep_sizes(program))

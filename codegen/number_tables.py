@@ -21,7 +21,7 @@ from ..ir.kernel import Block, Buffer, Kernel, Stmt, Store, map_block
 from ..ir.traverse import children, rebuild
 from ..ir.types import DTYPES
 from .arena import ALIGNMENT
-from .program import Address, Branch, Call, Program, Step
+from .program import Address, Call, Program, map_calls
 
 TABLES = ("f32", "i32")  # element types of numbers
 _STRUCTURAL = ("div", "mod", "tdiv", "tmod", "shl", "shr", "and", "or", "xor")  # their second operand stays where it is
@@ -54,7 +54,7 @@ def share_numbers(program: Program) -> Program:
     if not taken:
         return program
     constants = _Constants(program)
-    steps = _steps(program.steps, lambda call: _shared(call, taken, constants))
+    steps = map_calls(program.steps, lambda call: _shared(call, taken, constants))
     return replace(program, kernels=kernels, steps=steps, constants=tuple(constants.rows), constant_bytes=constants.nbytes)
 
 
@@ -176,15 +176,3 @@ def _shared(call: Call, taken: Mapping[str, tuple[str, tuple[np.ndarray, ...]]],
         return call
     name, tables = taken[call.kernel]
     return replace(call, kernel=name, args=(*call.args, *map(constants.add, tables)))
-
-
-def _steps(steps: Sequence[Step], on_call: Callable[[Call], Call]) -> tuple[Step, ...]:
-    done: list[Step] = []
-    for s in steps:
-        if isinstance(s, Call):
-            done.append(on_call(s))
-        elif isinstance(s, Branch):
-            done.append(replace(s, then=_steps(s.then, on_call), other=_steps(s.other, on_call)))
-        else:
-            done.append(replace(s, body=_steps(s.body, on_call)))
-    return tuple(done)

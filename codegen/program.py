@@ -7,8 +7,8 @@ that a later one has to wait for (`barriers.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Union
 
 import numpy as np
@@ -96,11 +96,13 @@ class Placement:
 class SizedOutput:
     """An output whose size only its data tells.  Its type in the program has the largest size, of which the first elements
     are those of the result, dense; its shape is written as i64[rank] to space "output" at the index `told`, which is
-    not one of the program's outputs.  dims: what the sizes are called, numbers where they are known."""
+    not one of the program's outputs.  dims: what the sizes are called, numbers where they are known.  kept: on a GPU the byte
+    of the arena where the shape lies instead (`kept_sizes.py`)."""
 
     output: int
     told: int
     dims: tuple[Dim, ...]
+    kept: int = -1
 
 
 @dataclass(frozen=True)
@@ -178,3 +180,17 @@ def all_calls(steps: Iterable[Step]) -> Iterator[Call]:
                 yield from all_calls(step.other)
             case Repeat():
                 yield from all_calls(step.body)
+
+
+def map_calls(steps: Iterable[Step], rule: Callable[[Call], Call]) -> tuple[Step, ...]:
+    """The steps with a rule applied to every call."""
+    done: list[Step] = []
+    for step in steps:
+        match step:
+            case Call():
+                done.append(rule(step))
+            case Branch():
+                done.append(replace(step, then=map_calls(step.then, rule), other=map_calls(step.other, rule)))
+            case Repeat():
+                done.append(replace(step, body=map_calls(step.body, rule)))
+    return tuple(done)

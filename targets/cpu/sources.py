@@ -158,7 +158,7 @@ def info_table(kind: str, tensors: Tensors, run_time_axes: Mapping[int, int] | N
     return "\n".join([*lines, f"static const tw_tensor_info {kind}[] = {{", *table, "};", ""])
 
 
-def _run_time_axes(program: Program) -> dict[int, int]:
+def run_time_axes_of(program: Program) -> dict[int, int]:
     """Output -> bits of its dimensions that are known after a run only."""
     return {s.output: sum(1 << n for n, d in enumerate(s.dims) if not isinstance(d, int)) for s in program.sized}
 
@@ -202,7 +202,7 @@ def descriptor_source(
         "SUPPORT": "&tw_run_support" if program.support_parts else "NULL",
         "STEP_COUNT": len(list(all_calls(program.steps))) if program.profile else 0,
         "SITE_COUNT": len(program.sites), "SITES": "sites" if program.sites else "NULL",
-        "TABLES": info_table("inputs", program.inputs) + info_table("outputs", program.outputs, _run_time_axes(program))
+        "TABLES": info_table("inputs", program.inputs) + info_table("outputs", program.outputs, run_time_axes_of(program))
         + _sized_table(program) + _feature_table(machine) + _site_table(program) + open_sources.tables(program)
         + (identity if weights_file else ""),
     })

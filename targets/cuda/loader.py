@@ -12,7 +12,7 @@ import ctypes
 import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,9 @@ class CudaModule(Module):
         stream = next((v.stream for v in views if v.stream), 0) or 0
         results = [self._empty(spec, stream) for spec in self.outputs]
         self._start(self._addresses(views), _pointers([r.address for r in results]), stream)
+        for n, result in enumerate(results):
+            if result.spec.run_time_axes:  # known when the run is done
+                result.spec = replace(result.spec, shape=self.output_shape(n), run_time_axes=())
         return results
 
     def run_device(self, inputs: Any, outputs: Any, stream: int = 0) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from ... import __version__
 from ...codegen.cuda_program import CudaSource, Launch
 from ...codegen.machine_gpu import GpuMachine
-from ...codegen.program import Call, Program, all_calls
+from ...codegen.program import Call, Program, SizedOutput, all_calls
 from ...ir.types import TensorType
 from ..cpu.link import library_name, weights_name
 from ..cpu.toolchain import Toolchain, host_arch
@@ -37,7 +37,7 @@ def make_cuda_manifest(
         "machine": {"arch": host_arch(), "architectures": list(machine.architectures), "features": sorted(machine.features),
                     "required": list(machine.architectures)},
         "options": dict(options),
-        "inputs": _specs(program.inputs), "outputs": _specs(program.outputs),
+        "inputs": _specs(program.inputs), "outputs": _specs(program.outputs, program.sized),
         "library": library_name(prefix), "weights_file": None if embedded else weights_name(prefix),
         "sizes": {"code": sum(len(i.data) for made in images for i in made), "weights": program.constant_bytes,
                   "arena": program.arena_bytes, "scratch_per_thread": 0},
@@ -79,6 +79,9 @@ def _plain(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _specs(tensors: Sequence[tuple[str, TensorType]]) -> list[dict[str, Any]]:
-    return [{"name": _plain(name), "dtype": t.dtype, "shape": list(t.static_shape), "bytes": t.nbytes}
-            for name, t in tensors]
+def _specs(tensors: Sequence[tuple[str, TensorType]], sized: Sequence[SizedOutput] = ()) -> list[dict[str, Any]]:
+    """run_time_axes: the dimensions that are known after a run only; shape has the largest that they can be."""
+    specs = [{"name": _plain(name), "dtype": t.dtype, "shape": list(t.static_shape), "bytes": t.nbytes} for name, t in tensors]
+    for s in sized:
+        specs[s.output]["run_time_axes"] = [n for n, d in enumerate(s.dims) if not isinstance(d, int)]
+    return specs

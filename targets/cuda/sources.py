@@ -13,7 +13,7 @@ from ...codegen.strategies.gpu.library import LibraryProduct
 from ...codegen.strategies.gpu.library_conv import LibraryConvolution
 from ...ir.errors import InternalError
 from ..cpu.naming import c_string
-from ..cpu.sources import c_header, fill_text, info_table, runtime_file
+from ..cpu.sources import c_header, fill_text, info_table, run_time_axes_of, runtime_file
 from . import runtime
 from .images import Image
 
@@ -144,10 +144,11 @@ def descriptor_source(
         "MODULE_COUNT": len(modules), "IMAGE_COUNT": len(images[0]) if images else 0, "FUNCTION_COUNT": len(functions),
         "STEP_COUNT": len(tables.steps), "PRODUCT_COUNT": len(tables.products), "CONVOLUTION_COUNT": len(tables.convolutions),
         "COUNTER_COUNT": tables.counters, "STATIC_SHARED": STATIC_SHARED,
-        "HAS_CONTROL": int(any(not isinstance(s, Call) for s in program.steps)),
+        "SIZED_COUNT": len(program.sized), "HAS_CONTROL": int(any(not isinstance(s, Call) for s in program.steps)),
         "TABLES": "\n".join([
-            info_table("inputs", program.inputs) + info_table("outputs", program.outputs),
+            info_table("inputs", program.inputs) + info_table("outputs", program.outputs, run_time_axes_of(program)),
             identity if weights_file else "",
+            _table("tw_cuda_sized", "sized", [f"{{ {s.output}u, {s.kept}u }}" for s in program.sized], "{ 0u, 0u }"),
             _table("tw_cuda_image", "images", image_rows, "{ 0u, 0u, 0u, NULL }"),
             _table("tw_cuda_function", "functions", functions,
                    "{ NULL, 0u, { 1u, 1u, 1u }, { 1u, 1u, 1u }, 0u, 0u, 0u, 0u }"),

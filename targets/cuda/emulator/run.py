@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -119,7 +120,11 @@ class EmulatedProgram:
         finally:
             self.emulator.release()
         results = [memory["output", n].view(DTYPES[type.dtype].numpy) for n, (_, type) in enumerate(p.outputs)]
-        return [a.reshape(type.static_shape) for a, (_, type) in zip(results, p.outputs, strict=True)]
+        shapes = [type.static_shape for _, type in p.outputs]
+        for s in p.sized:
+            shape = memory["arena", 0][s.kept : s.kept + 8 * len(s.dims)].view(np.int64)
+            shapes[s.output] = tuple(map(int, shape))
+        return [a[: math.prod(shape)].reshape(shape) for a, shape in zip(results, shapes, strict=True)]
 
     def _steps(self, steps: Sequence[Step], memory: Mapping[tuple[str, int], np.ndarray]) -> None:
         for step in steps:

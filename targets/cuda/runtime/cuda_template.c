@@ -27,6 +27,7 @@ static const tw_cuda_descriptor descriptor = {
     .functions = functions,
     .maps = maps,
     .products = products,
+    .sized = sized,
     .convolutions = convolutions,
     .addresses = addresses,
     .steps = steps,
@@ -36,6 +37,7 @@ static const tw_cuda_descriptor descriptor = {
     .step_count = @STEP_COUNT@u,
     .counter_count = @COUNTER_COUNT@u,
     .product_count = @PRODUCT_COUNT@u,
+    .sized_count = @SIZED_COUNT@u,
     .convolution_count = @CONVOLUTION_COUNT@u,
     .has_control = @HAS_CONTROL@u,
     .static_shared_limit = @STATIC_SHARED@u,
@@ -147,16 +149,7 @@ EXPORT const tw_tensor_info *@PREFIX@_output_info(size_t index)
 
 EXPORT int32_t @PREFIX@_output_shape(@PREFIX@_model *model, size_t index, int64_t *shape, size_t rank)
 {
-    if (!model || (!shape && rank)) {
-        return TW_NULL_POINTER;
-    }
-    if (index >= @OUTPUT_COUNT@u || rank != (size_t)outputs[index].rank) {
-        return TW_WRONG_COUNT;
-    }
-    for (size_t i = 0; i < rank; i++) {
-        shape[i] = outputs[index].shape[i];
-    }
-    return TW_OK;
+    return tw_cuda_output_shape((tw_cuda_model *)model, index, shape, rank);
 }
 
 EXPORT const char *@PREFIX@_error_message(const @PREFIX@_model *model)

@@ -141,6 +141,12 @@ typedef struct tw_cuda_convolution {
     uint32_t has_relu, is_tf32;
 } tw_cuda_convolution;
 
+/* The shape of an output that a run determines: int64s at a byte of the arena. */
+typedef struct tw_cuda_sized {
+    uint32_t output;
+    uint64_t offset;
+} tw_cuda_sized;
+
 typedef struct tw_cuda_address {
     enum { TW_ARENA, TW_CONSTANTS, TW_INPUT, TW_OUTPUT, TW_NOWHERE } space;
     uint32_t index;
@@ -164,10 +170,12 @@ typedef struct tw_cuda_descriptor {
     const tw_cuda_function *functions;
     const tw_cuda_map *maps;
     const tw_cuda_product *products;
+    const tw_cuda_sized *sized;
     const tw_cuda_convolution *convolutions;
     const tw_cuda_address *addresses;
     const tw_cuda_step *steps;
-    uint32_t module_count, image_count, function_count, step_count, counter_count, product_count, convolution_count;
+    uint32_t module_count, image_count, function_count, step_count, counter_count, product_count, convolution_count,
+        sized_count;
     uint32_t has_control; /* whether steps depend on data: then there is no CUDA graph */
     uint64_t static_shared_limit;
 } tw_cuda_descriptor;
@@ -219,6 +227,8 @@ int32_t tw_cuda_run(tw_cuda_model *model, const void *const *inputs, void *const
 int32_t tw_cuda_run_tensors(tw_cuda_model *model, const tw_tensor *inputs, size_t input_count, const tw_tensor *outputs,
                             size_t output_count);
 int32_t tw_cuda_run_device(tw_cuda_model *model, const void *const *inputs, void *const *outputs, void *stream);
+/* Waits for the last run if the shape is one that it determines. */
+int32_t tw_cuda_output_shape(tw_cuda_model *model, size_t index, int64_t *shape, size_t rank);
 int32_t tw_cuda_time_launches(tw_cuda_model *model, const void *const *inputs, void *const *outputs, void *stream,
                               float *milliseconds, size_t count);
 size_t tw_cuda_launch_count(const tw_cuda_descriptor *descriptor);

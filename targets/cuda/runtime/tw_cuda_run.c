@@ -209,6 +209,47 @@ int32_t tw_cuda_run_device(tw_cuda_model *model, const void *const *inputs, void
     return finish(model, status);
 }
 
+/* What the last run has written of a shape. */
+static CUresult fetch_shape(tw_cuda_model *model, uint64_t offset, int64_t *shape, size_t rank)
+{
+    const tw_driver *driver = &model->driver;
+    CUresult error = model->has_last ? driver->stream_wait(model->stream, model->done, 0) : 0;
+    error = error ? error : driver->copy_to_host_async(shape, model->arena + offset, rank * sizeof *shape, model->stream);
+    const CUresult waited = driver->stream_synchronize(model->stream);
+    return error ? error : waited;
+}
+
+int32_t tw_cuda_output_shape(tw_cuda_model *model, size_t index, int64_t *shape, size_t rank)
+{
+    if (!shape && rank) {
+        return TW_NULL_POINTER;
+    }
+    int32_t status = enter(model);
+    if (status) {
+        return status;
+    }
+    const tw_cuda_descriptor *d = model->descriptor;
+    if (index >= d->base.output_count || rank != (size_t)d->base.outputs[index].rank) {
+        (void)snprintf(model->message, sizeof model->message, "output_shape: there is no output %llu of rank %llu",
+                       (unsigned long long)index, (unsigned long long)rank);
+        return finish(model, TW_WRONG_COUNT);
+    }
+    if (rank) {
+        memcpy(shape, d->base.outputs[index].shape, rank * sizeof *shape);
+    }
+    for (uint32_t i = 0; i < d->sized_count && rank; i++) {
+        if (d->sized[i].output == index && !model->has_last) {
+            (void)snprintf(model->message, sizeof model->message, "output_shape: output %llu has the shape that a run gives it, "
+                           "and there was none", (unsigned long long)index);
+            status = TW_NO_SHAPES;
+        } else if (d->sized[i].output == index) {
+            const CUresult error = fetch_shape(model, d->sized[i].offset, shape, rank);
+            status = error ? tw_cuda_failed(model, "output_shape", error) : TW_OK;
+        }
+    }
+    return finish(model, status);
+}
+
 size_t tw_cuda_launch_count(const tw_cuda_descriptor *descriptor)
 {
     size_t count = 0;
