@@ -60,6 +60,7 @@ NOTES: dict[tuple[str, str], str] = {
     ("", "Unique"): SIZED,
     ("", "NonMaxSuppression"): SIZED,
     ("", "ImageDecoder"): "interpreter and cpu",
+    ("", "Resize"): "antialias, exclude_outside, keep_aspect_ratio_policy and tf_crop_and_resize: of known sizes",
     ("", "Compress"): "a condition computed at run time: interpreter and cpu",
     ("", "LayerNormalization"): "before opset 17 as ONNX Runtime's optimizer writes it",
     ("", "Loop"): "unrolled while importing where values change their shapes; scanned outputs need a constant trip count",

@@ -182,6 +182,28 @@ def test_what_follows_the_decoder_sees_the_image_alone() -> None:
     np.testing.assert_allclose(got[1], expected[1], rtol=1e-6)
 
 
+def test_images_of_any_size_become_the_input_of_a_network() -> None:
+    """Decoded, resized, in floats with channels first: compared with Pillow's pixels and a resize of known sizes."""
+    m = model()
+    more = [
+        helper.make_node("Resize", ["image", "", "", "sizes"], ["small"], mode="linear"),
+        helper.make_node("Cast", ["small"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["floats"], ["first"], perm=[2, 0, 1]),
+        helper.make_node("Div", ["first", "most"], ["y"]),
+    ]
+    m.graph.node.extend(more)
+    del m.graph.output[:]
+    m.graph.output.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, None))
+    m.graph.initializer.append(onnx.numpy_helper.from_array(np.array([16, 16, 3]), "sizes"))
+    m.graph.initializer.append(onnx.numpy_helper.from_array(np.array(255, np.float32), "most"))
+    module = tilewright.compile(m, target="cpu", dims={"image_height": "1..128", "image_width": "1..128"}).load()
+    for n, (height, width) in enumerate(((40, 64), (7, 9), (128, 3))):
+        data = file_of(height, width, n)
+        (expected,) = InterpreterBackend.prepare(m).run([data])
+        np.testing.assert_allclose(module(data)[0], expected, atol=1 / 255 + 1e-6)
+        assert np.abs(module(data)[0] - expected).mean() < 1e-4
+
+
 @pytest.mark.parametrize("target", ["xla:cpu", "tvm:llvm", "cuda:sm_90", "fpga:u250"])
 def test_other_targets_refuse(target: str) -> None:
     with pytest.raises((TargetError, ModelError), match=r"DecodeImage|DecodeWithin|input 'file' is u8"):

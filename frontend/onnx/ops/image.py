@@ -9,6 +9,7 @@ import numpy as np
 
 from ....ir.dims import as_dim
 from ....ir.errors import ModelError
+from ....ir.expr import as_expr, binary
 from ....ir.graph import Value
 from ....ir.ops.grid_sample import GridSample
 from ....ir.ops.image import Resize
@@ -17,8 +18,10 @@ from ..builder import OnnxBuilder, normal_axis
 from ..symbolic import product, quotient
 from ..table import Outputs, onnx_op
 from .layout import spatial_rank, to_channels_first, to_channels_last
+from .resize_open import in_type, resampled
 
 _LARGEST_SCALE = 2**31
+_LARGEST_PART = 64  # of 1: products of sizes with such fractions are exact in f32
 _LONGEST = 2**24  # elements of a resized axis: where each one comes from is a constant
 
 
@@ -66,7 +69,7 @@ def _floats(b: OnnxBuilder, v: Value, what: str) -> tuple[float, ...]:
     return tuple(float(f) for f in b.array(v, what).reshape(-1))
 
 
-_NewSize = tuple[Dim, float]  # size, and new / old size before rounding
+_NewSize = tuple[Dim, float | None]  # size, and new / old size before rounding, None if that is known when it runs
 
 
 def _scaled(x: Value, axes: Sequence[int], scales: Sequence[float]) -> list[_NewSize]:
@@ -78,8 +81,9 @@ def _scaled(x: Value, axes: Sequence[int], scales: Sequence[float]) -> list[_New
         n = x.type.shape[d]
         if isinstance(n, int):
             made.append((int(np.floor(np.float32(n) * np.float32(scale))), scale))
-        elif scale == int(scale):
-            made.append((product([n, int(scale)]), scale))
+        elif float(scale).as_integer_ratio()[1] <= _LARGEST_PART:
+            over, under = float(scale).as_integer_ratio()
+            made.append((as_dim(binary("div", as_expr(product([n, over])), under)), scale))
         else:
             raise ModelError(f"axis {d} of {x.type} must be known for scale {scale}; bind it (--shape, --dim)")
     return made
@@ -92,19 +96,18 @@ def _sized(x: Value, axes: Sequence[int], sizes: Sequence[Dim], policy: str) -> 
     ratios = [_ratio(n, m) for n, m in zip(sizes, old, strict=True)]
     if policy == "stretch":
         return list(zip(sizes, ratios, strict=True))
-    if policy not in ("not_larger", "not_smaller") or not all(isinstance(m, int) for m in old):
+    known = [r for r in ratios if r is not None]
+    if policy not in ("not_larger", "not_smaller") or len(known) < len(ratios) or not all(isinstance(m, int) for m in old):
         raise ModelError(f"attribute 'keep_aspect_ratio_policy' = {policy!r} is unknown, or {x.type} is not known")
-    scale = min(ratios) if policy == "not_larger" else max(ratios)
+    scale = min(known) if policy == "not_larger" else max(known)
     return [(math.floor(scale * m + 0.5), scale) for m in old]  # type: ignore[operator]
 
 
-def _ratio(new: Dim, old: Dim) -> float:
+def _ratio(new: Dim, old: Dim) -> float | None:
     if isinstance(new, int) and isinstance(old, int):
         return new / old if old else 1.0
     whole = quotient([new], [old])
-    if not isinstance(whole, int):
-        raise ModelError(f"the size {old} must be known to be resized to {new}; bind it (--shape, --dim)")
-    return float(whole)
+    return float(whole) if isinstance(whole, int) else None
 
 
 def _resize(b: OnnxBuilder, x: Value, axes: Sequence[int], new: Sequence[_NewSize], how: Resize) -> Value:
@@ -117,32 +120,36 @@ def _resize(b: OnnxBuilder, x: Value, axes: Sequence[int], new: Sequence[_NewSiz
         for i, (axis, (size, scale)) in enumerate(zip(axes, new, strict=True))
         if crop or size != x.type.shape[axis] or scale != 1
     ]
-    for axis, size, scale, _, _ in [row for row in todo if not isinstance(x.type.shape[row[0]], int)]:
-        x = _repeated(b, x, axis, size, scale, how)
-    todo = [row for row in todo if isinstance(x.type.shape[row[0]], int)]
+    dtype = x.type.dtype
+    open_axes = [row for row in todo if not (isinstance(x.type.shape[row[0]], int) and isinstance(row[1], int))]
+    todo = [row for row in todo if row not in open_axes]
+    for axis, size, scale, _, _ in open_axes:
+        x = _repeated(b, x, axis, size, scale or 1.0, how) if _repeats(scale, how) else resampled(b, x, axis, size, scale, how)
     if not todo:
-        return x
+        return in_type(b, x, dtype)
     if any(isinstance(row[1], int) and row[1] > _LONGEST for row in todo):
         raise ModelError(f"{x.type} is resized to {[row[1] for row in todo]}; an axis may have {_LONGEST} elements")
     moved = x.type.rank >= 3 and all(row[0] >= 2 for row in todo)
     chosen = tuple(row[0] - 1 if moved else row[0] for row in todo)
     roi = (*(row[3] for row in todo), *(row[4] for row in todo)) if crop else ()
     op = Resize(
-        chosen, tuple(int(row[1]) for row in todo), tuple(row[2] for row in todo), how.mode, how.coordinates,  # type: ignore[call-overload]
+        chosen, tuple(int(row[1]) for row in todo), tuple(float(row[2]) for row in todo), how.mode, how.coordinates,  # type: ignore[arg-type]
         how.nearest, how.cubic, how.exclude_outside, how.antialias, roi, how.extrapolation,
     )  # fmt: skip
-    return to_channels_first(b, b.add(op, to_channels_last(b, x))) if moved else b.add(op, x)
+    y = to_channels_first(b, b.add(op, to_channels_last(b, x))) if moved else b.add(op, x)
+    return in_type(b, y, dtype)
+
+
+def _repeats(scale: float | None, how: Resize) -> bool:
+    """Whether elements are repeated a whole number of times."""
+    index_is_floor = (how.coordinates, how.nearest) in (
+        ("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"), ("pytorch_half_pixel", "round_prefer_floor"),
+    )  # fmt: skip
+    return how.mode == "nearest" and index_is_floor and scale is not None and scale == int(scale)
 
 
 def _repeated(b: OnnxBuilder, x: Value, axis: int, size: Dim, scale: float, how: Resize) -> Value:
     """A symbolic axis: elements repeated a whole number of times."""
-    index_is_floor = (how.coordinates, how.nearest) in (
-        ("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"), ("pytorch_half_pixel", "round_prefer_floor"),
-    )  # fmt: skip
-    if how.mode != "nearest" or not index_is_floor or scale != int(scale):
-        raise ModelError(
-            f"axis {axis} of {x.type} must be known for mode {how.mode!r} and scale {scale}; bind it (--shape, --dim)"
-        )
     shape = x.type.shape
     spaced = b.reshape(x, (*shape[: axis + 1], 1, *shape[axis + 1 :]))
     repeated = b.broadcast(spaced, (*shape[: axis + 1], int(scale), *shape[axis + 1 :]))
