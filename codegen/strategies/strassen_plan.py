@@ -25,7 +25,8 @@ BLOCK_ROWS = (32, 112)  # rows of a block of one half, so that P and V stay in t
 GATHER, COMBINE = 20.0, 20.0  # cycles per vector of a quarter, measured: four loads and seven stores; seven loads, four stores
 GROUPS = (1, 2, 3, 4)  # panels of one group
 STREAM = 9.0  # bytes per cycle of weights from beyond the second-level cache
-GAIN = 0.945  # of the direct product's cycles, at most
+GAIN, SMALL_GAIN = 0.945, 0.93  # of the direct product's cycles, at most
+SMALL = 40e6  # multiply-adds of a product in which two threads lose more by sharing the sums than one gains
 ROWS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 256, 384, 512, 1024, 2048, 4096)
 """Where the cost model is asked from how many rows on halving pays."""
 
@@ -99,7 +100,8 @@ def is_worth_halving(p: Product, machine: Machine, rows: int | None = None, choi
     vectors = plan.rows * (plan.depth * GATHER + plan.columns * COMBINE) / plan.lanes
     weights = PRODUCTS * plan.depth * plan.columns * 4
     stream = blocks * weights / STREAM if weights > machine.l2 / 2 else 0.0
-    return max(multiply, 1.8 * stream) + vectors < GAIN * direct
+    gain = SMALL_GAIN if total * depth * columns < SMALL else GAIN
+    return max(multiply, 1.8 * stream) + vectors < gain * direct
 
 
 def rows_worth_halving(p: Product, machine: Machine, choice: Choice = BY_MODEL) -> int | None:
