@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..ir.errors import InternalError
-from ..ir.expr import Bin, Const, Expr, Fma, Load, Select, Var, as_expr
+from ..ir.expr import Load, Var, as_expr
 from ..ir.kernel import (
     Alloc,
     Barrier,
@@ -36,16 +36,14 @@ from ..ir.kernel import (
     walk_block,
 )
 from ..ir.kernel_launch import BINDINGS, Size, launch_size, mentions
-from ..ir.traverse import walk
 from ..ir.types import DTYPES
 from .c_dialect import Dialect, identifier, unsupported
-from .c_expr import ExprPrinter, is_flat, place_roots, printed_nodes
-from .c_wrap import wrap_statement
+from .c_expr import is_flat
+from .c_store import StorePrinter, reads
 from .shared_memory import elements_reached, layout_shared
 
 _COLUMNS = 100  # of the parameters on one line
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_PLAIN_ASSIGN = {"add": "+=", "sub": "-=", "mul": "*="}
 
 
 @dataclass(frozen=True)
@@ -71,26 +69,15 @@ def print_kernel(kernel: Kernel, dialect: Dialect) -> PrintedKernel:
         raise InternalError(f"kernel {kernel.name}: {error}", str(kernel)) from error
 
 
-class _KernelPrinter:
+class _KernelPrinter(StorePrinter):
     def __init__(self, kernel: Kernel, dialect: Dialect) -> None:
-        self.kernel, self.dialect = kernel, dialect
-        self.lines: list[str] = []
-        self.depth = 1
-        self.taken: set[str] = set()
-        self.count = 0
-        self.e = ExprPrinter(dialect, self.line, self.fresh)
+        super().__init__(dialect)
+        self.kernel = kernel
         self.written = {s.buf for s in walk_block(kernel.body) if isinstance(s, Store | Read)}
         self.written |= {b for s in walk_block(kernel.body) if isinstance(s, Do) for b in _tiles(s)}
         self.meets = any(isinstance(s, Barrier) for s in walk_block(kernel.body))
         self.shared = layout_shared(kernel.body)
         self.dynamic = dialect.shared_limit > 0 and not dialect.shared_limit >= self.shared.separate == self.shared.total
-
-    def line(self, text: str) -> None:
-        self.lines += wrap_statement(text, "    " * self.depth)
-
-    def fresh(self, base: str) -> str:
-        self.count += 1
-        return identifier(f"{base}{self.count}", self.taken)
 
     def declare(self, what: Var | Buffer) -> str:
         """A C name for a variable or buffer, to be given back when its block ends."""
@@ -239,102 +226,6 @@ class _KernelPrinter:
         value = self.e.expr(first.value)
         self.line(f"{self.dialect.spaces[s.buf.space]}{self.e.ctype(s.buf.dtype)} {self.declare(s.buf)} = {value};")
 
-    # ---- stores
-
-    def store(self, s: Store, followed: bool) -> None:
-        if s.mode == "async":
-            self.copy_async(s)
-            return
-        if s.mode:
-            raise unsupported(f"a store of mode {s.mode!r}")
-        self.e.begin(*place_roots(s.buf, s.idx), s.value)
-        if s.value.type.lanes > 1:
-            self.store_vector(s)
-            return
-        place = self.e.place(s.buf, s.idx)
-        more = self._update(s)
-        if more is not None:
-            op, value = more
-            self.line(f"{place} {op} {self.e.expr(value)};")
-            return
-        self.line(f"{place} = {self.e.expr(s.value)};")
-
-    def _update(self, s: Store) -> tuple[str, Expr] | None:
-        """(op, x) of a store `place = place op x` of floats."""
-        v = s.value
-        if not isinstance(v, Bin) or v.op not in _PLAIN_ASSIGN or v.type.dtype not in ("f32", "f64") or v in self.e.values:
-            return None
-        own = isinstance(v.a, Load) and v.a.buf == s.buf and v.a.idx == s.idx and v.a.type == v.type
-        return (_PLAIN_ASSIGN[v.op], v.b) if own else None
-
-    def vector_type(self, dtype: str, lanes: int) -> str:
-        return f"vec<{self.e.ctype(dtype)}, {lanes}>"
-
-    def pointer(self, buf: Buffer, idx: tuple[Expr, ...], dtype: str, lanes: int, const: bool) -> str:
-        """A vector in memory, as an lvalue."""
-        return f"*({'const ' if const else ''}{self.vector_type(dtype, lanes)} *)&{self.e.place(buf, idx)}"
-
-    def store_vector(self, s: Store) -> None:
-        value, lanes = s.value, s.value.type.lanes
-        scattered = any(i.type.lanes > 1 for i in s.idx)
-        whole = not scattered and s.buf.space not in ("register", "stack")
-        if whole and isinstance(value, Load) and _is_whole(value):
-            source = self.pointer(value.buf, value.idx, value.type.dtype, lanes, True)
-            self.line(f"{self.pointer(s.buf, s.idx, value.type.dtype, lanes, False)} = {source};")
-            return
-        self.line("{")
-        self.depth += 1
-        nodes = printed_nodes(*place_roots(s.buf, s.idx), value)
-        for n in nodes:
-            if isinstance(n, Load) and n.type.lanes > 1 and _is_whole(n):
-                name = self.fresh("x")
-                self.line(f"const {self.vector_type(n.type.dtype, lanes)} {name} = "
-                          f"{self.pointer(n.buf, n.idx, n.type.dtype, lanes, True)};")
-                self.e.values[n] = f"{name}.v[lane]"
-        result = ""
-        target = self.pointer(s.buf, s.idx, value.type.dtype, lanes, False) if whole else ""
-        if whole or _reads(value, s.buf):
-            result = self.fresh("r")
-            self.line(f"{self.vector_type(value.type.dtype, lanes)} {result};")
-        self.lanes(lanes, lambda: self.line(f"{f'{result}.v[lane]' if result else self.lane_place(s, scattered)} = "
-                                            f"{self.e.expr(value)};"), nodes)
-        if whole:
-            self.line(f"{target} = {result};")
-        elif result:
-            self.lanes(lanes, lambda: self.line(f"{self.lane_place(s, scattered)} = {result}.v[lane];"), [])
-        self.depth -= 1
-        self.line("}")
-        self.e.values = {}
-
-    def lane_place(self, s: Store, scattered: bool) -> str:
-        return self.e.place(s.buf, s.idx, "" if scattered else "lane")
-
-    def lanes(self, count: int, body: Callable[[], None], nodes: list[Expr]) -> None:
-        """A loop over the lanes of vectors, in which the vectors that are used more than once have names."""
-        if "unroll" in self.dialect.before:
-            self.line(self.dialect.before["unroll"])
-        self.line(f"for (int lane = 0; lane < {count}; ++lane) {{")
-        self.depth += 1
-        self.e.lane = "lane"
-        self.e.name_shared(nodes, count)
-        body()
-        self.e.lane = ""
-        self.depth -= 1
-        self.line("}")
-
-    def copy_async(self, s: Store) -> None:
-        """`cp_async<bytes>(to, from)`; a selection between a load and zero becomes a third argument, the condition."""
-        value, cond = s.value, None
-        if isinstance(value, Select) and isinstance(value.a, Load) and _is_zero(value.b):
-            cond, value = value.cond, value.a
-        if not isinstance(value, Load) or s.buf.space != "shared" or value.buf.space != "global":
-            raise unsupported(f"an asynchronous store to {s.buf.name} must copy from global to shared memory")
-        size = DTYPES[value.type.dtype].size * value.type.lanes
-        places = (*place_roots(s.buf, s.idx), *place_roots(value.buf, value.idx))
-        self.e.begin(*places, *(() if cond is None else (cond,)))
-        guard = "" if cond is None else f", {self.e.expr(_scalar(cond))}"
-        self.line(f"cp_async<{size}>(&{self.e.place(s.buf, s.idx)}, &{self.e.place(value.buf, value.idx)}{guard});")
-
     # ---- the rest
 
     def barrier(self, s: Barrier, followed: bool) -> None:
@@ -387,28 +278,7 @@ def _is_start(s: Stmt, following: Stmt) -> bool:
     """Whether a statement declares one cell, and the following gives it its first value."""
     if not isinstance(s, Alloc) or s.buf.shape or s.buf.space != "register" or not isinstance(following, Store):
         return False
-    return following.buf == s.buf and following.value.type.lanes == 1 and not _reads(following.value, s.buf)
-
-
-def _is_whole(e: Load) -> bool:
-    """Whether a vector load is one access to memory."""
-    return e.buf.space not in ("register", "stack") and all(i.type.lanes == 1 for i in e.idx)
-
-
-def _is_zero(e: Expr) -> bool:
-    inner = e
-    while not isinstance(inner, Const) and hasattr(inner, "a") and not isinstance(inner, Fma | Bin):
-        inner = inner.a  # type: ignore[attr-defined]
-    return isinstance(inner, Const) and inner.value == 0
-
-
-def _scalar(cond: Expr) -> Expr:
-    """The condition of all lanes."""
-    return cond.a if type(cond).__name__ == "Splat" else cond  # type: ignore[attr-defined]
-
-
-def _reads(value: Expr, buf: Buffer) -> bool:
-    return any(isinstance(n, Load) and n.buf == buf for n in walk(value))
+    return following.buf == s.buf and following.value.type.lanes == 1 and not reads(following.value, s.buf)
 
 
 def _resident(kernel: Kernel) -> tuple[int, ...]:
