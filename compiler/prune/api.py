@@ -25,7 +25,7 @@ from ..writing import write_whole
 from .allocate import allocate, cost_curve
 from .budget import densities_for
 from .judge import Agreement, agreement
-from .layers import Layer, find_layers, make_stages
+from .layers import Layer, exposed, find_layers, make_stages
 from .moments import Moments, gather_moments
 from .norms import find_norms, refit_norms
 from .patterns import Pattern, parse_pattern
@@ -157,14 +157,14 @@ class _Job:
 
     def _prune(self, layers: list[Layer], samples: Samples, allocation: str) -> None:
         stages = make_stages(layers)
-        teacher = ActivationRunner(self.original, sorted({layer.source for layer in layers}))
+        teacher = ActivationRunner(self.original, exposed(layers))
         first = gather_moments(teacher, None, layers, [len(x.matrix(self.edit)) for x in layers], samples)
         densities = self._densities(layers, first, allocation, next(iter(samples)))
         done = 0
         for n, stage in enumerate(stages):
             moments = {x.name: first.pop(x.name) for x in stage}
             if n and self.reconstruct:
-                student = ActivationRunner(self.edit.finish(), sorted({x.source for x in stage}), cache=False)
+                student = ActivationRunner(self.edit.finish(), exposed(stage), cache=False)
                 moments = gather_moments(teacher, student, stage, [len(x.matrix(self.edit)) for x in stage], samples)
                 student.close()
             for layer in stage:
@@ -194,15 +194,15 @@ class _Job:
     def _layer(self, layer: Layer, moments: Moments, density: float) -> None:
         original = layer.matrix(self.edit)
         own, cross = moments.normal(bool(layer.bias) and self.reconstruct)
-        mask, made = choose(original, own, cross, self.pattern, density, self.importance)
+        target = moments.target(original, bool(layer.bias) and self.reconstruct)
+        mask, made = choose(original, own, target, self.pattern, density, self.importance)
         before = relative_error(made, original, own, cross, own)
         if self.reconstruct:
-            made = refit(original, mask, own, cross, made)
+            made = refit(original, mask, own, target, made)
         layer.store(self.edit, made)
         if self.reconstruct and layer.bias:
-            z, x = moments.means()
             bias = self.edit.constants[layer.bias]
-            self.edit.constants[layer.bias] = (bias + (x @ original - z @ made).reshape(bias.shape)).astype(bias.dtype)
+            self.edit.constants[layer.bias] = (bias + moments.offset(original, made).reshape(bias.shape)).astype(bias.dtype)
         after = relative_error(made, original, own, cross, own)
         depth, outputs = original.shape
         self.reports.append(LayerReport(layer.name, depth, outputs, float(mask.mean()), before, after))

@@ -20,9 +20,9 @@ from ..onnx_edit import Model, OnnxEdit
 from ..quantize.activations import ActivationRunner
 from ..quantize.samples import Samples, Source, as_samples
 from .allocate import allocate, cost_curve
-from .api import HELD_OUT, LayerReport, Pruned, make_stages
+from .api import HELD_OUT, LayerReport, Pruned
 from .judge import agreement
-from .layers import Layer, find_layers
+from .layers import Layer, exposed, find_layers, make_stages
 from .moments import Moments, gather_moments
 from .patterns import Pattern
 from .reconstruct import damped, refit, relative_error
@@ -52,7 +52,7 @@ def prune_channels(
     teacher = ActivationRunner(original)
     samples = as_samples(data, teacher.inputs)
     learn, judge = samples.split(HELD_OUT)
-    sources = ActivationRunner(original, sorted({r.source for r in readers}))
+    sources = ActivationRunner(original, exposed(readers))
     depths = [len(r.matrix(edit)) for r in readers]
     moments = gather_moments(sources, None, readers, depths, learn)
     kept = _select(found, spaces, readers, edit, moments, sparsity, importance, allocation)
@@ -161,7 +161,7 @@ def _fit(
     reports: list[LayerReport] = []
     for n, stage in enumerate(make_stages(list(readers))):
         if n and reconstruct:
-            student = ActivationRunner(edit.finish(), sorted({r.source for r in stage}), cache=False)
+            student = ActivationRunner(edit.finish(), exposed(stage), cache=False)
             moments |= gather_moments(teacher, student, stage, [len(r.matrix(edit)) for r in stage], samples)
             student.close()
         for layer in stage:
@@ -176,11 +176,11 @@ def _fit(
             made = np.where(full, original, 0)
             before = relative_error(made, original, own, cross, own)
             if reconstruct:
-                made = refit(original, full, own, cross)
+                made = refit(original, full, own, moments[layer.name].target(original, bool(layer.bias)))
                 if layer.bias:
-                    z, x = moments[layer.name].means()
                     bias = edit.constants[layer.bias]
-                    edit.constants[layer.bias] = (bias + (x @ original - z @ made).reshape(bias.shape)).astype(bias.dtype)
+                    off = moments[layer.name].offset(original, made)
+                    edit.constants[layer.bias] = (bias + off.reshape(bias.shape)).astype(bias.dtype)
             layer.store(edit, made)
             error = relative_error(made, original, own, cross, own)
             depth, outputs = original.shape

@@ -6,6 +6,7 @@ A layer is seen as rows X[n, depth] times W[depth, outputs] plus a bias.  The de
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,20 +15,22 @@ from onnx import NodeProto
 
 from ..onnx_edit import OnnxEdit, attributes
 
-STAGES = 6
+STAGES = 12
 SMALLEST = 1024  # weights; pruning fewer brings nothing
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
     """name: of the node, or of its output.  weight: name of the constant; source: of the tensor that it multiplies.
-    bias: name of the constant that is added, "" if there is none; scale_free: W enters as it is (Gemm with alpha 1)."""
+    bias: name of the constant that is added, "" if there is none.  residual: the tensor that its output is added to, "" if
+    there is none (or the layer is a convolution)."""
 
     name: str
     node: NodeProto
     weight: str
     source: str
     bias: str
+    residual: str = ""
 
     @property
     def is_convolution(self) -> bool:
@@ -91,7 +94,8 @@ def find_layers(edit: OnnxEdit, smallest: int = SMALLEST) -> tuple[list[Layer], 
         if why:
             skipped[name] = why
         else:
-            layers.append(Layer(name, node, node.input[1], node.input[0], _bias(node, edit, users, uses)))
+            bias = _bias(node, edit, users, uses)
+            layers.append(Layer(name, node, node.input[1], node.input[0], bias, _residual(node, bias, edit, users)))
     return layers, skipped
 
 
@@ -134,6 +138,25 @@ def _bias(node: NodeProto, edit: OnnxEdit, users: dict[str, list[NodeProto]], us
     found = edit.constants.get(name)
     fits = found is not None and found.size == outputs and found.shape[-1:] == (outputs,) and uses[name] == 1
     return name if fits else ""
+
+
+def _residual(node: NodeProto, bias: str, edit: OnnxEdit, users: dict[str, list[NodeProto]]) -> str:
+    """What a matrix product's output is added to: another computed value."""
+    if node.op_type == "Conv":
+        return ""
+    name = node.output[0]
+    if bias and node.op_type == "MatMul":
+        name = users[name][0].output[0]
+    readers = users.get(name, [])
+    if len(readers) != 1 or readers[0].op_type != "Add" or name in edit.outputs:
+        return ""
+    others = [n for n in readers[0].input if n != name and n not in edit.constants]
+    return others[0] if len(others) == 1 else ""
+
+
+def exposed(layers: Sequence[Layer]) -> list[str]:
+    """The tensors that `moments` looks at."""
+    return sorted({name for n in layers for name in (n.source, n.residual) if name})
 
 
 def make_stages(layers: list[Layer]) -> list[list[Layer]]:

@@ -45,6 +45,21 @@ class Pattern:
         """The inverse of `gather` for masks."""
         return np.repeat(np.repeat(mask, self.block, axis=1), self.deep, axis=0)
 
+    def thinned(self, scores: np.ndarray, keep: int, share: float) -> np.ndarray:
+        """On the way to N:M: the mask with `keep` of every `of` neighbours in the share of groups that lose least by it, and
+        one more in the others."""
+        found = self.gather(scores)
+        groups = found.reshape(-1, self.of, found.shape[1])
+        order = np.argsort(-groups, axis=1, kind="stable")
+        mask = np.zeros(groups.shape, bool)
+        np.put_along_axis(mask, order[:, : keep + 1], True, axis=1)
+        last = order[:, keep : keep + 1]
+        lost = np.take_along_axis(groups, last, axis=1)
+        goes = np.zeros(lost.size, bool)
+        goes[np.argsort(lost, axis=None, kind="stable")[: round(share * lost.size)]] = True
+        np.put_along_axis(mask, last, ~goes.reshape(lost.shape), axis=1)
+        return self.spread(mask.reshape(found.shape))
+
     def select(self, scores: np.ndarray, density: float, per_output: bool = False) -> np.ndarray:
         """The mask of what stays: the largest scores[depth, outputs].  per_output: as many in each block column."""
         found = self.gather(scores)

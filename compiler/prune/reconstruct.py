@@ -12,8 +12,6 @@ that stay are the solution of least squares to the original outputs (`refit`): m
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from .patterns import Pattern
@@ -42,28 +40,30 @@ def scores(weights: np.ndarray, own: np.ndarray, importance: str) -> np.ndarray:
 
 
 def choose(
-    weights: np.ndarray, own: np.ndarray, cross: np.ndarray, pattern: Pattern, density: float, importance: str
+    weights: np.ndarray, own: np.ndarray, target: np.ndarray, pattern: Pattern, density: float, importance: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """(the mask of what stays, the weights under it: those of "obs" have moved)."""
     if importance == "obs":
-        return _in_rounds(weights, own, cross, pattern, density)
+        return _in_rounds(weights, own, target, pattern, density)
     mask = pattern.select(scores(weights, own, importance), density, per_output=importance == "wanda")
     return mask, np.where(mask, weights, 0)
 
 
 def _in_rounds(
-    weights: np.ndarray, own: np.ndarray, cross: np.ndarray, pattern: Pattern, density: float
+    weights: np.ndarray, own: np.ndarray, target: np.ndarray, pattern: Pattern, density: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """In each round those that matter least go, and the others are solved anew to make up for them; rounds become smaller."""
     if pattern.of:
-        rounds = [(replace(pattern, keep=n), 0.0) for n in range(pattern.of - 1, pattern.keep - 1, -1)]
+        parts = max(1, ROUNDS // (pattern.of - pattern.keep))
+        rounds = [(n, (p + 1) / parts) for n in range(pattern.of - 1, pattern.keep - 1, -1) for p in range(parts)]
     else:
-        rounds = [(pattern, 1 - (1 - density) * (1 - (1 - n / ROUNDS) ** 2)) for n in range(1, ROUNDS + 1)]
+        rounds = [(0, 1 - (1 - density) * (1 - (1 - n / ROUNDS) ** 2)) for n in range(1, ROUNDS + 1)]
     power = np.maximum(np.diag(own), 0)[:, None]
-    solver = Refit(weights, own, cross)
+    solver = Refit(weights, own, target)
     made, mask = weights, np.ones(weights.shape, bool)
-    for step, share in rounds:
-        mask = step.select(np.where(mask, made**2 * power, -1), share)
+    for keep, share in rounds:
+        left = np.where(mask, made**2 * power, -1)
+        mask = pattern.thinned(left, keep, share) if pattern.of else pattern.select(left, share)
         made = solver.solve(mask, made, ROUND_ITERATIONS)
     return mask, made
 
@@ -75,11 +75,12 @@ class Refit:
     residual of a thousandth is far below what pruning costs.
     """
 
-    def __init__(self, original: np.ndarray, own: np.ndarray, cross: np.ndarray) -> None:
+    def __init__(self, original: np.ndarray, own: np.ndarray, target: np.ndarray) -> None:
+        """target: E z y^T for the outputs y of the original."""
         h = damped(own)
         ridge = h[0, 0] - own[0, 0]
         self.original = original.astype(np.float32)
-        self._h, self._target = h.astype(np.float32), (cross @ original + ridge * original).astype(np.float32)
+        self._h, self._target = h.astype(np.float32), (target + ridge * original).astype(np.float32)
         self._inverse = (1 / np.diag(h))[:, None].astype(np.float32)
 
     def solve(self, mask: np.ndarray, start: np.ndarray, iterations: int = ITERATIONS) -> np.ndarray:
@@ -114,10 +115,10 @@ def _columns(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def refit(
-    original: np.ndarray, mask: np.ndarray, own: np.ndarray, cross: np.ndarray, start: np.ndarray | None = None
+    original: np.ndarray, mask: np.ndarray, own: np.ndarray, target: np.ndarray, start: np.ndarray | None = None
 ) -> np.ndarray:
     """The weights under the mask, as `Refit` says."""
-    return Refit(original, own, cross).solve(mask, original if start is None else start)
+    return Refit(original, own, target).solve(mask, original if start is None else start)
 
 
 def relative_error(w: np.ndarray, original: np.ndarray, own: np.ndarray, cross: np.ndarray, teacher: np.ndarray) -> float:

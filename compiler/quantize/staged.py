@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..onnx_edit import OnnxEdit
-from ..prune.layers import Layer, make_stages
+from ..prune.layers import Layer, exposed, make_stages
 from ..prune.moments import Moments, gather_moments
 from ..prune.reconstruct import damped, relative_error
 from .activations import ActivationRunner
@@ -50,13 +50,13 @@ def round_in_stages(
     progress: Progress = lambda what, done, total: None,
 ) -> dict[str, Rounded]:
     """By layer.  groups: weights of a block by layer.  The weights and biases in `edit` are changed."""
-    teacher = ActivationRunner(edit.finish(), sorted({n.source for n in layers}))
+    teacher = ActivationRunner(edit.finish(), exposed(layers))
     made: dict[str, Rounded] = {}
     for number, stage in enumerate(make_stages(list(layers))):
         depths = [len(n.matrix(edit)) for n in stage]
         student = None
         if number:
-            student = ActivationRunner(edit.finish(), sorted({n.source for n in stage}), cache=False)
+            student = ActivationRunner(edit.finish(), exposed(stage), cache=False)
         moments = gather_moments(teacher, student, stage, depths, samples)
         if student is not None:
             student.close()
@@ -72,14 +72,13 @@ def _round_layer(edit: OnnxEdit, layer: Layer, moments: Moments, bits: int, grou
     own, cross = moments.normal(bool(layer.bias))
     h = damped(own)
     ridge = h[0, 0] - own[0, 0]
-    target = np.linalg.solve(h, cross @ original + ridge * original)
+    target = np.linalg.solve(h, moments.target(original, bool(layer.bias)) + ridge * original)
     q, scales = round_matrix(target.astype(np.float32), h, bits, group)
     made = (q * spread(scales, len(q))).astype(np.float64)
     layer.store(edit, made)
     if layer.bias:
-        z, x = moments.means()
         bias = edit.constants[layer.bias]
-        edit.constants[layer.bias] = (bias + (x @ original - z @ made).reshape(bias.shape)).astype(bias.dtype)
+        edit.constants[layer.bias] = (bias + moments.offset(original, made).reshape(bias.shape)).astype(bias.dtype)
     return Rounded(q, scales, relative_error(made, original, own, cross, own))
 
 

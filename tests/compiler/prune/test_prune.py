@@ -18,7 +18,8 @@ from tilewright.compiler.prune.allocate import allocate, cost_curve
 from tilewright.compiler.prune.api import prune
 from tilewright.compiler.prune.budget import least_cost
 from tilewright.compiler.prune.channels import cut_channels, remove_unread_channels
-from tilewright.compiler.prune.layers import find_layers
+from tilewright.compiler.prune.layers import exposed, find_layers
+from tilewright.compiler.prune.moments import Moments
 from tilewright.compiler.prune.patterns import Pattern, parse_pattern
 from tilewright.compiler.prune.reconstruct import choose, refit, relative_error
 from tilewright.compiler.prune.spaces import Follower
@@ -101,8 +102,8 @@ def correlated(rows: int, depth: int) -> np.ndarray:
 def test_fitted_weights_are_the_least_squares_solution() -> None:
     x, w = correlated(400, 24), random(24, 8).astype(np.float64)
     own = x.T @ x / len(x)
-    mask, _ = choose(w, own, own, Pattern("unstructured"), 0.5, "magnitude")
-    made = refit(w, mask, own, own)
+    mask, _ = choose(w, own, own @ w, Pattern("unstructured"), 0.5, "magnitude")
+    made = refit(w, mask, own, own @ w)
     assert not made[~mask].any()
     damping = 0.01 * np.diag(own).mean()
     for n in range(8):
@@ -112,14 +113,47 @@ def test_fitted_weights_are_the_least_squares_solution() -> None:
         np.testing.assert_allclose(made[rows, n], best, rtol=1e-3, atol=1e-3)
 
 
+def test_thinning_takes_the_groups_that_lose_least_first() -> None:
+    pattern, scores = parse_pattern("2:4"), np.abs(random(32, 6)).astype(np.float64)
+    half = pattern.thinned(scores, 2, 0.5).reshape(8, 4, 6)
+    counts = half.sum(axis=1)
+    assert set(np.unique(counts)) == {2, 3} and (counts == 2).sum() == 24
+    third = np.sort(scores.reshape(8, 4, 6), axis=1)[:, 1]  # what the step from three to two takes
+    assert third[counts == 2].max() <= third[counts == 3].min()
+    np.testing.assert_array_equal(pattern.thinned(scores, 2, 1.0), pattern.select(scores, 0.5))
+
+
+def test_a_layer_makes_up_for_the_drift_of_what_it_is_added_to() -> None:
+    """The residual has lost part of what depends on the layer's input: the least squares of the sum, not of the product."""
+    x, w, lost = correlated(500, 16), random(16, 8).astype(np.float64), 0.3 * random(16, 8).astype(np.float64)
+    found = Moments(16)
+    rows = (x + 1).astype(np.float32)
+    found.add(rows, rows, (rows @ lost + 0.5).astype(np.float32))
+    own, _ = found.normal(True)
+    made = refit(w, np.ones(w.shape, bool), own, found.target(w, True))  # damping draws it a little to w
+    np.testing.assert_allclose(made, w + lost, atol=0.05 * np.abs(w).max())
+    wanted = (rows @ (w + lost) + 0.5).mean(axis=0)
+    np.testing.assert_allclose((rows @ made).mean(axis=0) + found.offset(w, made), wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_residuals_are_found_behind_a_bias() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["p"], "product"), helper.make_node("Add", ["p", "b"], ["q"]),
+        helper.make_node("Add", ["q", "x"], ["y"]),
+    ]
+    edit = OnnxEdit(model(nodes, {"x": [4, 64]}, 2, w=random(64, 64), b=random(64)))
+    (layer,), _ = find_layers(edit)
+    assert (layer.bias, layer.residual) == ("b", "x") and exposed([layer]) == ["x"]
+
+
 def test_second_order_beats_magnitude() -> None:
     """With correlated inputs, and all fitted at the end."""
     x, w = correlated(600, 64), random(64, 32).astype(np.float64)
     own = x.T @ x / len(x)
     errors = {}
     for importance in ("magnitude", "obs"):
-        mask, _ = choose(w, own, own, Pattern("unstructured"), 0.5, importance)
-        errors[importance] = relative_error(refit(w, mask, own, own), w, own, own, own)
+        mask, _ = choose(w, own, own @ w, Pattern("unstructured"), 0.5, importance)
+        errors[importance] = relative_error(refit(w, mask, own, own @ w), w, own, own, own)
     assert errors["obs"] < 0.6 * errors["magnitude"]
 
 
