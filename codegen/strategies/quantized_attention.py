@@ -230,14 +230,15 @@ class _Attention:
         parts = ([self.sums_k[self.p, key]] if self.zq else []) + ([self.sums_q[self.p, self.m]] if self.zk else [])
         score: Expr = cast(acc_var("i32"), "f32") * op.scores_scale
         if op.scores:
-            _, zero, low, high, factor = op.scores
-            score = unary("rint", binary("min", high - zero, binary("max", low - zero, score))) * factor
+            score = _rounded(score, *op.scores[1:4]) * op.scores[4]
         hidden = const(float("-inf"), "f32")
         if self.mask:
             shape = self.mask[0].shape
             full = (self.b, self.h, self.row, self._key(key))[4 - len(shape) :]
             idx = (as_expr(0) if n == 1 else i for n, i in zip(shape, full, strict=True))
             score = score + load(self.mask[0], *idx)
+        if op.sums:
+            score = _rounded(score * (1 / op.sums[0]), *op.sums[1:]) * op.sums[0]
         if z.padded != z.keys:
             score = select(binary("lt", key, as_expr(z.keys)), score, hidden)
         words = _dot(self._word(self.q, (self.b, self.h, self.row), d), self.packed_k[self.p, so, d, si])
@@ -247,7 +248,7 @@ class _Attention:
     def _softmax(self) -> list[Compute]:
         p, m, j = self.p, self.m, self.j
         safe = binary("max", self.most[p, m], -3.0e38)  # a row without any key has weights of zero
-        share = 1.0 / (binary("max", acc_var("f32"), LEAST_TOTAL) * self.step)
+        share = 1.0 / (binary("max", acc_var("f32"), LEAST_TOTAL) * self.op.share_step)
         return [
             Compute(self.most, (p, m), self.scores[p, m, j], (j,), "max"),
             Compute(self.e, (p, m, j), call("exp", self.scores[p, m, j] - safe)),
@@ -256,9 +257,10 @@ class _Attention:
 
     def _rounded(self) -> Compute:
         p, m, j = self.p, self.m, self.j
-        share = self.e[p, m, j] * self.total[p, m]
-        inside = binary("min", self.high - self.zero, binary("max", self.low - self.zero, share))
-        whole = cast(unary("rint", inside), "i32")
+        share: Expr = self.e[p, m, j] * self.total[p, m]
+        if self.op.shares:
+            share = _rounded(share, *self.op.shares[1:]) * (self.op.shares[0] / self.step)
+        whole = cast(_rounded(share, self.zero, self.low, self.high), "i32")
         return Compute(self.weights, (p, m, j), cast(whole + self.zero if self.zero else whole, "u8"))
 
     def _sums_w(self) -> Compute:
@@ -278,11 +280,16 @@ class _Attention:
         y: Expr = cast(acc_var("i32"), "f32") * op.gain
         if op.result:
             zero, low, high = op.result
-            whole = cast(unary("rint", binary("min", float(high - zero), binary("max", float(low - zero), y))), "i32")
+            whole = cast(_rounded(y, zero, low, high), "i32")
             y = cast(whole + zero if zero else whole, "u8")
         words = _dot(self._word(self.weights, (self.p, self.m), r), self.packed_v[self.p, co, r, ci])
         return Compute(
             self.out, (self.p, self.m, co, ci), words, (r,), "add", y, (self.b, self.h, self.row, column), _sum(parts))
+
+
+def _rounded(x: Expr, zero: float, low: float, high: float) -> Expr:
+    """Half to even, within the bounds, less the zero point."""
+    return unary("rint", binary("min", float(high - zero), binary("max", float(low - zero), x)))
 
 
 def _sum(parts: list[Expr]) -> Expr | None:

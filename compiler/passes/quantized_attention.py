@@ -3,9 +3,10 @@
     s = MatMul(q, kT) * c; s = Dequantize(Quantize(s)) * d + mask; p = Dequantize(Quantize(Softmax(s))); y = MatMul(p, v)
     ->   y = QuantizedAttention(q, k, v, mask)      q, k, v: integers; with Quantize(y), its result are integers too
 
-where q, kT and v are dequantized.  The pair on s, the factors and the mask may be missing; a guard against rows without keys
-(Select(isnan(p), 0, p)) is part of the operator.  Elementwise functions of one value that stand below the reshapes and
-transposes of heads change places with them, so that the product in front computes them.
+where q, kT and v are dequantized.  The pair on s, the factors and the mask may be missing, and there may be pairs on what the
+softmax reads and directly on its result; a guard against rows without keys (Select(isnan(p), 0, p)) is part of the operator.
+Elementwise functions of one value that stand below the reshapes and transposes of heads change places with them, so that the
+product in front computes them.
 """
 
 from __future__ import annotations
@@ -49,10 +50,15 @@ def quantized_attention(s: Replay, node: Node) -> Attended | None:
         return None
     v = _operand(s, node.inputs[1])
     weights = _grid(s, node.inputs[0])
-    softmax = None if weights is None else made_by(s.graph, _unguarded(s, weights.x), Softmax)
-    if v is None or weights is None or softmax is None or softmax[0].axis != node.inputs[0].type.rank - 1:
+    if v is None or weights is None:
         return None
-    found = _scores(s, softmax[1][0])
+    result, uses = _unguarded(s, weights.x)
+    shares = _grid(s, result, uses)
+    softmax = made_by(s.graph, result if shares is None else shares.x, Softmax)
+    if softmax is None or softmax[0].axis != node.inputs[0].type.rank - 1:
+        return None
+    sums = _grid(s, softmax[1][0])
+    found = _scores(s, softmax[1][0] if sums is None else sums.x)
     if found is None:
         return None
     product, scale, scores, mask = found
@@ -64,6 +70,7 @@ def quantized_attention(s: Replay, node: Node) -> Attended | None:
     op = QuantizedAttention(
         scale * float(q.scale) * float(keys.scale), tuple(int(r.zero) for r in (q, keys, v)), scores,  # type: ignore[arg-type]
         (weights.step, weights.zero + shift, weights.low + shift, weights.high + shift), weights.step * float(v.scale), (),  # type: ignore[arg-type]
+        *(() if g is None else (g.step, g.zero, g.low, g.high) for g in (sums, shares)),
     )
     return _attended(s, node, op, (q, keys, v), mask, product)
 
@@ -107,16 +114,16 @@ def _read_once(s: Replay, v: Value) -> bool:
     return s.uses[v] == 1
 
 
-def _grid(s: Replay, v: Value) -> _Grid | None:
-    """The pair that made a value, both of one scale and zero point for the whole tensor."""
+def _grid(s: Replay, v: Value, uses: int = 1) -> _Grid | None:
+    """The pair that made a value that is read so often, both of one scale and zero point for the whole tensor."""
     back = made_by(s.graph, v, Dequantize)
-    forth = made_by(s.graph, back[1][0], Quantize) if back is not None and _read_once(s, v) else None
+    forth = made_by(s.graph, back[1][0], Quantize) if back is not None and s.uses[v] == uses else None
     if back is None or forth is None or not _read_once(s, back[1][0]) or forth[0].to not in BYTES:
         return None
     numbers = []
     for operands in (back[1], forth[1]):
         scale, zero = one(s.array(operands[1])), one(s.array(operands[2])) if len(operands) > 2 else np.zeros((), np.int64)
-        if scale is None or zero is None or scale.dtype != np.float32 or not 2.0**-120 < float(scale) < 2.0**120:
+        if scale is None or zero is None or scale.dtype != np.float32 or not 2.0**-126 <= float(scale) <= 2.0**126:
             return None
         numbers.append((float(scale), int(zero)))
     if numbers[0] != numbers[1]:
@@ -125,13 +132,14 @@ def _grid(s: Replay, v: Value) -> _Grid | None:
     return _Grid(forth[1][0], step, zero, op.low, op.high, op.to)
 
 
-def _unguarded(s: Replay, v: Value) -> Value:
-    """p for Select(isnan(p), 0, p)."""
+def _unguarded(s: Replay, v: Value) -> tuple[Value, int]:
+    """(p, its readers) for Select(isnan(p), 0, p), else (v, 1)."""
     made = made_by(s.graph, v, Select)
     if made is None or not _read_once(s, v):
-        return v
+        return v, 1
     condition, zero, p = made[1]
-    return p if function_of(s.graph, condition, Unary, "isnan") == (p,) and uniform(s.graph, zero) == 0 else v
+    guards = function_of(s.graph, condition, Unary, "isnan") == (p,) and uniform(s.graph, zero) == 0
+    return (p, 2) if guards else (v, 1)
 
 
 def _factor(s: Replay, v: Value) -> tuple[Value, float]:

@@ -252,7 +252,8 @@ def test_quantized_attention(name: str) -> None:
     for weights, scores, result in (
         ((1 / 400, 0, 0, 255), (0.0125, 129, 0, 255, 0.02), (138, 0, 255)), ((1 / 127, 128, 0, 255), (), ()),
     ):
-        op = QuantizedAttention(2e-5, zeros, scores, weights, 0.02 if result else 1e-3, result)
+        more = () if result else ((0.3, 200, 0, 255), (1 / 90, 5, 0, 255))
+        op = QuantizedAttention(2e-5, zeros, scores, weights, 0.02 if result else 1e-3, result, *more)
         run_op(op, q, k, v, *extra, machine="znver5", tolerance=None if result else 2e-6)
 
 

@@ -296,7 +296,7 @@ def test_weights_off_the_centre_are_moved_into_eight_bits(zero: int) -> None:
     assert all(n.inputs[1].type.dtype == "i8" for n in after.nodes if isinstance(n.op, (MatMul, Conv)))
 
 
-def _attention(m: Model, pair_on_scores: bool, guarded: bool, factor: float) -> Value:
+def _attention(m: Model, pair_on_scores: bool, guarded: bool, factor: float, all_pairs: bool = False) -> Value:
     """As exporters and quantizers write it: heads split after the projections, keys transposed before they are rounded."""
     def heads(perm: tuple[int, ...], scale: float) -> Value:
         y = m.pair(m.b.add(MatMul(), x, m.weights(32, 32, axis=1)), 0.05, 120)
@@ -309,7 +309,9 @@ def _attention(m: Model, pair_on_scores: bool, guarded: bool, factor: float) -> 
     if factor != 1:
         scores = m.b.add(Binary("div"), scores, m.number(1 / factor))
     hidden = np.where(np.arange(6) == 4, -np.inf, 0).astype(F32).reshape(1, 1, 1, 6)
-    p = m.b.add(Softmax(3), m.b.add(Binary("add"), scores, m.b.constant(hidden)))
+    scores = m.b.add(Binary("add"), scores, m.b.constant(hidden))
+    p = m.b.add(Softmax(3), m.pair(scores, 0.06, 200) if all_pairs else scores)
+    p = m.pair(p, 1 / 200, 3) if all_pairs else p
     if guarded:
         p = m.b.add(Select(), m.b.add(Unary("isnan"), p), m.number(0), p)
     y = m.b.add(MatMul(), m.pair(p, 1 / 255, 0), heads((0, 2, 1, 3), 1.0))
@@ -317,11 +319,14 @@ def _attention(m: Model, pair_on_scores: bool, guarded: bool, factor: float) -> 
     return m.quantize(y, 0.02, 128)
 
 
-@pytest.mark.parametrize("pair_on_scores, guarded, factor", [(True, True, 1), (False, False, 0.25), (True, False, 2)])
-def test_attention(pair_on_scores: bool, guarded: bool, factor: float) -> None:
+@pytest.mark.parametrize("pair_on_scores, guarded, factor, all_pairs", [
+    (True, True, 1, False), (False, False, 0.25, False), (True, False, 2, False),
+    (True, True, 1, True), (False, False, 1, True),
+])
+def test_attention(pair_on_scores: bool, guarded: bool, factor: float, all_pairs: bool) -> None:
     """One operator on bytes; what stands above the split into heads is computed before it."""
     m = Model()
-    graph = m.b.graph([_attention(m, pair_on_scores, guarded, factor)])
+    graph = m.b.graph([_attention(m, pair_on_scores, guarded, factor, all_pairs)])
     notes: list[str] = []
     after = lower_quantization(graph, native=lambda op, types: not isinstance(op, Lookup), note=notes.append)
     verify_graph(after)
