@@ -115,6 +115,7 @@ def main() -> int:
     a = parser.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # of LLVM, which took most of the time
     targets = a.targets.split(",")
     counts = {t: collections.Counter[str]() for t in targets}
     start, failed = time.monotonic(), []
