@@ -24,6 +24,7 @@ REFERENCE: dict[str, tuple[int, str]] = {
     "LpPool": (_EVER, "the reference ignores ceil_mode"),
     "ConvTranspose": (_EVER, "the reference has no groups, and no auto_pad with gaps"),
     "ReduceSumSquare": (_EVER, "the reference makes 64-bit integers of others"),
+    "SoftmaxCrossEntropyLoss": (_EVER, "the reference takes the logarithm of a softmax, which may be 0"),
     "Slice": (_EVER, "the reference slices as NumPy where a start lies before the first element"),
 }
 """Operator -> (newest opset that is not to be trusted, why)."""
