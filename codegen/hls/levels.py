@@ -115,10 +115,10 @@ def fit_affine(levels: Levels, real: Function | None, early: Levels | None = Non
 def _slopes(levels: Levels, real: Function | None) -> np.ndarray:
     """Codes per unit of x, for every channel."""
     count = levels.used.sum(1)
-    first = np.argmax(levels.used, 1)[:, None]
-    last = (levels.used.shape[1] - 1 - np.argmax(levels.used[:, ::-1], 1))[:, None] if levels.used.size else first
-    if not levels.used.size:
+    if not levels.used.size:  # one code, whatever comes
         return np.zeros(len(count))
+    first = np.argmax(levels.used, 1)[:, None]
+    last = (levels.used.shape[1] - 1 - np.argmax(levels.used[:, ::-1], 1))[:, None]
     a, b = np.take_along_axis(levels.at, first, 1), np.take_along_axis(levels.at, last, 1)
     run = (b - a)[:, 0].clip(1)
     rise = (last - first)[:, 0].astype(np.float64)
@@ -218,15 +218,16 @@ def _emit_affine(b: BodyBuilder, x: Reg, levels: Levels, form: Affine) -> Reg:
 
 def fit_sum(
     f: Function, real: Function, zero: int, codes: Sequence[np.ndarray], slack: tuple[Function, Function] | None = None
-) -> tuple[np.ndarray, int, int, bool] | None:
-    """For f of several integers: factors, addend and shift of an affine form that is f on the whole grid of the operands'
-    codes, and whether it rounds half to even, before zero is added.
+) -> Affine | None:
+    """For f of several integers: an affine form, with one factor per operand and one addend, that is f on the whole grid of
+    the operands' codes; zero: what f adds to what it has rounded.
     f, real: from [operands, n]; slack: functions between which f may lie."""
     grid = np.stack([g.ravel() for g in np.meshgrid(*codes, indexing="ij")])
     k, y = f(grid).astype(np.int64), real(grid)
     k = k - zero
     fewest, most_codes = (k, k) if slack is None else (g(grid).astype(np.int64) - zero for g in slack)
     low, high = int(k.min()), int(k.max())
+    codes_of_all = (low + zero, high + zero)  # a rectifier ends above what the type holds
     inside = (k > low) & (k < high)
     if inside.sum() < 2 * len(codes) + 2:
         return None
@@ -243,8 +244,8 @@ def fit_sum(
         least = np.where(fewest > low, (fewest << shift) - total, -_ROOM).max()
         most = np.where(most_codes < high, ((most_codes + 1) << shift) - 1 - total, _ROOM).min()
         if least <= most:
-            return m, int(_roundest(np.array([least]), np.array([most]))[0]) + (zero << shift), shift, False
+            return Affine(m, _roundest(np.array([least]), np.array([most])) + (zero << shift), shift, codes_of_all)
         addend = int(np.rint(found[-1] * 2.0**shift))
         if ((round_even(total + addend, shift).clip(low, high)) == k).all():
-            return m, addend, shift, True
+            return Affine(m, np.array([addend]), shift, codes_of_all, True, zero)
     return None

@@ -282,13 +282,11 @@ class IntegerRegion:
         found = fit_sum(*functions, zero, grid) or fit_sum(*functions, zero, grid, (nudged(-TIE), nudged(TIE)))
         if found is None:
             return None
-        m, addend, shift, even = found
-        total = b.integers(np.array([addend]))
-        for r, factor in zip(regs, m, strict=True):
+        total = b.integers(found.b)
+        for r, factor in zip(regs, found.m, strict=True):
             total = b.binary("add", total, b.binary("mul", replace(r, frac=0), b.integers(np.array([factor]))))
-        total = replace(total, frac=shift)
-        op = last.op
-        return b.whole(total, op.low, op.high, zero) if even else b.floor(total, op.low, op.high)
+        total = replace(total, frac=found.shift)
+        return b.whole(total, *found.codes, found.zero) if found.even else b.floor(total, *found.codes)
 
 
 def _tried(low: int, high: int) -> np.ndarray:
