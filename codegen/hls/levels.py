@@ -98,12 +98,13 @@ def fit_affine(levels: Levels, real: Function | None, early: Levels | None = Non
     if slope.max(initial=0.0) <= 0.0:
         return Affine(np.zeros(len(slope), np.int64), levels.values[:, 0], 0, levels.codes)
     start = _FIRST_BITS - int(np.ceil(np.log2(slope.max())))
+    line = _line(levels, real, zero) if real is not None and early is None else None
     for shift in range(max(0, start), max(0, start) + _LAST_BITS):
         m = np.rint(slope * 2.0**shift).astype(np.int64)
         reach = max(int(np.abs(levels.ends).max()), 1) * max(int(m.max()), 1)
         if reach >= _ROOM or max(abs(c) + 1 for c in levels.codes) << shift >= _ROOM:
             return None
-        ties = _on_ties(levels, real, slope, shift, zero) if real is not None and early is None else None
+        ties = _on_ties(levels, *line, shift, zero) if line is not None else None
         if ties is not None:
             return ties
         low, high = _room(levels, levels if early is None else early, m, shift)
@@ -153,13 +154,19 @@ def _roundest(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     return np.array(found, np.int64)
 
 
-def _on_ties(levels: Levels, real: Function | None, slope: np.ndarray, shift: int, zero: int) -> Affine | None:
+def _line(levels: Levels, real: Function, zero: int) -> tuple[np.ndarray, np.ndarray]:
+    """Slope and offset of what is rounded, for every channel: where it is steepest, since beyond bounds it is flat."""
+    y, before = (real(x * levels.sign[:, None]) for x in (levels.at, levels.at - 1))
+    best = np.argmax(np.where(levels.used, y - before, -np.inf), 1)[:, None]
+    at, top, bottom = (np.take_along_axis(a, best, 1)[:, 0] for a in (levels.at, y, before))
+    reached = levels.used.any(1)
+    slope = np.where(reached, top - bottom, 0.0)
+    return slope, np.where(reached, top - slope * at, levels.values[:, 0] - zero)
+
+
+def _on_ties(levels: Levels, slope: np.ndarray, offset: np.ndarray, shift: int, zero: int) -> Affine | None:
     """The form that rounds half to even, if slope and offset are whole numbers of 2^-shift and it has the thresholds."""
-    assert real is not None
-    m = slope * 2.0**shift
-    at = np.take_along_axis(levels.at, np.argmax(levels.used, 1)[:, None], 1)
-    b = (real(at * levels.sign[:, None])[:, 0] - slope * at[:, 0]) * 2.0**shift
-    b = np.where(levels.used.any(1), b, (levels.values[:, 0] - zero) * 2.0**shift)
+    m, b = slope * 2.0**shift, offset * 2.0**shift
     if np.any(m != np.rint(m)) or np.any(b != np.rint(b)) or np.abs(b).max() >= _ROOM:
         return None
     form = Affine(m.astype(np.int64), b.astype(np.int64), shift, levels.codes, True, zero)

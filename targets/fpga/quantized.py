@@ -169,12 +169,16 @@ class IntegerRegion:
 
     def _fit_loosely(self, f: Nudged, real: Function | None, reg: Reg, channels: int) -> Affine | None:
         """Where f32 cannot tell a tie, either code will do."""
-        if real is None:
+        if real is None or self._has_steps():
             return None
         late, early = (find_levels(partial(f, n), reg.low, reg.high, channels) for n in (-TIE, TIE))
         if late is None or early is None or late.codes != early.codes:
             return None
         return fit_affine(late, real, early, self._zero())
+
+    def _has_steps(self) -> bool:
+        """Whether whole runs of integers have one value, which a tie would move together: they lie on it exactly."""
+        return any(isinstance(n.op, Cast) or (isinstance(n.op, Unary) and n.op.fn in _STEPS) for n in self.path)
 
     def _channels(self, source: Source) -> int | None:
         sizes = [a.size for a in source.affine()]
@@ -279,7 +283,9 @@ class IntegerRegion:
 
         functions = (lambda a: value(a, self.path)[self.result]), (lambda a: self._unrounded(value(a, self.path[:-1]), last))
         zero = self._zero()
-        found = fit_sum(*functions, zero, grid) or fit_sum(*functions, zero, grid, (nudged(-TIE), nudged(TIE)))
+        found = fit_sum(*functions, zero, grid)
+        if found is None and not self._has_steps():
+            found = fit_sum(*functions, zero, grid, (nudged(-TIE), nudged(TIE)))
         if found is None:
             return None
         total = b.integers(found.b)
@@ -298,6 +304,7 @@ def _tried(low: int, high: int) -> np.ndarray:
 
 
 _RISING = {"neg", "exp", "log", "sqrt", "tanh", "sigmoid", "atan", "sinh", "asinh", "floor", "ceil", "rint", "sign"}
+_STEPS = {"floor", "ceil", "rint", "sign"}
 _BOUNDED = {"add", "sub", "mul", "div", "max", "min", "lt", "le", "gt", "ge"}
 
 
