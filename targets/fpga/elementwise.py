@@ -8,7 +8,7 @@ becomes a table of that value; the rest becomes exact instructions, rounded when
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import numpy as np
@@ -21,7 +21,7 @@ from ...ir.graph import Graph, Node, Value
 from ...ir.ops.elementwise import Binary, Cast, Select, Unary
 from ...ir.ops.quantize import Quantize, Saturate
 from ...ir.types import is_integer
-from .quantized import IntegerRegion, Source, scalar_pair
+from .quantized import STEPS, IntegerRegion, Source, scalar_pair
 
 ELEMENTWISE = (Unary, Binary, Select, Cast, Saturate, Quantize)
 MARGIN = 1.15  # how far beyond the user's calibration data a type reaches
@@ -29,6 +29,7 @@ RANDOM_MARGIN = 2.0  # beyond random data, which reach less far than real ones
 WIDEST = 40  # bits that an exact intermediate may have before it is rounded
 EXACT_UNARY = {"neg", "abs", "not"}
 SIMPLE = {"add", "sub", "mul", "max", "min"}
+_JUMPS = {"mod", "fmod", "bitnot", "bitand", "bitor", "bitxor", "shl", "shr"}
 _TABLE_FROM = 3  # so many instructions of one value are dearer than a table
 
 
@@ -170,7 +171,7 @@ class RegionBuilder:
 
     def _deserves_table(self, v: Value, root: Value) -> bool:
         path = self._path(v, root)
-        if v.type.dtype == "bool" or root.type.dtype == "bool" or any(isinstance(n.op, (Saturate, Quantize)) for n in path):
+        if v.type.dtype == "bool" or root.type.dtype == "bool" or any(_is_step(n) for n in path):
             return False  # steps are not what a table with slopes is for
         exact = [n for n in path if is_exact(n)]
         return len(exact) < len(path) or sum(not is_bound(n, self.graph) for n in path) >= _TABLE_FROM
@@ -185,7 +186,11 @@ class RegionBuilder:
         return self.b.table(source, table)
 
     def _apply(self, path: list[Node], root: Value, v: Value, x: np.ndarray) -> np.ndarray:
-        """The nodes of a path on real values, in double precision where the functions allow it."""
+        """The nodes of a path on real values, in double precision where the functions allow it.  Raises NoHardwareError for
+        functions with jumps, of which a table with slopes would be wrong."""
+        jumps = [n for n in path if isinstance(n.op, (Unary, Binary)) and n.op.fn in _JUMPS]
+        if jumps:
+            raise unsupported(jumps)
         env: dict[Value, np.ndarray] = {root: np.asarray(x, np.float64)}
         with np.errstate(all="ignore"):
             for node in path:
@@ -211,6 +216,8 @@ class RegionBuilder:
             reg = self._quantize(node, op)
         elif isinstance(op, Unary) and op.fn in EXACT_UNARY:
             reg = self.b.unary(op.fn, self.value(node.inputs[0]))
+        elif isinstance(op, Unary) and op.fn in STEPS:
+            reg = self._step(op.fn, self.value(node.inputs[0]))
         else:
             reg = self._table_of_step(node)
         return self.narrow(v, reg) if reg.type.bits > WIDEST else reg
@@ -259,9 +266,22 @@ class RegionBuilder:
         reg = self.value(x)
         if to == "bool" and x.type.dtype != "bool":
             return self.b.binary("ne", reg, self.constant(np.zeros(1)))
-        if to[0] in "iu" and x.type.dtype[0] in "fb" and reg.frac > 0:
-            return self._table_of_step(node)
+        if to[0] in "iu" and x.type.dtype[0] in "fb" and reg.frac > 0:  # toward zero
+            negative = self.b.binary("lt", reg, self.constant(np.zeros(1)))
+            return self.b.select(negative, self._step("ceil", reg), self._step("floor", reg))
         return reg
+
+    def _step(self, fn: str, a: Reg) -> Reg:
+        """floor, ceil, rint or sign."""
+        if fn == "sign":
+            zero = self.constant(np.zeros(1))
+            return self.b.binary("sub", self.b.binary("gt", a, zero), self.b.binary("lt", a, zero))
+        if a.frac <= 0:
+            return a
+        if fn == "ceil":
+            a = self.b.binary("add", a, replace(self.b.integers(np.array([(1 << a.frac) - 1])), frac=a.frac))
+        low, high = a.low >> a.frac, a.high >> a.frac
+        return self.b.whole(a, low, high + 1, 0) if fn == "rint" else self.b.floor(a, low, high)
 
 
 def is_exact(node: Node) -> bool:
@@ -269,7 +289,14 @@ def is_exact(node: Node) -> bool:
     op = node.op
     if isinstance(op, Binary):
         return op.fn in SIMPLE or op.fn in COMPARE or op.fn in LOGIC
-    return isinstance(op, (Select, Cast, Saturate, Quantize)) or (isinstance(op, Unary) and op.fn in EXACT_UNARY)
+    return isinstance(op, (Select, Cast, Saturate, Quantize)) or (isinstance(op, Unary) and op.fn in EXACT_UNARY | STEPS)
+
+
+def _is_step(node: Node) -> bool:
+    op = node.op
+    if isinstance(op, Cast):
+        return is_integer(op.to)
+    return isinstance(op, (Saturate, Quantize)) or (isinstance(op, Unary) and op.fn in STEPS)
 
 
 def is_bound(node: Node, graph: Graph) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 from ...codegen.hls.body import Body, BodyBuilder, Reg
 from ...codegen.hls.design import Process
 from ...codegen.hls.elementwise import Map
+from ...codegen.hls.fixed import holding
 from ...codegen.hls.ports import STEPS
 from ...codegen.hls.route import Pick
 from ...codegen.hls.tensor import Tensor
@@ -122,6 +123,15 @@ class Lowering:
         return self.add(Pick(name=self.name("pick"), inputs=(t,), outputs=(out,), where=where,
                              outer=prod(t.shape[:axis]), count=t.shape[axis], inner=prod(t.shape[axis + 1:]),
                              index=index, fill=fill))
+
+    def reaching(self, t: Tensor, code: int, where: str) -> Tensor:
+        """The tensor in a type that holds this code too, which a border brings."""
+        low, high = min(t.type.low, code), max(t.type.high, code)
+        if (low, high) == (t.type.low, t.type.high):
+            return t
+        b = BodyBuilder()
+        out = Tensor(t.name, t.shape, holding(low, high, t.type.frac))
+        return self.add(Map(name=self.name("map"), inputs=(t,), outputs=(out,), where=where, body=b.body(b.input(t.type))))
 
     def spread(self, t: Tensor, shape: tuple[int, ...], where: str = "") -> Tensor:
         """Repeated to a shape, as NumPy broadcasts."""

@@ -85,16 +85,21 @@ def slice_(low: Lowering, node: Node) -> None:
 
 
 def pad(low: Lowering, node: Node) -> None:
-    op, x = node.op, low.operand(node.inputs[0])
+    """A constant border between the codes makes fixed-point numbers of them."""
+    op, x, fill = node.op, low.operand(node.inputs[0]), 0
     assert isinstance(op, movement.Pad)
-    fill = 0
     if op.mode == "constant":
         value = low.constant(node.inputs[1])
         if value is None:
             raise unsupported([node])
-        fill = x.code(float(value.ravel()[0]))
+        border = float(value.ravel()[0])
+        if np.isfinite(border) and border % x.scale:
+            t = _finer(low, low.tensor(node.inputs[0]), border, node.where)
+            x = Coded(t, 2.0**-t.type.frac, 0)
+        fill = x.code(border)
 
     def extend(t: Tensor) -> Tensor:
+        t = low.reaching(t, fill, node.where) if op.mode == "constant" else t
         for d, (before, after) in enumerate(zip(op.before, op.after, strict=True)):
             inside, width = np.arange(t.shape[d]), (int(before), int(after))  # type: ignore[call-overload]
             constant = op.mode == "constant"
@@ -102,7 +107,19 @@ def pad(low: Lowering, node: Node) -> None:
             t = low.pick(t, d, index, (*t.shape[:d], len(index), *t.shape[d + 1:]), fill, node.where)
         return t
 
-    low.move(node.inputs[0], node.outputs[0], extend)
+    if low.codes.get(node.inputs[0]) is x:
+        low.move(node.inputs[0], node.outputs[0], extend)
+    else:
+        low.env[node.outputs[0]] = extend(x.tensor)
+
+
+def _finer(low: Lowering, t: Tensor, number: float, where: str) -> Tensor:
+    """The tensor in units that the number is a multiple of, as far as its bits allow."""
+    frac, bits = t.type.frac, t.type.bits
+    while (number * 2.0**frac) % 1 and bits < low.bits:
+        frac, bits = frac + 1, bits + 1
+    more = frac - t.type.frac
+    return retyped(low, t, holding(t.type.low << more, t.type.high << more, frac), where) if more else t
 
 
 def gather(low: Lowering, node: Node) -> None:

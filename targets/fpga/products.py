@@ -144,6 +144,8 @@ def conv(low: Lowering, node: Node) -> None:
     bias = low.constant(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(node.outputs[0].type.static_shape[-1])
     if w is None or bias is None or len(op.strides) > 2:
         raise unsupported([node])
+    if any(op.pads):
+        x = replace(x, tensor=low.reaching(x.tensor, x.zero, node.where))
     channels, outputs = x.tensor.shape[-1], w.values.shape[-1]
     kernel, bias = w.values.shape[:-2], bias.astype(np.float64)
     if op.groups == channels == outputs and channels > 1:

@@ -21,12 +21,14 @@ from ...ir.graph import Graph, Node, Value
 from ...ir.ops.elementwise import Binary, Cast, Select, Unary
 from ...ir.ops.movement import Broadcast, Reshape, Slice, Transpose
 from ...ir.ops.quantize import Dequantize, Quantize, Saturate, spread_array
-from ...ir.types import is_integer
+from ...ir.types import DTYPES, is_integer
 
 SCALE_BITS = 26  # of scales and offsets where the result is a fixed-point number
 _MOVES = (Transpose, Reshape, Slice, Broadcast)
 _LOOKUP_BITS = 11
+_BORDER_BITS = 30  # of the code of a border
 TIE = 2.0**-18  # of a code: values so near to a tie are rounded either way by a model in f32
+STEPS = {"floor", "ceil", "rint", "sign"}
 _GRID = 256  # codes of one operand that are tried when there are two
 
 
@@ -39,9 +41,9 @@ class Coded:
     zero: int
 
     def code(self, x: float) -> int:
-        """The nearest code of a number."""
-        t = self.tensor.type
-        return int(np.clip(np.rint(x / self.scale) + self.zero, t.low, t.high))
+        """The nearest code of a number; of one that is far outside (no border, but a bound), the last of the type."""
+        t, nearest = self.tensor.type, np.rint(x / self.scale) + self.zero
+        return int(nearest) if abs(nearest) < 2.0**_BORDER_BITS else int(np.clip(nearest, t.low, t.high))
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +180,7 @@ class IntegerRegion:
 
     def _has_steps(self) -> bool:
         """Whether whole runs of integers have one value, which a tie would move together: they lie on it exactly."""
-        return any(isinstance(n.op, Cast) or (isinstance(n.op, Unary) and n.op.fn in _STEPS) for n in self.path)
+        return any(isinstance(n.op, Cast) or (isinstance(n.op, Unary) and n.op.fn in STEPS) for n in self.path)
 
     def _channels(self, source: Source) -> int | None:
         sizes = [a.size for a in source.affine()]
@@ -203,7 +205,8 @@ class IntegerRegion:
         scale, offset = (np.resize(a, channels)[:, None] for a in source.affine())
 
         def value(a: np.ndarray, nodes: Sequence[Node]) -> dict[Value, np.ndarray]:
-            env = {root: a * scale + offset}
+            x = a * scale + offset
+            env = {root: x.astype(DTYPES[root.type.dtype].numpy) if is_integer(root.type.dtype) else x}
             self._run(env, nodes, channels)
             return env
 
@@ -304,7 +307,6 @@ def _tried(low: int, high: int) -> np.ndarray:
 
 
 _RISING = {"neg", "exp", "log", "sqrt", "tanh", "sigmoid", "atan", "sinh", "asinh", "floor", "ceil", "rint", "sign"}
-_STEPS = {"floor", "ceil", "rint", "sign"}
 _BOUNDED = {"add", "sub", "mul", "div", "max", "min", "lt", "le", "gt", "ge"}
 
 

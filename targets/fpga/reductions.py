@@ -26,6 +26,8 @@ def pool(low: Lowering, node: Node) -> None:
     assert isinstance(op, window.Pool)
     if len(op.strides) > 2:
         raise unsupported([node])
+    if op.fn == "avg" and any(op.pads):
+        x = replace(x, tensor=low.reaching(x.tensor, x.zero, node.where))
     t, taps, shape = x.tensor.type, prod(op.kernel_shape), node.outputs[0].type.static_shape
     if op.kernel_shape == x.tensor.shape[1:-1] and not any(op.pads):
         reduce_rows(low, node, "mean" if op.fn == "avg" else "max", list(range(1, len(x.tensor.shape) - 1)))
