@@ -33,8 +33,10 @@ def compile_buckets(options: Options, source: ModelFile, compile_one: CompileOne
         raise OptionError(f"dims: {len(every)} combinations of sizes, at most {_MOST} are compiled into one artifact")
     buckets: list[Bucket] = []
     graph: Graph | None = None
-    for sizes in every:
-        chosen = dict(zip(names, sizes, strict=True))
+    several = [dict(zip(names, sizes, strict=True)) for sizes in every]
+    for chosen in several:  # what one of them does not allow is said before the first is compiled
+        import_graph(source, dict(options.shapes), {**dict(options.dims), **chosen})
+    for chosen in several:
         one = replace(options, dims=tuple(sorted({**dict(options.dims), **chosen}.items())), buckets=())
         graph, artifact = compile_one(one)
         buckets.append(Bucket(chosen, artifact))

@@ -14,7 +14,9 @@ from typing import Union
 
 import numpy as np
 
+from .dims import symbols
 from .errors import InternalError
+from .expr import Expr, Var
 from .ops.base import Op
 from .types import TensorType, dtype_of
 
@@ -147,16 +149,37 @@ class Builder:
         return outputs
 
     def graph(self, outputs: Sequence[Value], output_names: Sequence[str] = ()) -> Graph:
-        """The finished graph, without nodes and constants that no output needs."""
+        """The finished graph, without nodes and constants that no output needs.  A node whose run tells a size is needed where
+        the size is."""
         needed: set[Value] = set(outputs)
+        told = {d for node in self.nodes for d in node.op.told}
+        sizes = set(symbols(d for v in outputs for d in v.type.shape)) if told else set[Var]()
         kept: list[Node] = []
         for node in reversed(self.nodes):
-            if not node.op.pure or any(v in needed for v in node.outputs):
+            if not node.op.pure or any(v in needed for v in node.outputs) or not sizes.isdisjoint(node.op.told):
                 kept.append(node)
                 needed.update(node.inputs)
+                if told:
+                    sizes.update(_symbols_in(node))
         constants = {v: a for v, a in self.constants.items() if v in needed}
         nodes = tuple(reversed(kept))
         return Graph(self.name, tuple(self.inputs), tuple(outputs), nodes, constants, tuple(output_names))
+
+
+def _symbols_in(node: Node) -> set[Var]:
+    """The symbolic dimensions of its results and in its attributes."""
+    dims = [d for v in node.outputs for d in v.type.shape]
+    found: set[Var] = set()
+    stack: list[object] = list(vars(node.op).values())
+    while stack:
+        x = stack.pop()
+        if isinstance(x, tuple):
+            stack += x
+        elif isinstance(x, Graph):
+            found |= {s for inner in x.nodes for s in _symbols_in(inner)}
+        elif isinstance(x, Expr):
+            dims.append(x)
+    return found | set(symbols(dims))
 
 
 Rule = Callable[[Builder, Node, tuple[Value, ...]], Result]

@@ -34,6 +34,12 @@ def typical(extent: Dim | None, found: Sequence[Symbol] = ()) -> int:
     return max(1, evaluate(extent, sizes))
 
 
+def fewest(extent: Dim, found: Sequence[Symbol]) -> int:
+    """The extent; that of the least sizes, where it is open."""
+    sizes = {**dict.fromkeys(symbols([extent]), 1), **{s.var: s.low for s in found}}
+    return max(1, evaluate(extent, sizes))
+
+
 def typical_size(axes: Sequence[Var], found: Sequence[Symbol] = ()) -> int:
     return prod(typical(v.extent, found) for v in axes)
 

@@ -85,7 +85,7 @@ def schedule_group(group: Group, machine: Machine, accuracy: str = "default") ->
     pair = operands(c)
     winograd = pair is not None and pair[1].buf.name in group.constants and accuracy != "strict"
     if winograd and not any(map(is_open, (*c.axes[1:], *c.reduce))):
-        tile = winograd_tile(c, machine) if group.choice.winograd is None else group.choice.winograd
+        tile = winograd_tile(c, machine, group.symbols) if group.choice.winograd is None else group.choice.winograd
         if tile and is_transformable(c):
             return schedule_winograd(group, c, tile, machine)
     p = find_product(c)

@@ -41,7 +41,7 @@ Tile = Callable[[Expr, Expr, Expr, Expr], Block]
 def schedule_winograd(group: Group, c: Compute, m: int, machine: Machine) -> Scheduled:
     pair = operands(c)
     assert pair is not None
-    plan = plan_of(c, m, group.choice.block or BLOCK_TILES)
+    plan = plan_of(c, m, group.choice.block or BLOCK_TILES, group.symbols)
     blocked = plan.block_rows > 0
     tiles: Dim = plan.block_rows * plan.tiles[1] if blocked else plan.count
     space = "stack" if blocked else "global"

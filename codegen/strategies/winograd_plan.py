@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...ir.compute import Compute
 from ...ir.dims import multiply_dims
 from ...ir.types import Dim
 from ..machine import Machine
+from ..sizing import Symbol
 from .axes import size_of
+from .open_axes import fewest
 from .product import find_dot, operands
 from .winograd_transforms import FORMS, Form
 
@@ -20,7 +23,7 @@ BLOCK_TILES = 64  # tiles of one block at most, and a quarter of it at least
 @dataclass(frozen=True)
 class Plan:
     """out: rows and columns of the output; tiles: of tiles per image.  How many images there are may be open: choices are
-    then made for one."""
+    then made for the fewest."""
 
     form: Form
     images: Dim
@@ -28,6 +31,7 @@ class Plan:
     channels: int
     outputs: int
     block: int = BLOCK_TILES
+    fewest: int = 1
 
     @property
     def m(self) -> int:
@@ -44,7 +48,7 @@ class Plan:
     @property
     def least(self) -> int:
         """Tiles, of one image where these are open."""
-        return self.tiles[0] * self.tiles[1] * (self.images if isinstance(self.images, int) else 1)
+        return self.tiles[0] * self.tiles[1] * (self.images if isinstance(self.images, int) else self.fewest)
 
     @property
     def block_rows(self) -> int:
@@ -56,8 +60,9 @@ class Plan:
         return max(fits, default=1)
 
 
-def winograd_tile(c: Compute, machine: Machine) -> int:
-    """The tile side that is expected to be the fastest for this computation; 0 for direct convolution."""
+def winograd_tile(c: Compute, machine: Machine, known: Sequence[Symbol] = ()) -> int:
+    """The tile side that is expected to be the fastest for this computation; 0 for direct convolution.  known: of the
+    symbols in it."""
     pair = operands(c)
     if pair is None or not is_transformable(c):
         return 0
@@ -65,10 +70,10 @@ def winograd_tile(c: Compute, machine: Machine) -> int:
     left, right = pair
     if min(size_of(i), size_of(o)) < SMALLEST_CHANNELS:
         return 0
-    plans = _plans(c)
+    plans = _plans(c, known)
     pairs = find_dot(left.type.dtype, right.type.dtype, c.acc, machine) is not None
     rate = 2 * machine.lanes("f32") * (2 if pairs else 1) * 0.95
-    images = plans[0].images if isinstance(plans[0].images, int) else 1
+    images = plans[0].images if isinstance(plans[0].images, int) else plans[0].fewest
     direct = images * size_of(y) * size_of(x) * 9.0 * size_of(i) * size_of(o) / rate
     best = min((_cycles(p, machine), p.m) for p in plans)
     return best[1] if best[0] < 0.9 * direct else 0
@@ -79,8 +84,8 @@ def winograd_cycles(c: Compute, machine: Machine) -> float:
     return min(_cycles(p, machine) for p in _plans(c))
 
 
-def _plans(c: Compute) -> list[Plan]:
-    return [plan_of(c, m, BLOCK_TILES) for m in (4, 2)]
+def _plans(c: Compute, known: Sequence[Symbol] = ()) -> list[Plan]:
+    return [plan_of(c, m, BLOCK_TILES, known) for m in (4, 2)]
 
 
 def is_transformable(c: Compute) -> bool:
@@ -101,11 +106,12 @@ def stride_of(c: Compute) -> int | None:
     return strides[0] if strides else None
 
 
-def plan_of(c: Compute, m: int, block: int) -> Plan:
+def plan_of(c: Compute, m: int, block: int, known: Sequence[Symbol] = ()) -> Plan:
     y, x, o = (size_of(v) for v in c.axes[1:])
     stride = stride_of(c)
     assert stride is not None
-    return Plan(FORMS[m, stride], c.axes[0].extent or 0, (y, x), size_of(c.reduce[2]), o, block)
+    images = c.axes[0].extent or 0
+    return Plan(FORMS[m, stride], images, (y, x), size_of(c.reduce[2]), o, block, fewest(images, known))
 
 
 def _cycles(p: Plan, machine: Machine) -> float:

@@ -34,6 +34,11 @@ class Op:
     """How many elementwise operators it is worth where the size of a kernel is limited."""
 
     @property
+    def told(self) -> tuple[Dim, ...]:
+        """The symbolic sizes that only its run determines."""
+        return ()
+
+    @property
     def name(self) -> str:
         """What the text form, reports and messages call it."""
         return type(self).__name__

@@ -10,13 +10,15 @@ from math import prod
 
 import numpy as np
 
-from ..dims import multiply_dims
+from ..dims import as_dim, multiply_dims
 from ..expr import Expr, all_of, as_expr, binary, cast, const, load, select
 from ..kernel import Alloc, Block, Buffer, For, If, Kernel, Stmt, axis, nest, store
 from ..types import Dim, TensorType, is_float
 from .arithmetic import widen
 from .base import Op
 from .operands import require, require_count, require_scalar
+
+_MOST_TURNS = 16  # of two rounds each: 2^32 rows
 
 
 def _zeros(out: Buffer) -> Block:
@@ -73,7 +75,9 @@ class RowOrder(Op):
 
     def kernel(self, outs: tuple[Buffer, ...], ins: tuple[Buffer, ...]) -> Kernel:
         (order,), (x,) = outs, ins
-        m, _ = x.static_shape
+        m = x.shape[0]
+        if not isinstance(m, int):
+            return Kernel("row_order", (*outs, *ins), _sort_rows(x, order))
         rounds = max(m - 1, 0).bit_length()
         other = Buffer("other", "i64", (m,), "stack")
         first, i = (order, other)[rounds % 2], axis("i", m)
@@ -82,18 +86,35 @@ class RowOrder(Op):
         body.append(For(i, (store(first, (i,), i),)))
         source, target = first, (order, other)[1 - rounds % 2]
         for n in range(rounds):
-            body += _merge_runs(2**n, x, source, target, registers)
+            body += _merge_runs(as_expr(2**n), x, source, target, registers)
             source, target = target, source
         return Kernel("row_order", (*outs, *ins), tuple(body))
 
 
-def _merge_runs(width: int, x: Buffer, source: Buffer, target: Buffer, registers: Sequence[Buffer]) -> Block:
+def _sort_rows(x: Buffer, order: Buffer) -> Block:
+    """The same for an open number of rows: two rounds after each other, so that the result is where it began, as long as runs
+    are shorter than all of it."""
+    m = as_expr(x.shape[0])
+    other, width = Buffer("other", "i64", (x.shape[0],), "stack"), Buffer("width", "i64", (), "register")
+    registers = [Buffer(name, "i64", (), "register") for name in ("left", "right", "state")]
+    i, turn, now = axis("i", x.shape[0]), axis("turn", _MOST_TURNS), load(width)
+    two_rounds = (
+        *_merge_runs(now, x, order, other, registers), *_merge_runs(now * 2, x, other, order, registers),
+        store(width, (), now * 4),
+    )
+    return (
+        *(Alloc(buf) for buf in (other, width, *registers)), For(i, (store(order, (i,), i),)), store(width, (), as_expr(1)),
+        For(turn, (If(binary("lt", now, m), two_rounds),)),
+    )
+
+
+def _merge_runs(width: Expr, x: Buffer, source: Buffer, target: Buffer, registers: Sequence[Buffer]) -> Block:
     """Every two neighbouring sorted runs of `width` rows as one."""
-    m, n = x.static_shape
+    m, n = as_expr(x.shape[0]), x.shape[1]
     left, right, state = registers
-    run, at, column = axis("run", -(-m // (2 * width))), axis("at", 2 * width), axis("column", n)
-    start = run * (2 * width)
-    middle, end = binary("min", start + width, m), binary("min", start + 2 * width, m)
+    run, at, column = axis("run", as_dim((m + (width * 2 - 1)) / (width * 2))), axis("at", as_dim(width * 2)), axis("column", n)
+    start = run * (width * 2)
+    middle, end = binary("min", start + width, m), binary("min", start + width * 2, m)
     a, b = load(x, load(source, load(left)), column), load(x, load(source, load(right)), column)
     compare = If(
         binary("eq", load(state), 0),

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from ..dims import as_dim, volume
 from ..types import Dim, TensorType, is_float
 from .arithmetic import widen
 from .base import Op
 from .bounded import FindNonZero, RowOrder, SuppressBoxes, overlap_of
+from .dim_tensor import DimTensor
 from .elementwise import Binary, Cast, Unary
-from .movement import Concat, Gather, Iota, Reshape, Slice, Transpose
+from .movement import Broadcast, Concat, Gather, Iota, Reshape, Slice, Transpose
 from .operands import require, require_axis, require_count, require_scalar
 from .reduce import CumSum, Reduce
 from .scatter import ScatterElements
@@ -36,6 +38,10 @@ class DataSized:
     """An element of an operand that finds nothing, if there is one: it stands behind what is valid of the operand."""
     takes_open: ClassVar[bool] = False
     """Whether `bounded` takes operands of open dimensions."""
+
+    @property
+    def told(self) -> tuple[Dim, ...]:
+        return self.counts
 
     def bounded(self, b: Builder, *values: Value) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
         """The results in the largest size that they can have for these operands, of static types, and the counts, i64[]:
@@ -83,17 +89,17 @@ class Unique(Counted, Op):
     axis: int | None
     sorted: bool
     count: Dim
+    takes_open = True
 
     def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
         require_count(self, types, 1)
         (x,) = types
         if self.axis is None:
-            require(x.is_static, self, "the size of {} must be known", x)
-            shape, inverse = (self.count,), (x.size,)
+            shape, inverse = (self.count,), (volume(x.shape),)
         else:
             require_axis(self, self.axis, x)
             shape = (*x.shape[: self.axis], self.count, *x.shape[self.axis + 1 :])
-            inverse = (x.shape[self.axis],)  # type: ignore[assignment]
+            inverse = (x.shape[self.axis],)
         counts = TensorType("i64", (self.count,))
         return TensorType(x.dtype, shape), counts, TensorType("i64", inverse), counts
 
@@ -115,14 +121,14 @@ class Unique(Counted, Op):
         """Sort the rows; where one differs from that before, a group begins; its first row is the one of lowest position."""
         (x,) = values
         if self.axis is None:
-            x = b.add(Reshape((x.type.size,)), x)
+            x = b.add(Reshape((volume(x.type.shape),)), x)
         axis = self.axis or 0
-        m = x.type.static_shape[axis]
+        m = x.type.shape[axis]
         rows = _rows(b, x, axis)
         order = b.add(RowOrder(), rows)
         group, count = _groups(b, b.add(Gather(0), rows, order))
-        zeros, ones = (b.constant(np.full(m, n, np.int64)) for n in (0, 1))
-        first = b.add(ScatterElements(0, "min"), b.constant(np.full(m, m, np.int64)), group, order)
+        zeros, ones = (_full(b, m, n) for n in (0, 1))
+        first = b.add(ScatterElements(0, "min"), _full(b, m, m), group, order)
         inverse = b.add(ScatterElements(0, "none"), zeros, order, group)
         counts = b.add(ScatterElements(0, "add"), zeros, group, ones)
         if not self.sorted:
@@ -219,24 +225,32 @@ class SplitText(Counted, Op):
         return (pieces, counts), (b.add(Binary("max"), widest, b.constant(np.array(0, np.int64))),)
 
 
+def _full(b: Builder, m: Dim, value: Dim) -> Value:
+    """i64[m] of one number."""
+    if isinstance(m, int) and isinstance(value, int):
+        return b.constant(np.full(m, value, np.int64))
+    one = b.constant(np.array(value, np.int64)) if isinstance(value, int) else b.add(DimTensor((value,), ()))
+    return b.add(Broadcast((m,)), one)
+
+
 def _rows(b: Builder, x: Value, axis: int) -> Value:
     """The slices along an axis as rows."""
     rank = x.type.rank
     if axis:
         x = b.add(Transpose((axis, *(d for d in range(rank) if d != axis))), x)
-    m, *others = x.type.static_shape
+    m, *others = x.type.shape
     if x.type.dtype == "str":
-        x = b.add(TextRank(), b.add(Reshape((x.type.size,)), x))
-    rows = b.add(Reshape((m, int(np.prod(others, dtype=np.int64)))), x)
+        x = b.add(TextRank(), b.add(Reshape((volume(x.type.shape),)), x))
+    rows = b.add(Reshape((m, volume(others))), x)
     return b.add(Cast("u8"), rows) if x.type.dtype == "bool" else rows
 
 
 def _groups(b: Builder, rows: Value) -> tuple[Value, Value]:
     """Which group of equal rows each of the sorted rows is in, from 0, and how many groups there are."""
-    m, n = rows.type.static_shape
-    if not m:
+    m, n = rows.type.shape
+    if m == 0:
         return b.constant(np.zeros(0, np.int64)), b.constant(np.array(0, np.int64))
-    before, after = (b.add(Slice((start, 0), (m - 1, n), (1, 1)), rows) for start in (0, 1))
+    before, after = (b.add(Slice((start, 0), (as_dim(m - 1), n), (1, 1)), rows) for start in (0, 1))
     other = b.add(Binary("ne"), before, after)
     if is_float(rows.type.dtype):  # NaN equals NaN
         both = b.add(Binary("and"), b.add(Binary("ne"), before, before), b.add(Binary("ne"), after, after))
@@ -244,5 +258,5 @@ def _groups(b: Builder, rows: Value) -> tuple[Value, Value]:
     zero = b.constant(np.array(0, np.int64))
     begins = b.add(Binary("max"), b.add(Reduce("max", (1,), False), b.add(Cast("i64"), other)), zero)  # without columns: 0
     group = b.add(CumSum(0, False, False), b.add(Concat(0), b.constant(np.zeros(1, np.int64)), begins))
-    last = b.add(Reshape(()), b.add(Slice((m - 1,), (1,), (1,)), group))
+    last = b.add(Reshape(()), b.add(Slice((as_dim(m - 1),), (1,), (1,)), group))
     return group, b.add(Binary("add"), last, b.constant(np.array(1, np.int64)))

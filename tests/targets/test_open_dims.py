@@ -283,6 +283,27 @@ def test_sizes_that_data_tells_of_open_sizes(tmp_path: Path) -> None:
         assert total == x.sum() and module.output_shape(0) == at.shape
 
 
+def test_distinct_elements_counts_and_the_best_of_open_sizes(tmp_path: Path) -> None:
+    """Rows are sorted in as many rounds as there are; what only a size of NonZero is taken from stays; K is min(m, 3)."""
+    proto = model(
+        [
+            node("Unique", ["x"], ["u", "first", "inverse", "often"], sorted=0), node("Unique", ["x"], ["rows"], axis=0),
+            node("NonZero", ["x"], ["at"]), node("Shape", ["at"], ["s"]), node("Gather", ["s", "one"], ["count"]),
+            node("Shape", ["x"], ["t"]), node("Gather", ["t", "one"], ["m"]), node("Reshape", ["m", "one1"], ["m1"]),
+            node("Concat", ["m1", "three"], ["both"], axis=0), node("ReduceMin", ["both"], ["k"], keepdims=1),
+            node("TopK", ["x", "k"], ["best", "where"], axis=1),
+        ],
+        [value("x", "n", "m")], ["u", unknown("first", I64), unknown("inverse", I64), "rows", "count", "best"],
+        {"one": np.array(1), "one1": np.array([1]), "three": np.array([3])},
+    )  # fmt: skip
+    compile(proto, cache=False, name="distinct", jobs=1).save(tmp_path)
+    module = Module(tmp_path, threads=2)
+    for n, m in ((1, 1), (7, 2), (60, 3), (40, 33), (7, 2)):
+        x = RNG.integers(-1, 2, (n, m)).astype(np.float32)
+        for got, wanted in zip(module(x), run_graph(import_model(proto, shapes={"x": x.shape}), [x]), strict=True):
+            np.testing.assert_array_equal(got, wanted, f"{n} x {m}")
+
+
 def test_boxes_of_open_number(tmp_path: Path) -> None:
     proto = model(
         [node("NonMaxSuppression", ["boxes", "scores", "most", "overlap", "least"], ["y"])],

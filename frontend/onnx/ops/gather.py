@@ -72,7 +72,9 @@ def top_k_by_attribute(b: OnnxBuilder, x: Value, *, k: int, axis: int = -1) -> O
 @onnx_op("TopK", since=10)
 def top_k(b: OnnxBuilder, x: Value, k: Value, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> Outputs:
     """Sorted in any case: without `sorted` the order is free."""
-    count = b.integer(k, "K")
+    if k.type.is_static and k.type.size != 1:
+        raise ModelError(f"operand K must be one number, got {k.type}")
+    (count,) = b.dims(k, "K")
     return b.add_multi(TopK(normal_axis(axis, x.type.rank), count, bool(largest)), x)
 
 
