@@ -37,6 +37,7 @@ setup(
             f"nvidia-{part}==13.0.*"
             for part in ("cuda-nvcc", "nvvm", "cuda-crt", "cuda-runtime", "cuda-cccl", "cuda-nvrtc")
         ],
+        "cuda-libraries": ["nvidia-cublas>=12,<14", "nvidia-cudnn-cu13>=9,<10"],  # where a tuning file has chosen them
         "cross": ["ziglang>=0.13"],
         "image": ["pillow>=11"],  # the interpreter decodes image files with it; compiled libraries do it themselves
         "tpu": ["jax==0.10.*", "libtpu>=0.0.40"],
