@@ -155,6 +155,21 @@ def test_a_library_decodes_files_of_any_size() -> None:
     np.testing.assert_array_equal(image, picture(5, 7))
 
 
+def test_images_that_grow_leave_no_memory_behind() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    def pnm(side: int) -> np.ndarray:
+        return np.frombuffer(f"P6 {side} {side} 255\n".encode() + bytes(3 * side * side), np.uint8)
+
+    module = tilewright.compile(model(), target="cpu", dims={"image_height": "1..1024", "image_width": "1..1024"}).load()
+    module(pnm(299))
+    before = resident()
+    for side in range(300, 1000, 5):  # 190 MB of pixels in all
+        assert module(pnm(side))[0].shape == (side, side, 3)
+    assert resident() - before < 60e6
+
+
 def test_the_largest_size_is_an_option() -> None:
     module = tilewright.compile(model(), target="cpu", dims={"image_height": "1..16", "image_width": 20}).load()
     np.testing.assert_array_equal(module(file_of(11, 20))[0], picture(11, 20))

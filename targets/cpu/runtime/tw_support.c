@@ -27,21 +27,48 @@ static int32_t start(tw_team *team)
     return team->support ? TW_OK : TW_NO_MEMORY;
 }
 
+/* Frees all blocks; gives how many bytes they had. */
+static size_t release(struct tw_support *support)
+{
+    size_t total = 0;
+    for (block *b = support->blocks; b;) {
+        block *next = b->next;
+        total += b->size;
+        free(b);
+        b = next;
+    }
+    support->blocks = NULL;
+    return total;
+}
+
+static block *make_block(size_t size)
+{
+    block *made = malloc(sizeof(block) + size);
+    if (made) {
+        made->next = NULL;
+        made->size = size;
+    }
+    return made;
+}
+
 static void stop(tw_team *team)
 {
     struct tw_support *support = team->support;
-    for (block *b = support ? support->blocks : NULL; b;) {
-        block *next = b->next;
-        free(b);
-        b = next;
+    if (support) {
+        (void)release(support);
     }
     free(support);
     team->support = NULL;
 }
 
+/* Several blocks become one as large, so that runs that need more each time leave no small ones behind: what is kept is at most
+ * twice what a run needed.  Without memory for it, blocks are made as needed again. */
 static void begin(tw_team *team)
 {
     struct tw_support *support = team->support;
+    if (support->blocks && support->blocks->next) {
+        support->blocks = make_block(release(support));
+    }
     support->current = support->blocks;
     support->used = 0;
     support->status = TW_OK;
@@ -87,13 +114,11 @@ void *tw_support_room(void *runtime, size_t bytes)
     }
     if (!support->current || support->current->size - support->used < bytes) {
         const size_t size = bytes < BLOCK_BYTES ? BLOCK_BYTES : bytes;
-        block *made = malloc(sizeof(block) + size);
+        block *made = make_block(size);
         if (!made) {
             tw_support_fail(runtime, TW_NO_MEMORY, "run: no memory for %llu bytes", (unsigned long long)bytes);
             return NULL;
         }
-        made->next = NULL;
-        made->size = size;
         if (support->current) {
             support->current->next = made;
         } else {
