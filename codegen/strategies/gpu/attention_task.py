@@ -15,6 +15,7 @@ from ....ir.ops.norm import Attention
 from ..scheduled import Group
 
 LOG2_E = math.log2(math.e)
+LEAST = -2.3e38  # of masks; times log2(e) it is a number yet
 HALVES = ("f16", "bf16")
 
 
@@ -55,11 +56,16 @@ class AttentionTask:
             full = (batch, head, binary("min", query, rows - 1), binary("min", key, self.keys - 1))
             sizes = self.mask.static_shape
             index = tuple(i if size > 1 else as_expr(0) for i, size in zip(full[4 - len(sizes):], sizes, strict=True))
-            value = value + cast(load(self.mask, *index), "f32") * LOG2_E
+            value = value + _exponent(cast(load(self.mask, *index), "f32"))
         seen = [binary("lt", key, self.keys)] if self.keys % step else []
         if self.op.causal:
             seen.append(binary("le", key, query + (self.keys - rows)))
         return select(all_of(seen), value, const(float("-inf"), "f32")) if seen else value
+
+
+def _exponent(mask: Expr) -> Expr:
+    """mask * log2(e), finite where the mask is: a row in which all keys have the least number has equal weights."""
+    return select(binary("lt", float("-inf"), mask), binary("max", mask, LEAST) * LOG2_E, mask)
 
 
 def attention_task(group: Group) -> AttentionTask:
