@@ -240,7 +240,7 @@ def fit_sum(
         return None
     columns = np.concatenate([grid[:, inside], np.ones((1, int(inside.sum())))]).T
     found, *_ = np.linalg.lstsq(columns, y[inside], rcond=None)
-    if np.abs(columns @ found - y[inside]).max() > 1e-9 * max(1.0, np.abs(y).max()):
+    if np.abs(columns @ found - y[inside]).max() > 1e-9 * max(1.0, np.abs(y).max()) or not np.any(found[:-1]):
         return None
     start = max(0, _FIRST_BITS - int(np.ceil(np.log2(np.abs(found[:-1]).max()))))
     for shift in range(start, start + _LAST_BITS):

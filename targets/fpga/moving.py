@@ -17,6 +17,8 @@ from .elementwise import unsupported, vector_of
 from .lowering import Lowering
 from .quantized import SCALE_BITS, Coded, scalar_pair
 
+_EXACT_BORDER = 24  # bits of a stream for the sake of a border
+
 
 def dequantize(low: Lowering, node: Node) -> None:
     """Codes stay codes; a scale per channel makes fixed-point numbers."""
@@ -114,12 +116,11 @@ def pad(low: Lowering, node: Node) -> None:
 
 
 def _finer(low: Lowering, t: Tensor, number: float, where: str) -> Tensor:
-    """The tensor in units that the number is a multiple of, as far as its bits allow."""
-    frac, bits = t.type.frac, t.type.bits
-    while (number * 2.0**frac) % 1 and bits < low.bits:
-        frac, bits = frac + 1, bits + 1
-    more = frac - t.type.frac
-    return retyped(low, t, holding(t.type.low << more, t.type.high << more, frac), where) if more else t
+    """The tensor in units that the number is a multiple of, or else as fine as its bits allow."""
+    free = range(max(_EXACT_BORDER - t.type.bits, 0) + 1)
+    more = next((n for n in free if not (number * 2.0 ** (t.type.frac + n)) % 1), max(low.bits - t.type.bits, 0))
+    type = holding(t.type.low << more, t.type.high << more, t.type.frac + more)
+    return retyped(low, t, type, where) if more else t
 
 
 def gather(low: Lowering, node: Node) -> None:
