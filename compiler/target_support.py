@@ -57,13 +57,14 @@ def _lacks_rule(op: Op, types: tuple[TensorType, ...]) -> str:
 _LACKS: dict[str, Lack] = {
     "cpu": _lacks_loops, "cuda": _lacks_loops, "xla": _lacks_rule, "tpu": _lacks_rule, "tvm": _lacks_loops,
 }
+_TRIED = (1, 2, 8, 64, 224, 512)  # for all open sizes
 _REFUSING = ("cuda", "xla", "tpu", "tvm", "fpga")  # strings, and sizes of data
 
 
 def target_reasons(graph: Graph) -> dict[str, dict[str, str]]:
-    """Target -> where -> why it cannot compile what comes from there.  The key "" is for what no node is named for.  Sizes that
-    are open count as 1."""
-    graph = _with_sizes(graph)
+    """Target -> where -> why it cannot compile what comes from there.  The key "" is for what no node is named for.  Processors
+    are judged with open sizes, the others at the first of `_TRIED` at which the model fits together."""
+    as_given, graph = graph, _with_sizes(graph)
     found: dict[str, dict[str, str]] = {target: {} for target in (*_LACKS, "fpga")}
     for node in _all_nodes(graph):
         types = tuple(v.type for v in (*node.inputs, *node.outputs))
@@ -76,7 +77,7 @@ def target_reasons(graph: Graph) -> dict[str, dict[str, str]]:
         if general:
             found["fpga"].setdefault(node.where, general)
     try:
-        bound_sizes(graph)
+        bound_sizes(as_given)
     except TilewrightError as error:
         found["cpu"].setdefault("", str(error))
     if found["fpga"]:  # it has no design as a whole: what each operator lacks
@@ -103,10 +104,12 @@ def open_sizes(graph: Graph) -> tuple[str, ...]:
 
 def _with_sizes(graph: Graph) -> Graph:
     unknown = symbols(d for v in graph.inputs for d in v.type.shape)
-    try:
-        return bind_graph(graph, dict.fromkeys(unknown, 1)) if unknown else graph
-    except TilewrightError:  # they do not fit each other at 1
-        return graph
+    for size in _TRIED if unknown else ():
+        try:
+            return bind_graph(graph, dict.fromkeys(unknown, size))
+        except TilewrightError:  # they do not fit each other
+            continue
+    return graph
 
 
 def lacks_class(target: str, op: type[Op]) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from tilewright import InternalError, OptionError
 from tilewright.compiler import commands
 from tilewright.compiler.cli import INTERNAL, INTERRUPTED, OK, USER_ERROR, main, make_parser
@@ -256,6 +256,18 @@ def test_check_says_what_targets_lack(tilewright: Tilewright, tmp_path: Path) ->
         assert set(told[target]["reasons"]) == {"ai.onnx:StringConcat", "ai.onnx:Compress"}
     _, words, _ = tilewright("check", tmp_path / "m.onnx")
     assert "not on cuda, xla, tpu, tvm, fpga: ai.onnx:StringConcat: strings are for processors' libraries" in words
+
+
+def test_check_takes_open_sizes_at_which_the_model_fits(tilewright: Tilewright, tmp_path: Path) -> None:
+    """A window of 7 x 7 has no place in an image of 1 x 1."""
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, "h", "w"])
+    weights = numpy_helper.from_array(np.ones((4, 3, 7, 7), np.float32), "k")
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph([helper.make_node("Conv", ["x", "k"], ["y"])], "windows", [image], [result], [weights])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), tmp_path / "m.onnx")
+    told = json.loads(tilewright("check", tmp_path / "m.onnx", "--json")[1])
+    assert told["open_sizes"] == ["h", "n", "w"]
+    assert {t: facts["reasons"] for t, facts in told["targets"].items()} == {t: {} for t in TARGETS}
 
 
 def test_inspect_prints_the_manifest(tilewright: Tilewright, digits: Path) -> None:
