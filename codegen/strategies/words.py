@@ -11,7 +11,6 @@ from __future__ import annotations
 from ...ir.expr import Call, Expr, Load, Type, Var, as_expr, binary, cast
 from ...ir.kernel import Alloc, Buffer, For, Kernel, Stmt, Store, coefficient
 from ...ir.traverse import substitute
-from ...ir.types import DTYPES
 from ..schedule import cut, has_loop, reorder, split
 from ..schedule.rewrite import on_loops
 from ..schedule.vectors import vectorize_loop
@@ -67,7 +66,7 @@ def _words(kernel: Kernel, pixels: For) -> list[Stmt]:
 
 def _axes(st: Store, axes: list[Var]) -> tuple[Var, Var] | None:
     """(channels, pixels): bytes of a word, and words, contiguous in the output; pixels contiguous in what is read."""
-    if DTYPES[st.buf.dtype].size != 1 or st.buf.space == "register":
+    if st.buf.dtype not in ("u8", "i8") or st.buf.space == "register":
         return None
     steps = {v: coefficient(st.buf, st.idx, v) for v in axes}
     channel = next((v for v in axes if steps[v] == 1 and v.extent == WORD), None)

@@ -10,6 +10,7 @@ from tilewright.codegen.program import all_calls
 from tilewright.compiler.passes.channel_words import channel_words
 from tilewright.ir.graph import Builder, Graph
 from tilewright.ir.interpreter import run_graph
+from tilewright.ir.ops.elementwise import Binary
 from tilewright.ir.ops.movement import Pad, Transpose
 from tilewright.ir.ops.quantize import Saturate
 from tilewright.ir.types import TensorType
@@ -37,6 +38,16 @@ def test_bytes_are_stored_as_words(columns: int, channels: int, dtype: str, batc
     x = np.random.default_rng(3).uniform(-150, 300, g.inputs[0].type.static_shape).astype(np.float32)
     for threads in (1, 2):
         np.testing.assert_array_equal(native.run([x], threads)[0], run_graph(g, [x])[0])
+
+
+def test_conditions_are_no_bytes() -> None:
+    b = Builder("conditions")
+    x = b.input("x", f32(1, 4, 5, 6))
+    g = b.graph([b.add(Transpose((0, 2, 3, 1)), b.add(Binary("lt"), x, number(b, 0.0)))])
+    program, machine = lower_graph(g), host_machine()
+    native = NativeProgram(program, compile_texts([program_text(program, "p", machine)], machine), "p.tw_main")
+    array = np.random.default_rng(3).standard_normal((1, 4, 5, 6)).astype(np.float32)
+    np.testing.assert_array_equal(native.run([array])[0], run_graph(g, [array])[0])
 
 
 def test_what_is_not_computed_byte_by_byte_stays() -> None:
