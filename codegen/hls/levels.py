@@ -98,7 +98,7 @@ def fit_affine(levels: Levels, real: Function | None, early: Levels | None = Non
     if slope.max(initial=0.0) <= 0.0:
         return Affine(np.zeros(len(slope), np.int64), levels.values[:, 0], 0, levels.codes)
     start = _FIRST_BITS - int(np.ceil(np.log2(slope.max())))
-    line = _line(levels, real, zero) if real is not None and early is None else None
+    line = find_line(levels, real, zero) if real is not None and early is None else None
     for shift in range(max(0, start), max(0, start) + _LAST_BITS):
         m = np.rint(slope * 2.0**shift).astype(np.int64)
         reach = max(int(np.abs(levels.ends).max()), 1) * max(int(m.max()), 1)
@@ -154,7 +154,7 @@ def _roundest(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     return np.array(found, np.int64)
 
 
-def _line(levels: Levels, real: Function, zero: int) -> tuple[np.ndarray, np.ndarray]:
+def find_line(levels: Levels, real: Function, zero: int) -> tuple[np.ndarray, np.ndarray]:
     """Slope and offset of what is rounded, for every channel: where it is steepest, since beyond bounds it is flat."""
     y, before = (real(x * levels.sign[:, None]) for x in (levels.at, levels.at - 1))
     best = np.argmax(np.where(levels.used, y - before, -np.inf), 1)[:, None]

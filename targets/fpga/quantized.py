@@ -14,7 +14,18 @@ from functools import partial
 import numpy as np
 
 from ...codegen.hls.body import BodyBuilder, Reg
-from ...codegen.hls.levels import FEW, Affine, Function, emit, find_levels, fit_affine, fit_pair, fit_sum
+from ...codegen.hls.levels import (
+    FEW,
+    Affine,
+    Function,
+    Levels,
+    emit,
+    find_levels,
+    find_line,
+    fit_affine,
+    fit_pair,
+    fit_sum,
+)
 from ...codegen.hls.table import exact_table
 from ...codegen.hls.tensor import Tensor
 from ...ir.graph import Graph, Node, Value
@@ -26,6 +37,7 @@ from ...ir.types import DTYPES, is_integer
 SCALE_BITS = 26  # of scales and offsets where the result is a fixed-point number
 _MOVES = (Transpose, Reshape, Slice, Broadcast)
 _LOOKUP_BITS = 11
+_FINEST = 2.0**20  # scales of powers of two are multiples of its inverse
 _BORDER_BITS = 30  # of the code of a border
 TIE = 2.0**-18  # of a code: values so near to a tie are rounded either way by a model in f32
 STEPS = {"floor", "ceil", "rint", "sign"}
@@ -163,11 +175,23 @@ class IntegerRegion:
         if levels is None:
             return self._lookup(b, reg, f, channels, table_name)
         form = fit_affine(levels, real, zero=self._zero()) or fit_affine(levels, None)
-        form = form or self._fit_loosely(f_at, real, reg, channels)
-        found = form or fit_pair(levels, None, self._knees())
+        found = form or (None if self._ties_are_real(levels, real) else self._fit_loosely(f_at, real, reg, channels))
+        found = found or fit_pair(levels, None, self._knees())
+        if found is None and self._ties_are_real(levels, real):
+            table = self._lookup(b, reg, f, channels, table_name)
+            if table is not None:
+                return table
+            found = self._fit_loosely(f_at, real, reg, channels)
         if found is None and len(levels.numbers) > FEW:
             return self._lookup(b, reg, f, channels, table_name)
         return emit(b, reg, levels, found)
+
+    def _ties_are_real(self, levels: Levels, real: Function | None) -> bool:
+        """Whether what is rounded is a multiple of a power of two, so that ties are exact and go to the even code."""
+        if real is None or not levels.used.size:
+            return False
+        slope, offset = find_line(levels, real, self._zero())
+        return not np.any(slope * _FINEST % 1) and not np.any(offset * _FINEST % 1)
 
     def _fit_loosely(self, f: Nudged, real: Function | None, reg: Reg, channels: int) -> Affine | None:
         """Where f32 cannot tell a tie, either code will do."""
