@@ -7,8 +7,8 @@ from __future__ import annotations
 
 ARITHMETIC: dict[str, str] = {
     "vec": """
-// N elements that are read and written by one access.
-template <class T, int N> struct alignas(sizeof(T) * N) vec { T v[N]; };
+// N elements that are read and written by one access, or by several of 16 bytes.
+template <class T, int N> struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) vec { T v[N]; };
 """,
     "minimum": """
 // The smaller one; a if b is NaN, NaN if a is.
