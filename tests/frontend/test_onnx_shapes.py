@@ -173,9 +173,14 @@ def test_operands_that_must_be_known() -> None:
     )  # fmt: skip
     with pytest.raises(ModelError, match=r"node 'view' .Reshape.: operand shape must be known .* the data of s; make it a"):
         import_model(m)
-    rows = [node("Shape", ["x"], ["s"]), node("TopK", ["x", "s"], ["y", "i"], name="top")]
-    with pytest.raises(ModelError, match=r"node 'top' .TopK.: operand K must be known .* \[n\]; bind these dimensions"):
+    rows = [node("Shape", ["x"], ["s"]), node("ReduceSum", ["x", "s"], ["y"], name="sum")]
+    with pytest.raises(ModelError, match=r"node 'sum' .ReduceSum.: operand axes must be known .* \[n\]; bind these dimensions"):
         import_model(shaped(rows, {}, "n"))
+
+
+def test_top_k_of_a_number_that_sizes_give() -> None:
+    m = shaped([node("Shape", ["x"], ["s"]), node("TopK", ["x", "s"], ["y", "i"])], {}, "n")
+    assert run(m, np.array([3, 1, 2], np.float32))[0].tolist() == [3, 2, 1]
 
 
 def test_dimensions_that_meet_are_taken_to_be_equal() -> None:
