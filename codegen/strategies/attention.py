@@ -54,7 +54,7 @@ def takes_attention(op: Attention, q: Shape, k: Shape, v: Shape, machine: Machin
 
 
 @dataclass(frozen=True)
-class _Sizes:
+class AttentionSizes:
     batch: Dim
     heads: int
     groups: int
@@ -90,7 +90,7 @@ def chunks_of(batch: Dim, heads: int, rows: Dim) -> int:
     return chunks
 
 
-def _sizes(q: Buffer, k: Buffer, v: Buffer, machine: Machine) -> _Sizes:
+def attention_sizes(q: Buffer, k: Buffer, v: Buffer, machine: Machine) -> AttentionSizes:
     batch, heads, rows, depth = q.shape
     groups, keys, width = *k.shape[1:3], v.shape[3]
     assert isinstance(heads, int) and isinstance(groups, int) and isinstance(depth, int) and isinstance(width, int)
@@ -99,10 +99,10 @@ def _sizes(q: Buffer, k: Buffer, v: Buffer, machine: Machine) -> _Sizes:
     wide = 2 * lanes if machine.vector_registers >= 32 else lanes
     panel = wide if not isinstance(keys, int) or keys > lanes else lanes
     value_panel = wide if width % wide == 0 else lanes
-    return _Sizes(batch, heads, groups, as_dim(rows // chunks), keys, depth, width, chunks, lanes, panel, value_panel)
+    return AttentionSizes(batch, heads, groups, as_dim(rows // chunks), keys, depth, width, chunks, lanes, panel, value_panel)
 
 
-def _computes(op: Attention, out: Buffer, operands: tuple[Buffer, ...], z: _Sizes) -> tuple[Compute, ...]:
+def _computes(op: Attention, out: Buffer, operands: tuple[Buffer, ...], z: AttentionSizes) -> tuple[Compute, ...]:
     q, k, v, *mask = operands
     p, m, j = axis("p", z.shares), axis("m", z.rows), axis("j", z.padded)
     b, h, row = p // (z.heads * z.chunks), p // z.chunks % z.heads, p % z.chunks * as_expr(z.rows) + m
@@ -147,7 +147,7 @@ def _computes(op: Attention, out: Buffer, operands: tuple[Buffer, ...], z: _Size
     return pack_k, pack_v, score, highest, weight, summed, product
 
 
-def _finish(op: Attention, mask: list[Buffer], z: _Sizes, at: tuple[Expr, Expr, Expr], key: Expr) -> Expr:
+def _finish(op: Attention, mask: list[Buffer], z: AttentionSizes, at: tuple[Expr, Expr, Expr], key: Expr) -> Expr:
     """Scale, mask, causality and padding of one score."""
     score: Expr = acc_var("f32") * op.scale
     hidden = const(float("-inf"), "f32")
@@ -167,7 +167,7 @@ def _finish(op: Attention, mask: list[Buffer], z: _Sizes, at: tuple[Expr, Expr, 
 def schedule_attention(group: Group, machine: Machine) -> Scheduled:
     assert isinstance(group.op, Attention)
     q, k, v = group.operands[:3]
-    z = _sizes(q, k, v, machine)
+    z = attention_sizes(q, k, v, machine)
     (out,) = [p for p in group.params if p.name.startswith("y")]
     computes = _computes(group.op, out, group.operands, z)
     kernel = _merge(lower_group("attention", group.params, computes))

@@ -8,10 +8,8 @@ infinity: their weight is the zero point of the weights, which multiplies to zer
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ...ir.compute import Compute, acc_var, lower_group
-from ...ir.dims import as_dim, multiply_dims
+from ...ir.dims import as_dim
 from ...ir.expr import Bin, Call, Const, Expr, Load, Splat, Type, as_expr, binary, call, cast, const, load, select, unary
 from ...ir.kernel import Buffer, Kernel, axis
 from ...ir.ops.quantized_attention import LEAST_TOTAL, QuantizedAttention
@@ -32,7 +30,7 @@ from ..schedule import (
     vectorize,
 )
 from ..schedule.vectors import map_expressions
-from .attention import ROWS, SMALLEST, chunks_of
+from .attention import ROWS, SMALLEST, AttentionSizes, attention_sizes
 from .open_axes import tiles_of, typical
 from .scheduled import Group, Scheduled
 
@@ -57,36 +55,16 @@ def takes_quantized_attention(types: tuple[TensorType, ...], machine: Machine) -
     )
 
 
-@dataclass(frozen=True)
-class _Sizes:
-    batch: Dim
-    heads: int
-    rows: Dim
-    keys: Dim
-    words: int
-    width: int
-    chunks: int
-    lanes: int
-    panel: int
-    value_panel: int
+class _Sizes(AttentionSizes):
+    @property
+    def words(self) -> int:
+        """Of the depth."""
+        return self.depth // WORD
 
     @property
-    def blocks(self) -> Dim:
-        """Panels of keys, the last one padded."""
-        return as_dim((self.keys + (self.panel - 1)) // self.panel)
-
-    @property
-    def padded(self) -> Dim:
-        return as_dim(self.blocks * self.panel)
-
-    @property
-    def groups(self) -> Dim:
+    def key_words(self) -> Dim:
         """Words of padded keys."""
         return as_dim(self.blocks * (self.panel // WORD))
-
-    @property
-    def shares(self) -> Dim:
-        return multiply_dims([self.batch, self.heads * self.chunks])
 
     @property
     def tile(self) -> int:
@@ -95,18 +73,6 @@ class _Sizes:
         while self.words % n:
             n //= 2
         return n
-
-
-def _sizes(q: Buffer, k: Buffer, v: Buffer, machine: Machine) -> _Sizes:
-    batch, heads, rows, depth = q.shape
-    keys, width = k.shape[2], v.shape[3]
-    assert isinstance(heads, int) and isinstance(depth, int) and isinstance(width, int)
-    lanes = machine.lanes("i32")
-    chunks = chunks_of(batch, heads, rows)
-    wide = 2 * lanes if machine.vector_registers >= 32 else lanes
-    panel = wide if not isinstance(keys, int) or keys > lanes else lanes
-    value_panel = wide if width % wide == 0 else lanes
-    return _Sizes(batch, heads, as_dim(rows // chunks), keys, depth // WORD, width, chunks, lanes, panel, value_panel)
 
 
 def _dot(unsigned: Expr, signed: Expr) -> Expr:
@@ -144,7 +110,7 @@ class _Attention:
             return Buffer(name, dtype, (z.shares, *shape), "stack")
 
         self.packed_k = stack("kp", "i32", z.blocks, z.words, z.panel)
-        self.packed_v = stack("vp", "i32", z.width // z.value_panel, z.groups, z.value_panel)
+        self.packed_v = stack("vp", "i32", z.width // z.value_panel, z.key_words, z.value_panel)
         self.sums_k, self.sums_v = stack("ks", "i32", z.padded), stack("vs", "i32", z.width)
         self.scores, self.e = stack("s", "f32", z.rows, z.padded), stack("e", "f32", z.rows, z.padded)
         self.weights = stack("w", "u8", z.rows, z.padded)
@@ -176,7 +142,7 @@ class _Attention:
 
     def _pack_v(self) -> Compute:
         z = self.z
-        vb, vr, vv = axis("vb", z.width // z.value_panel), axis("vr", z.groups), axis("vv", z.value_panel // z.lanes)
+        vb, vr, vv = axis("vb", z.width // z.value_panel), axis("vr", z.key_words), axis("vv", z.value_panel // z.lanes)
         vl = axis("vl", z.lanes)
         column = vb * z.value_panel + vv * z.lanes + vl
         body = _joined([load(self.v, self.b, self.h, self._key(vr * WORD + i), column) for i in range(WORD)])
@@ -199,7 +165,7 @@ class _Attention:
         """What the results of a column start with: S zw zv - zw * its sum."""
         z = self.z
         vb, vw, vl, vr = axis("vb", z.width // z.value_panel), axis("cv", z.value_panel // z.lanes), axis("cl", z.lanes), axis(
-            "cr", z.groups)
+            "cr", z.key_words)
         column = vw * z.lanes + vl
         finish = acc_var("i32") * -self.zero + cast(as_expr(z.padded), "i32") * (self.zero * self.zv)
         return Compute(
@@ -274,7 +240,7 @@ class _Attention:
 
     def _product(self) -> Compute:
         z, op = self.z, self.op
-        co, ci, r = axis("co", z.width // z.value_panel), axis("ci", z.value_panel), axis("r", z.groups)
+        co, ci, r = axis("co", z.width // z.value_panel), axis("ci", z.value_panel), axis("r", z.key_words)
         column = co * z.value_panel + ci
         parts = ([self.sums_v[self.p, column]] if self.zero else []) + ([self.sums_w[self.p, self.m]] if self.zv else [])
         y: Expr = cast(acc_var("i32"), "f32") * op.gain
@@ -299,7 +265,7 @@ def _sum(parts: list[Expr]) -> Expr | None:
 def schedule_quantized_attention(group: Group, machine: Machine) -> Scheduled:
     assert isinstance(group.op, QuantizedAttention)
     q, k, v = group.operands[:3]
-    z = _sizes(q, k, v, machine)
+    z = _Sizes(**vars(attention_sizes(q, k, v, machine)))
     (out,) = [p for p in group.params if p.name.startswith("y")]
     attention = _Attention(group.op, out, group.operands, z)
     kernel = _merge(lower_group("quantized_attention", group.params, attention.computes()), attention)
