@@ -20,7 +20,7 @@ from ..ir.graph import Graph, Node, Value
 from ..ir.kernel import axis
 from ..ir.ops.control import BOOL, I64, If, Loop
 from ..ir.types import TensorType
-from .program import Address, Branch, Call, Cost, Repeat, Step
+from .program import Address, Branch, Call, Repeat, Step
 from .sizing import bytes_of
 from .storage import Place, Scope
 from .strategies.scheduled import Group
@@ -132,7 +132,7 @@ def _write_row(
     axes = tuple(axis(f"i{n}", d) for n, d in enumerate(type.shape))
     group = Group("map", (Compute(y, axes, load(x, *axes), index=(load(i), *axes)),), (y, x, i))
     places = {"x0": row, "x1": counter, "y0": stack}
-    lowering.emit(scope, lowering.schedule(group), places, node, Cost(0, lowering.bytes_of(type), lowering.bytes_of(type)))
+    lowering.emit(scope, lowering.schedule(group), places, node, lowering.moving(type))
 
 
 def _carry(lowering: Lowering, scope: Scope, op: Loop, state: Sequence[Place], node: Node) -> None:

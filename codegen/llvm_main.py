@@ -6,7 +6,7 @@
 Every thread runs it.  Threads meet after the calls that say so, and after they have read a condition and before
 anything can change it; with one thread the barriers are jumped over.  Called without inputs (null), it makes the calls that
 prepare an instance instead.  A program that is to be profiled
-notes the time around each call.
+notes the time around each call; versions count their calls on from those of the programs before them.
 
 sizes, plan: of a program with open dimensions; others do not have these parameters.  sizes[n] is the symbol number n of its
 `Sizing`, plan[n] the offset of slot n in the arena.
@@ -22,7 +22,7 @@ from ..ir.expr import Expr, Var
 from .llvm_sizing import print_size
 from .llvm_text import symbol
 from .machine import Machine
-from .program import Address, Branch, Call, Program, Repeat, Step
+from .program import Address, Branch, Call, Program, Repeat, Step, all_calls
 
 _PARAMETERS = (
     "ptr %runtime, ptr %arena, ptr %scratch, ptr %constants, ptr %inputs, ptr %outputs, "
@@ -33,13 +33,13 @@ _TRAILING = ("ptr %scratch", "ptr %runtime", "i64 %tid", "i64 %nt")
 
 
 class _Main:
-    def __init__(self, program: Program, declares: dict[str, None], machine: Machine) -> None:
+    def __init__(self, program: Program, declares: dict[str, None], machine: Machine, calls: int = 0) -> None:
         self.program, self.machine = program, machine
         self.declares = declares
         self.lines: list[str] = []
         self.entry: list[str] = []
         self.bases: dict[tuple[str, int], str] = {}
-        self.count = self.calls = 0
+        self.count, self.calls = 0, calls
         self.label = "start"
 
     def number(self) -> int:
@@ -129,7 +129,7 @@ class _Main:
             self.barrier()
 
     def profile(self, side: str, step: int) -> None:
-        """Note the time around a step, by its number in the order of `all_calls`."""
+        """Note the time around a step, by its number in the order of `Program.every_steps`."""
         if self.program.profile:
             self.declares[f"declare hidden void @tw_profile_{side}(ptr, i64, i64)"] = None
             self.lines.append(f"  call void @tw_profile_{side}(ptr %runtime, i64 %tid, i64 {step})")
@@ -180,7 +180,10 @@ def _print_choice(program: Program, defined: Collection[str], declares: dict[str
     it planned for it follows."""
     own = [replace(program, versions=())]
     own += [replace(program, steps=v.steps, sizing=v.sizing, prepare=(), versions=()) for v in program.versions]
-    texts = [_print_main(f"internal void @tw_main_{n}", p, defined, declares, machine) for n, p in enumerate(own)]
+    texts, calls = [], 0
+    for n, p in enumerate(own):
+        texts.append(_print_main(f"internal void @tw_main_{n}", p, defined, declares, machine, calls))
+        calls += len(list(all_calls(p.steps)))
     cases = " ".join(f"i64 {n}, label %of{n}" for n in range(1, len(own)))
     lines = [
         f"define hidden void @tw_main({_PARAMETERS}{_OPEN}) nounwind {{", "entry:",
@@ -194,9 +197,9 @@ def _print_choice(program: Program, defined: Collection[str], declares: dict[str
 
 
 def _print_main(
-    head: str, program: Program, defined: Collection[str], declares: dict[str, None], machine: Machine
+    head: str, program: Program, defined: Collection[str], declares: dict[str, None], machine: Machine, calls: int = 0
 ) -> str:
-    m = _Main(program, declares, machine)
+    m = _Main(program, declares, machine, calls)
     m.steps(program.steps)
     first = _Main(replace(program, profile=False), declares, machine)
     first.count = m.count  # names go on from there

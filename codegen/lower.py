@@ -28,7 +28,7 @@ from .barriers import synchronize
 from .border import border_group
 from .compose import compose
 from .control_flow import lower_control, resolve_steps
-from .cost import cost_of
+from .cost import cost_at, cost_of
 from .kept_sizes import keep_sizes
 from .kernels import KernelTable, group_hash
 from .machine_gpu import GpuMachine
@@ -193,13 +193,11 @@ class Lowering:
         x, y = self.buffer("x0", type, source), self.buffer("y0", type, target)
         axes = tuple(axis(f"i{n}", d) for n, d in enumerate(type.shape))
         group = Group("map", (Compute(y, axes, load(x, *axes)),), (y, x))
-        nbytes = self.bytes_of(type)
-        cost = Cost(0, nbytes, nbytes)
-        self.emit(scope, self.schedule(group), {"x0": source, "y0": target}, node, cost)
+        self.emit(scope, self.schedule(group), {"x0": source, "y0": target}, node, self.moving(type))
 
-    def bytes_of(self, type: TensorType) -> int:
-        """Bytes of a value, at typical sizes where dimensions are open."""
-        return evaluate(bytes_of(type), self.typical)
+    def moving(self, type: TensorType) -> Cost:
+        """What it costs to copy a value."""
+        return cost_at(0, bytes_of(type), bytes_of(type), self.typical)
 
     def schedule(self, group: Group) -> Scheduled:
         return self.kernels.scheduled(group, lambda: self._make(group))
@@ -209,7 +207,12 @@ class Lowering:
         choice = self.choices.get(key)
         if choice is None:
             return replace(self.strategies.schedule_group(group, self.machine, self.accuracy), key=key)
+        choice = replace(choice, parts=group.choice.parts)
         made = self.strategies.schedule_group(replace(group, choice=choice), self.machine, self.accuracy)
+        if self.panels is not None:
+            shared = self.strategies.schedule_group(group, self.machine, self.accuracy)
+            if not self.panels.takes(key, made, shared, group):
+                return replace(shared, key=key)
         return replace(made, note=f"measured: {made.note}", key=key)
 
     # -- nodes
@@ -314,7 +317,8 @@ class Lowering:
             if isinstance(node.op, Pad):
                 value = scope.graph.constants[node.inputs[1]].reshape(-1)[0]
                 group = border_group(node.op, self.buffer("y0", out.type, target), node.inputs[0].type, value)
-                self.emit(scope, self.schedule(group), {"y0": target}, node, Cost(0, 0, self.bytes_of(out.type) // 8))
+                cost = cost_at(0, 0, bytes_of(out.type) // 8, self.typical)
+                self.emit(scope, self.schedule(group), {"y0": target}, node, cost)
             return
         x = node.inputs[0]
         source = self.place(scope, x)
@@ -341,7 +345,7 @@ class Lowering:
             y, shape, data, size = (self.buffer(name, type, place) for name, (type, place) in operands.items())
             made = self.strategies.schedule_irregular(op, (y, shape), (data, size), self.machine)
             at = {name: place for name, (_, place) in operands.items()}
-            self.emit(scope, made, at, node, Cost(0, self.bytes_of(x.type), self.bytes_of(x.type)))
+            self.emit(scope, made, at, node, self.moving(x.type))
 
     # -- the program
 

@@ -33,7 +33,8 @@ class Address:
 @dataclass(frozen=True)
 class Cost:
     """What one call does, for reports: multiply-accumulates, bytes read and written, the schedule in words; for tuning, the
-    key of measured numbers and those that the schedule has."""
+    key of measured numbers and those that the schedule has.  by_size: the first three where they depend on open dimensions;
+    they themselves are those of typical sizes."""
 
     macs: int = 0
     bytes_read: int = 0
@@ -41,6 +42,7 @@ class Cost:
     schedule: str = ""
     key: str = ""
     choice: Choice = BY_MODEL
+    by_size: tuple[Dim, Dim, Dim] | None = None
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,11 @@ class Program:
     def shown_steps(self) -> tuple[Step, ...]:
         """What stands for the program in reports: of versions alone, the first."""
         return self.steps or next((v.steps for v in self.versions), ())
+
+    @property
+    def every_steps(self) -> tuple[Step, ...]:
+        """Its own, then those of each version."""
+        return (*self.steps, *(s for v in self.versions for s in v.steps))
 
     @property
     def support_parts(self) -> tuple[str, ...]:

@@ -23,6 +23,24 @@ TENSOR_RATES = {"tf32": 0.5, "s8": 2.0, "u8s8": 2.0}  # of that of 16 bits
 
 
 @dataclass(frozen=True)
+class Figures:
+    """Of one core of a processor: multiply-accumulates a second, bytes a second of a working set of at most `near_bytes`, and
+    of a larger one."""
+
+    macs_per_second: float
+    near_bytes: int
+    near_bytes_per_second: float
+    bytes_per_second: float
+
+
+def figures_of(machine: Machine) -> Figures:
+    return Figures(
+        machine.lanes("f32") * VECTOR_UNITS * NOMINAL_HZ, machine.l2, CACHE_BYTES_PER_CYCLE * NOMINAL_HZ,
+        MEMORY_BYTES_PER_SECOND,
+    )
+
+
+@dataclass(frozen=True)
 class Limit:
     """seconds on one core, or on a GPU; bound: "compute", "cache" or "memory"."""
 
@@ -39,9 +57,10 @@ def limit_of(cost: Cost, machine: Machine | GpuMachine) -> Limit:
         rate = machine.simt_macs if found is None else machine.tensor_macs * TENSOR_RATES.get(found[1], 1.0)
         compute, memory = cost.macs / rate, traffic / machine.bandwidth
         return Limit(compute, "compute") if compute >= memory else Limit(memory, "memory")
-    compute = cost.macs / (machine.lanes("f32") * VECTOR_UNITS * NOMINAL_HZ)
-    near = traffic <= machine.l2
-    speed = CACHE_BYTES_PER_CYCLE * NOMINAL_HZ if near else MEMORY_BYTES_PER_SECOND
+    figures = figures_of(machine)
+    compute = cost.macs / figures.macs_per_second
+    near = traffic <= figures.near_bytes
+    speed = figures.near_bytes_per_second if near else figures.bytes_per_second
     if compute >= traffic / speed:
         return Limit(compute, "compute")
     return Limit(traffic / speed, "cache" if near else "memory")

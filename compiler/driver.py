@@ -32,11 +32,11 @@ from .faults import guarded
 from .options import Options, nearest
 from .pipeline import Print, run_passes, wanted
 from .progress import Progress, Stages, silent
-from .specializing import is_specialized, lower_versions
+from .specializing import bound_to, is_specialized, lower_versions, version_sizes, without_versions
 from .stored import cache_key, load_stored, store
 from .summary import Summary, summarize, summarize_graph
 from .targets import Target, find_target
-from .tuning_file import default_file, digest_of, read_tuning
+from .tuning_file import clear_gains, default_file, digest_of, read_tuning
 
 
 @dataclass(frozen=True)
@@ -85,20 +85,17 @@ def compile_model(
             f"specialize: {name}={','.join(map(str, sizes))}: target {target.name} has no code for open dimensions "
             "beside which it could stand" + (f"; use --dim {name}={','.join(map(str, sizes))}" if target.buckets else "")
         )
-    for option in ("profile", "tune") if is_specialized(options) and target.name == "cpu" else ():
-        if getattr(options, option):
-            raise OptionError(f"{option}: it is for one size; bind the dimensions to one (--dim NAME=N) instead of several")
     if options.debug_bounds and target.name != "cpu":
         raise OptionError(f"debug_bounds: target {target.name} has no checks; use it with the target cpu")
     job = _Job(options, target, target.machine_for(options), stages, show)
     with stages.stage("read"):
         source = read_model(model, base_dir)
         digest = model_sha256(model, source)
-    job, graphs, notes = _tuned(job, source)
+    job, notes = _tuned(job, source)
     options = job.options
     unusable = cache.problem() if cache is not None else ""
     if cache is None or unusable:
-        done = job.run(source, digest, graphs)
+        done = job.run(source, digest)
         return replace(done, notes=(*notes, *done.notes, *([unusable] if unusable else [])))
     with stages.stage("cache"):
         key = cache_key(source.name, model_content(source), options, job.machine)
@@ -108,7 +105,7 @@ def compile_model(
                 stored = load_stored(cache, key)
             if stored is not None:
                 return Compilation(*stored, options, job.machine, stages.seconds, cached=True, notes=notes)
-        done = job.run(source, digest, graphs)
+        done = job.run(source, digest)
         with stages.stage("cache"):
             note = store(cache, key, done.artifact, done.summary)
         return replace(done, notes=(*notes, *done.notes, *([note] if note else [])))
@@ -116,7 +113,8 @@ def compile_model(
 
 @dataclass(frozen=True)
 class _Job:
-    """What a compilation needs beside the model."""
+    """What a compilation needs beside the model.  choices: measured numbers; clear: see `SharedPanels`.  made: the graphs of
+    programs that were needed before, by their sizes."""
 
     options: Options
     target: Target
@@ -124,7 +122,9 @@ class _Job:
     stages: Stages
     show: Print
     choices: Mapping[str, Choice] = field(default_factory=dict)
+    clear: frozenset[str] = frozenset()
     panels: SharedPanels | None = None
+    made: Mapping[object, tuple[Graph, Graph]] = field(default_factory=dict)
 
     def imported(self, source: ModelFile) -> Graph:
         options = self.options
@@ -143,18 +143,19 @@ class _Job:
     def graphs(self, source: ModelFile) -> tuple[Graph, Graph]:
         """The model as it was imported, and after all passes."""
         options, stages = self.options, self.stages
+        if _sizes(options) in self.made:
+            return self.made[_sizes(options)]
         imported = self.imported(source)
         native = self.target.native(self.machine)
         return imported, run_passes(imported, options, stages, self.show, self.target.passes_for(options), native)
 
-    def run(self, source: ModelFile, digest: str, graphs: tuple[Graph, Graph] | None = None) -> Compilation:
-        """graphs: those of the model, if they are there already."""
+    def run(self, source: ModelFile, digest: str) -> Compilation:
         options, stages = self.options, self.stages
         if options.buckets and self.target.takes == "graph":
             return self.run_buckets(source, digest)
         if is_specialized(options):
             return self.run_versions(source, digest)
-        imported, fused = graphs or self.graphs(source)
+        imported, fused = self.graphs(source)
         if self.target.takes == "graph":
             with guarded("build", fused):
                 artifact = self.target.build(fused, self.machine, options, digest, stages)
@@ -196,7 +197,7 @@ class _Job:
         """Code for several sizes of some dimensions, in one program."""
         imported = self.imported(source)
         optimized: list[Graph] = []
-        panels = SharedPanels()
+        panels = SharedPanels(self.clear)
 
         def lower_one(one: Options) -> Program:
             job = replace(self, options=one, panels=panels)
@@ -204,7 +205,7 @@ class _Job:
             optimized.append(graphs[1])
             return job.lowered(source, graphs)
 
-        program = lower_versions(self.options, imported, lower_one)
+        program = replace(lower_versions(self.options, imported, lower_one), profile=self.options.profile)
         return self.built(source, digest, program, imported, optimized[0])
 
     def run_buckets(self, source: ModelFile, digest: str) -> Compilation:
@@ -224,11 +225,26 @@ class _Job:
         )
 
 
-def _tuned(job: _Job, source: ModelFile) -> tuple[_Job, tuple[Graph, Graph] | None, tuple[str, ...]]:
-    """The job with measured numbers, if they are asked for; the graphs if they had to be made for it; notes."""
+def _sizes(options: Options) -> object:
+    """What differs between the programs of a compilation."""
+    return options.dims, options.ranges, options.buckets, options.specialize
+
+
+def _programs(job: _Job, source: ModelFile) -> list[Options]:
+    """The options of every program of a compilation: one, or that for any size and those of the versions."""
+    options = job.options
+    if not is_specialized(options):
+        return [options]
+    every = version_sizes(options, job.imported(source))
+    general = [] if options.buckets else [without_versions(options)]
+    return general + [bound_to(options, sizes) for sizes in every]
+
+
+def _tuned(job: _Job, source: ModelFile) -> tuple[_Job, tuple[str, ...]]:
+    """The job with measured numbers, if they are asked for; notes."""
     options, machine = job.options, job.machine
     if not options.tune and not options.tuning_file:
-        return job, None, ()
+        return job, ()
     if job.target.name == "cuda" and options.tune:
         raise OptionError("tune: kernels for GPUs are measured by benchmarks/gpu.py --tune FILE; give that as tuning_file")
     if job.target.name not in ("cpu", "cuda"):
@@ -237,15 +253,20 @@ def _tuned(job: _Job, source: ModelFile) -> tuple[_Job, tuple[Graph, Graph] | No
     if not options.tune and not path.is_file():
         raise OptionError(f"tuning_file: {path} does not exist; give one that tune wrote, or tune as well")
     found = read_tuning(path, machine)
-    graphs, notes = None, ()
+    made: dict[object, tuple[Graph, Graph]] = {}
+    notes: tuple[str, ...] = ()
     if options.tune:
         from .tuning import check_runs_here, search_engine, tunable_groups, tune  # only here: it needs LLVM and Optuna
 
         search_engine()
         check_runs_here(machine, job.target.machine("cpu"))
-        graphs = job.graphs(source)
-        with job.stages.stage("tune"), guarded("tune", graphs[1]):
-            groups = tunable_groups(graphs[1], machine, options.accuracy)
+        made = {_sizes(one): replace(job, options=one).graphs(source) for one in _programs(job, source)}
+        fused = [graph for _, graph in made.values()]
+        with job.stages.stage("tune"), guarded("tune", fused[0]):
+            groups = tunable_groups(fused, machine, options.accuracy)
             found, notes = tune(groups, found, machine, options.accuracy, path, options.tune, job.stages.progress)
+        if any(d for graph in fused for v in graph.inputs for d in symbols(v.type.shape)):
+            notes = (*notes, "tuning: kernels of open size are as by default; --specialize NAME=N gives a size code of its own")
     choices = {key: f.choice for key, f in found.items() if f.choice.to_json()}
-    return replace(job, options=replace(options, tuned=digest_of(found)), choices=choices), graphs, notes
+    options = replace(options, tuned=digest_of(found))
+    return replace(job, options=options, choices=choices, clear=clear_gains(found), made=made), notes

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..ir.errors import OptionError
 from ..targets.loader import Module
-from ..targets.profile import ProfileRow, trace
+from ..targets.profile import ANY_SIZE, ProfileRow, last_version, trace
 from .summary import bytes_text, count_text, printable, seconds_text, table
 from .writing import check_writable, write_whole
 
@@ -52,6 +52,12 @@ def profiling(wanted: bool, trace: str | None, report: str | None) -> Profiling 
     return Profiling(trace, report) if wanted else None
 
 
+def rows_that_ran(rows: Sequence[ProfileRow]) -> list[ProfileRow]:
+    """Of a program with versions, those of the one that ran last; all of any other."""
+    version = last_version(rows)
+    return [row for row in rows if row.version == version]
+
+
 def profile_rows(rows: Sequence[ProfileRow], threads: int) -> list[tuple[str, ...]]:
     """The cells under `HEADING`, the slowest step first; times are those of the fastest execution."""
     total = sum(row.fastest for row in rows) or 1.0
@@ -64,10 +70,13 @@ def profile_rows(rows: Sequence[ProfileRow], threads: int) -> list[tuple[str, ..
 
 
 def summary_line(rows: Sequence[ProfileRow], threads: int, seconds: float) -> str:
-    """What the steps take together, beside the whole run of so many seconds."""
+    """What the steps take together, beside the whole run of so many seconds, and the version whose steps these are."""
+    version = rows[0].version if rows else ""
+    which = "" if not version else "code for any size: " if version == ANY_SIZE else f"version {printable(version)}: "
     inside = sum(row.fastest for row in rows)
-    return (f"{len(rows)} steps, {seconds_text(inside)} in them at their fastest, {seconds_text(seconds)} the median run on "
-            f"{threads} thread{'s' if threads != 1 else ''}; the limit is nominal, {seconds_text(_limit(rows, threads))}")
+    return (f"{which}{len(rows)} steps, {seconds_text(inside)} in them at their fastest, {seconds_text(seconds)} the median "
+            f"run on {threads} thread{'s' if threads != 1 else ''}; the limit is nominal, "
+            f"{seconds_text(_limit(rows, threads))}")
 
 
 def _limit(rows: Sequence[ProfileRow], threads: int) -> float:
@@ -112,8 +121,8 @@ def _page(manifest: Mapping[str, Any], rows: Sequence[ProfileRow], threads: int,
 
 def profile_json(rows: Sequence[ProfileRow], threads: int) -> list[dict[str, Any]]:
     return [
-        {"step": row.step, "kernel": row.kernel, "where": row.where, "ops": list(row.ops), "schedule": row.schedule,
-         "macs": row.macs, "bytes": row.bytes, "count": row.count, "mean": row.mean, "fastest": row.fastest,
-         "gflops": row.gflops, "limit": row.limit, "share": row.share(threads)}
+        {"version": row.version, "step": row.step, "kernel": row.kernel, "where": row.where, "ops": list(row.ops),
+         "schedule": row.schedule, "macs": row.macs, "bytes": row.bytes, "count": row.count, "mean": row.mean,
+         "fastest": row.fastest, "gflops": row.gflops, "limit": row.limit, "share": row.share(threads)}
         for row in rows
     ]

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..ir.errors import OptionError
 from ..targets.loader import Module, load
-from .profiling import Profiling, profile_json, show_profile
+from .profiling import Profiling, profile_json, rows_that_ran, show_profile
 from .summary import printable, seconds_text, table
 from .writing import check_writable, write_whole
 
@@ -51,7 +51,7 @@ def run(
     if output:
         write_arrays(Path(output), named)
     timing = {"runs": repeat, "median": statistics.median(times), "fastest": min(times), "slowest": max(times)}
-    rows = module.profile() if profiling else []
+    rows = rows_that_ran(module.profile()) if profiling else []
     if profiling:
         profiling.write(module, rows, timing["median"])
     if as_json:

@@ -35,19 +35,27 @@ def lower_versions(options: Options, imported: Graph, lower_one: LowerOne) -> Pr
     """The program of all versions.  imported: the model with the dimensions of all versions open.
 
     Raises OptionError for sizes that are no dimensions of inputs, outside of their range, or too many."""
+    every = version_sizes(options, imported)
+    general = _refusing(options, imported, every) if options.buckets else lower_one(without_versions(options))
+    largest_first = sorted(range(len(every)), key=lambda n: -prod(every[n].values()))  # layouts of weights are theirs
+    made = {n: lower_one(bound_to(options, every[n])) for n in largest_first}
+    return merge_versions(general, [(sizes, made[n]) for n, sizes in enumerate(every)])
+
+
+def version_sizes(options: Options, imported: Graph) -> list[Sizes]:
+    """The sizes of each version, in the order in which they are tried at run time.  Raises what `lower_versions` does."""
     known = {v.name for x in imported.inputs for v in symbols(x.type.shape)}
     for name, sizes in (*options.buckets, *options.specialize):
         _check(name, sizes, known, options)
     every = list(_combinations(options))
     if len(every) > _MOST:
         raise OptionError(f"specialize: {len(every)} combinations of sizes, at most {_MOST} are compiled into one library")
-    if options.buckets:
-        general = _refusing(options, imported, every)
-    else:
-        general = lower_one(replace(options, specialize=()))
-    largest_first = sorted(range(len(every)), key=lambda n: -prod(every[n].values()))  # layouts of weights are theirs
-    made = {n: lower_one(_bound(options, every[n])) for n in largest_first}
-    return merge_versions(general, [(sizes, made[n]) for n, sizes in enumerate(every)])
+    return every
+
+
+def without_versions(options: Options) -> Options:
+    """The options of the code for any size."""
+    return replace(options, buckets=(), specialize=())
 
 
 def _combinations(options: Options) -> Iterator[Sizes]:
@@ -59,7 +67,8 @@ def _combinations(options: Options) -> Iterator[Sizes]:
             yield dict(zip((name for name, _ in several), sizes, strict=True))
 
 
-def _bound(options: Options, sizes: Sizes) -> Options:
+def bound_to(options: Options, sizes: Sizes) -> Options:
+    """The options of one version."""
     dims = tuple(sorted({**dict(options.dims), **sizes}.items()))
     ranges = tuple((name, r) for name, r in options.ranges if name not in sizes)
     return replace(options, dims=dims, ranges=ranges, buckets=(), specialize=())

@@ -12,12 +12,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from ..codegen.kernels import group_hash
 from ..codegen.lower import Lowering
 from ..codegen.machine import Machine
+from ..codegen.open_symbols import open_symbols
+from ..codegen.strategies.axes import size_of
 from ..codegen.strategies.candidates import Space, imbalance, space_of
 from ..codegen.strategies.choices import BY_MODEL, Choice
 from ..codegen.strategies.scheduled import Group, Scheduled
@@ -36,19 +39,20 @@ LEAST_SECONDS = 0.5  # for one group, so that the last ones are looked at too
 
 @dataclass(frozen=True)
 class Tunable:
-    """A distinct group of a model.  work: multiply-accumulates of all its calls."""
+    """A distinct group of a model.  work: the share of its calls in the multiply-accumulates of the model; with versions, in
+    those of each, summed: all versions count the same."""
 
     key: str
     group: Group
     space: Space
-    work: int
+    work: float
 
 
 class _Recorder(Lowering):
     """A lowering that notes its groups."""
 
     def __init__(self, graph: Graph, machine: Machine, accuracy: str) -> None:
-        super().__init__(graph, machine, "tuning", accuracy)
+        super().__init__(graph, machine, "tuning", accuracy, symbols=open_symbols(graph, machine, {}))
         self.groups: dict[str, tuple[Group, int]] = {}
 
     def schedule(self, group: Group) -> Scheduled:
@@ -58,23 +62,32 @@ class _Recorder(Lowering):
         return super().schedule(group)
 
 
-def tunable_groups(graph: Graph, machine: Machine, accuracy: str) -> list[Tunable]:
-    """The distinct groups of a fused graph that have choices, the most work first."""
-    recorder = _Recorder(graph, machine, accuracy)
-    recorder.run()
-    found = []
-    for key, (group, count) in recorder.groups.items():
-        space = space_of(group, machine, accuracy)
-        if space is not None:
-            found.append(Tunable(key, group, space, count * _macs(group)))
-    return sorted(found, key=lambda t: (-t.work, t.key))
+def tunable_groups(graphs: Sequence[Graph], machine: Machine, accuracy: str) -> list[Tunable]:
+    """The distinct groups of fused graphs that have choices, the most work first.  graphs: the versions of a model; what is of
+    open size in them has no choices."""
+    found: dict[str, Tunable] = {}
+    for graph in graphs:
+        recorder = _Recorder(graph, machine, accuracy)
+        recorder.run()
+        known = {key: (group, n) for key, (group, n) in recorder.groups.items() if _is_known(group)}
+        macs = {key: n * _macs(group) for key, (group, n) in known.items()}
+        for key, (group, _) in known.items():
+            space = space_of(group, machine, accuracy)
+            if space is not None:
+                before = found[key].work if key in found else 0.0
+                found[key] = Tunable(key, group, space, before + macs[key] / sum(macs.values()))
+    return sorted(found.values(), key=lambda t: (-t.work, t.key))
+
+
+def _is_known(group: Group) -> bool:
+    """Whether no size of it is open."""
+    axes = [v for c in group.computes for v in (*c.axes, *c.reduce)]
+    dims = [*(v.extent for v in axes), *(d for b in (*group.params, *group.operands) for d in (*b.shape, *(b.strides or ())))]
+    return all(isinstance(d, int) for d in dims)
 
 
 def _macs(group: Group) -> int:
-    total = 1
-    for v in (*group.computes[0].axes, *group.computes[0].reduce):
-        total *= v.extent if isinstance(v.extent, int) else 1
-    return total
+    return prod(size_of(v) for c in group.computes[:1] for v in (*c.axes, *c.reduce))
 
 
 def search_engine() -> Any:
@@ -118,7 +131,7 @@ def tune(
             if now >= end:
                 note = f"tuning: {n} of {len(todo)} kernels were searched in {seconds:g} s; the others are as by default"
                 return found, (note,)
-            until = now + max(LEAST_SECONDS, (end - now) * t.work / max(left, 1))
+            until = now + max(LEAST_SECONDS, (end - now) * t.work / left if left > 0 else 0.0)
             left -= t.work
             item = search(t, machine, accuracy, until, optuna)
             add_entry(path, machine, t.key, item)

@@ -22,6 +22,7 @@ from filelock import FileLock
 from ..codegen.machine import Machine
 from ..codegen.machine_gpu import GpuMachine
 from ..codegen.strategies.choices import Choice
+from ..codegen.strategies.tiles import PANEL_LOSS
 from ..ir.errors import OptionError
 from .cache import open_cache
 
@@ -96,7 +97,13 @@ def add_entry(path: Path, machine: Machine | GpuMachine, key: str, found: Found)
         raise OptionError(f"tuning file {path}: cannot be written: {error.strerror or error}; choose another") from error
 
 
+def clear_gains(found: Mapping[str, Found]) -> frozenset[str]:
+    """The groups for which versions of a model may have weights of their own, as `--specialize` says."""
+    return frozenset(key for key, f in found.items() if f.gain > PANEL_LOSS)
+
+
 def digest_of(found: Mapping[str, Found]) -> str:
     """What the artifact and its cache key say about the choices: "" for none."""
-    chosen = sorted((key, sorted(f.choice.to_json().items())) for key, f in found.items() if f.choice.to_json())
+    clear = clear_gains(found)
+    chosen = sorted((key, sorted(f.choice.to_json().items()), key in clear) for key, f in found.items() if f.choice.to_json())
     return hashlib.sha256(json.dumps(chosen).encode()).hexdigest() if chosen else ""

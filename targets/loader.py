@@ -192,7 +192,8 @@ class Module:
         return tuple(self.output_shape(n) for n in range(len(self.outputs)))
 
     def profile(self) -> list[ProfileRow]:
-        """The times of every step since the module was loaded, or since `reset_profile`, in the order of the program.
+        """The times of every step since the module was loaded, or since `reset_profile`, in the order of the program.  With
+        versions for some sizes: the steps of all of them, of which those that ran have a count (`ProfileRow.version`).
 
         Raises OptionError unless the artifact was compiled with the option profile, and during a run.
         """
@@ -201,7 +202,14 @@ class Module:
             function = self._function("profile", ctypes.c_int32)
             self._check_profile(function(self._handle, ctypes.c_int32(thread), records, ctypes.c_size_t(count)))
 
-        return read_profile(self.manifest["kernels"], max(1, self.threads), read)
+        return read_profile(self.manifest, max(1, self.threads), read, self._sizes())
+
+    def _sizes(self) -> dict[str, int]:
+        """The sizes of the open dimensions in the last run."""
+        shapes = self._open.inputs if self._open is not None else ()
+        sides = zip(self.inputs, shapes, strict=False)
+        dims = [(d, n) for spec, shape in sides for d, n in zip(spec.shape, shape, strict=True)]
+        return {d: n for d, n in dims if isinstance(d, str) and d in self.manifest["dims"]}
 
     def reset_profile(self) -> None:
         """Starts the times again from zero, for example after runs to warm up.  Raises what `profile` raises."""

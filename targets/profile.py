@@ -1,6 +1,7 @@
 """What a profile build recorded: one row per step of the program, and the last run as a Chrome or Perfetto trace.
 
-The threads of a step work at the same time, so the time of a step is that of its slowest thread.
+The threads of a step work at the same time, so the time of a step is that of its slowest thread.  A program with versions has
+the rows of its code for any size, if it has that, then those of each version; the steps of each are counted from 0.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 from ..ir.errors import OptionError
 
 NO_PROFILE = 17
+ANY_SIZE = "any size"
+Kernels = Sequence[Mapping[str, Any]]
 
 
 class StepTime(ctypes.Structure):
@@ -34,9 +37,11 @@ class ThreadTime:
 
 @dataclass(frozen=True)
 class ProfileRow:
-    """One step.  where: model nodes it comes from; ops: operators; schedule: in words.  macs and bytes: of one execution.
-    count: executions.  mean, fastest: seconds, of the slowest thread.  limit: seconds that the machine's nominal figures
-    allow on one core.  threads: by number; one that had nothing to do spent next to nothing."""
+    """One step.  where: model nodes it comes from; ops: operators; schedule: in words.  macs and bytes: of one execution, with
+    open dimensions at the sizes of the last run.  count: executions.  mean, fastest: seconds, of the slowest thread.  limit:
+    seconds that the machine's nominal figures allow on one core.  threads: by number; one that had nothing to do spent next to
+    nothing.  version: the one that the step belongs to, as "batch=8, seq=128", or `ANY_SIZE`; "" in a program without
+    versions."""
 
     step: int
     kernel: str
@@ -50,6 +55,7 @@ class ProfileRow:
     fastest: float
     limit: float
     threads: Mapping[int, ThreadTime]
+    version: str = ""
 
     @property
     def gflops(self) -> float:
@@ -63,17 +69,58 @@ class ProfileRow:
 
 
 def read_profile(
-    kernels: Sequence[Mapping[str, Any]], threads: int, read: Callable[[int, Any, int], None]
+    manifest: Mapping[str, Any], threads: int, read: Callable[[int, Any, int], None], sizes: Mapping[str, int]
 ) -> list[ProfileRow]:
-    """kernels: those of the manifest.  read(thread, records, count) fills an array of `StepTime`."""
+    """read(thread, records, count) fills an array of `StepTime`.  sizes: of open dimensions, in the last run."""
+    steps = [(title, n, kernel) for title, kernels in _programs(manifest) for n, kernel in enumerate(kernels)]
     times = []
     for thread in range(threads):
-        times.append((StepTime * max(1, len(kernels)))())
-        read(thread, times[-1], len(kernels))
-    return [_row(n, kernel, [t[n] for t in times]) for n, kernel in enumerate(kernels)]
+        times.append((StepTime * max(1, len(steps)))())
+        read(thread, times[-1], len(steps))
+    figures = manifest.get("figures", {})
+    return [
+        _row(title, n, _at_sizes(kernel, figures, sizes), [t[at] for t in times]) for at, (title, n, kernel) in enumerate(steps)
+    ]
 
 
-def _row(step: int, kernel: Mapping[str, Any], times: Sequence[StepTime]) -> ProfileRow:
+def _programs(manifest: Mapping[str, Any]) -> list[tuple[str, Kernels]]:
+    """(title, kernels) in the order in which the library counts their steps."""
+    versions = manifest.get("specialized", ())
+    if not versions:
+        return [("", manifest["kernels"])]
+    own = [(ANY_SIZE, manifest["kernels"])] if manifest["any_size"] else []
+    return own + [(version_title(v["dims"]), v.get("kernels", ())) for v in versions]
+
+
+def version_title(dims: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}={size}" for name, size in dims.items())
+
+
+def _at_sizes(kernel: Mapping[str, Any], figures: Mapping[str, float], sizes: Mapping[str, int]) -> Mapping[str, Any]:
+    """A kernel with its costs at the sizes of a run, where they depend on these."""
+    if "by_size" not in kernel or not sizes:
+        return kernel
+    macs, read, written = (_value(tree, sizes) for tree in kernel["by_size"])
+    near = read + written <= figures["near_bytes"]
+    speed = figures["near_bytes_per_second" if near else "bytes_per_second"]
+    limit = max(macs / figures["macs_per_second"], (read + written) / speed)
+    return {**kernel, "macs": macs, "bytes_read": read, "bytes_written": written, "limit_ns": round(limit * 1e9)}
+
+
+_OPERATIONS: dict[str, Callable[[int, int], int]] = {
+    "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b, "div": lambda a, b: a // b,
+    "mod": lambda a, b: a % b, "min": min, "max": max, "tdiv": lambda a, b: int(a / b),
+}
+
+
+def _value(tree: Any, sizes: Mapping[str, int]) -> int:
+    """A size: a number, the name of a dimension, or [operation, a, b]."""
+    if isinstance(tree, list):
+        return _OPERATIONS[tree[0]](_value(tree[1], sizes), _value(tree[2], sizes))
+    return sizes[tree] if isinstance(tree, str) else tree
+
+
+def _row(version: str, step: int, kernel: Mapping[str, Any], times: Sequence[StepTime]) -> ProfileRow:
     threads = {
         n: ThreadTime(t.total_ns / t.count * 1e-9, t.min_ns * 1e-9, t.last_ns * 1e-9, t.start_ns * 1e-9)
         for n, t in enumerate(times) if t.count
@@ -82,8 +129,17 @@ def _row(step: int, kernel: Mapping[str, Any], times: Sequence[StepTime]) -> Pro
         step, kernel["kernel"], kernel["where"], tuple(kernel["ops"]), kernel["schedule"], kernel["macs"],
         kernel["bytes_read"] + kernel["bytes_written"], max((t.count for t in times), default=0),
         max((t.mean for t in threads.values()), default=0.0), max((t.fastest for t in threads.values()), default=0.0),
-        kernel["limit_ns"] * 1e-9, threads,
+        kernel["limit_ns"] * 1e-9, threads, version,
     )
+
+
+def last_version(rows: Sequence[ProfileRow]) -> str:
+    """The version that ran last; "" in a program without versions, and before the first run."""
+    began: dict[str, float] = {}
+    for row in rows:
+        for t in row.threads.values():
+            began[row.version] = max(t.began, began.get(row.version, t.began))
+    return max(began, key=lambda version: began[version], default="")
 
 
 def no_profile(name: str) -> OptionError:
@@ -95,10 +151,12 @@ def no_profile(name: str) -> OptionError:
 def trace(name: str, rows: Sequence[ProfileRow]) -> dict[str, Any]:
     """The last run in Chrome's trace format, one track per thread, times in microseconds from its first step.  A step
     that ran several times in it, in a loop, appears once."""
-    ran = [row for row in rows if row.threads]
+    version = last_version(rows)
+    ran = [row for row in rows if row.threads and row.version == version]
     start = min((t.began for row in ran for t in row.threads.values()), default=0.0)
     tracks = sorted({n for row in ran for n in row.threads})
-    events: list[dict[str, Any]] = [{"ph": "M", "pid": 0, "name": "process_name", "args": {"name": name}}]
+    events: list[dict[str, Any]] = [{"ph": "M", "pid": 0, "name": "process_name", 
+                                     "args": {"name": f"{name} ({version})" if version else name}}]
     events += [{"ph": "M", "pid": 0, "tid": n, "name": "thread_name", "args": {"name": f"thread {n}"}} for n in tracks]
     for row in ran:
         facts = {

@@ -21,6 +21,11 @@ class OpenShapes:
         self._inputs: tuple[Shape, ...] | None = None
         self._shapes: tuple[Shape, ...] = ()
 
+    @property
+    def inputs(self) -> tuple[Shape, ...]:
+        """The shapes of the inputs as they are set; none before the first run."""
+        return self._inputs or ()
+
     def set(self, arrays: Sequence[np.ndarray]) -> tuple[Shape, ...]:
         """Takes the shapes of the inputs; those of the outputs."""
         given = tuple(a.shape for a in arrays)

@@ -200,7 +200,7 @@ def descriptor_source(
         "FEATURE_COUNT": len(feature_bits(machine)), "BEST_THREADS": recommended_threads(program, machine),
         "PREPARES": int(bool(program.prepare)), "SIZED_COUNT": len(program.sized),
         "SUPPORT": "&tw_run_support" if program.support_parts else "NULL",
-        "STEP_COUNT": len(list(all_calls(program.steps))) if program.profile else 0,
+        "STEP_COUNT": len(list(all_calls(program.every_steps))) if program.profile else 0,
         "SITE_COUNT": len(program.sites), "SITES": "sites" if program.sites else "NULL",
         "TABLES": info_table("inputs", program.inputs) + info_table("outputs", program.outputs, run_time_axes_of(program))
         + _sized_table(program) + _feature_table(machine) + _site_table(program) + open_sources.tables(program)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tilewright
+from frontend.onnx_models import model, node, value
 from tilewright.compiler.cli import OK, USER_ERROR, main
 from tilewright.ir.errors import OptionError
 from tilewright.targets.artifact import Artifact
-from tilewright.targets.profile import ProfileRow, ThreadTime, trace
+from tilewright.targets.loader import Module
+from tilewright.targets.profile import ANY_SIZE, ProfileRow, ThreadTime, last_version, trace
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits" / "digits.onnx"
 X = np.random.default_rng(0).random((1, 1, 8, 8), np.float32)
@@ -90,6 +93,67 @@ def test_trace_has_a_track_per_thread() -> None:
     steps = [(e["tid"], round(e["ts"], 3), round(e["dur"], 3)) for e in events if e["ph"] == "X"]
     assert steps == [(0, 0.0, 1.0), (1, 1.0, 2.0)]
     assert trace("net", [])["traceEvents"][0]["args"] == {"name": "net"}
+
+
+# ---- open dimensions and versions ----
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Code for any size of n, and versions for n = 4 (m open) and n = 8 at m = 5."""
+    folder = tmp_path_factory.mktemp("versions")
+    w = np.full((6, 40), 0.5, np.float32)
+    nodes = [node("MatMul", ["x", "w"], ["a"]), node("Softmax", ["a"], ["y"], axis=2)]
+    proto = model(nodes, [value("x", "n", "m", 6)], ["y"], {"w": w})
+    tilewright.compile(proto, cache=False, jobs=1, name="net", profile=True, specialize={"n": (4, 8)}).save(folder / "any")
+    tilewright.compile(proto, cache=False, jobs=1, name="net", profile=True, dims={"n": (4, 8), "m": 5}).save(folder / "known")
+    return folder
+
+
+def run_sizes(module: Module, *shape: int) -> list[ProfileRow]:
+    module.reset_profile()
+    module(np.ones((*shape, 6), np.float32))
+    rows = module.profile()
+    version = last_version(rows)
+    assert all((row.count == 1) == (row.version == version) for row in rows)
+    return [row for row in rows if row.version == version]
+
+
+def test_the_version_that_ran_is_profiled_at_its_sizes(versions: Path) -> None:
+    with tilewright.load(versions / "any", threads=2) as module:
+        assert last_version(module.profile()) == ""
+        for shape, version in (((3, 7), ANY_SIZE), ((4, 7), "n=4"), ((8, 2), "n=8"), ((30, 7), ANY_SIZE)):
+            rows = run_sizes(module, *shape)
+            assert [(row.version, row.step) for row in rows] == [(version, n) for n in range(len(rows))]
+            assert sum(row.macs for row in rows) == shape[0] * shape[1] * 6 * 40
+            assert rows[0].bytes == 4 * (shape[0] * shape[1] * 46 + 6 * 40)
+        small, large = run_sizes(module, 3, 7)[0].limit, run_sizes(module, 300, 700)[0].limit
+        assert large > 100 * small
+    with tilewright.load(versions / "known", threads=2) as module:
+        assert {row.version for row in module.profile()} == {"n=4", "n=8"}
+        assert run_sizes(module, 8, 5)[0].version == "n=8"
+
+
+def test_a_trace_holds_the_version_that_ran_last() -> None:
+    early, late = ({0: ThreadTime(1e-6, 1e-6, 1e-6, began)} for began in (1.0, 2.0))
+    rows = [replace(row(0, early), version="n=4"), replace(row(0, late), version="n=8")]
+    events = trace("net", rows)["traceEvents"]
+    assert events[0]["args"]["name"] == "net (n=8)"
+    assert len([e for e in events if e["ph"] == "X"]) == 1
+
+
+def test_the_command_names_the_version(versions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, events = tmp_path / "p.html", tmp_path / "t.json"
+    for shape, said in (((8, 5), "version n=8: "), ((9, 5), "code for any size: ")):
+        np.save(tmp_path / "x.npy", np.ones((*shape, 6), np.float32))
+        run = ["run", str(versions / "any"), "--input", str(tmp_path / "x.npy"), "--profile", "--repeat", "2"]
+        assert main([*run, "--trace", str(events), "--report", str(page)]) == OK
+        assert said in capsys.readouterr().out
+        assert said in page.read_text()
+        assert main([*run, "--json"]) == OK
+        told = json.loads(capsys.readouterr().out)["profile"]
+        assert {(s["version"], s["count"]) for s in told} == {("n=8" if shape[0] == 8 else ANY_SIZE, 2)}
+        assert len([e for e in json.loads(events.read_text())["traceEvents"] if e["ph"] == "X"]) >= len(told)
 
 
 def test_the_command_shows_and_writes_everything(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tilewright
 from codegen.native_program import optimise
+from frontend.onnx_models import model, node, value
 from tilewright.codegen.kernels import group_hash
 from tilewright.codegen.machine import parse_machine
 from tilewright.codegen.strategies.candidates import Space, imbalance, space_of
@@ -198,7 +199,7 @@ def test_the_digest_is_that_of_the_choices_in_use() -> None:
 def test_a_file_decides_the_bytes_and_the_cache_key(tmp_path: Path) -> None:
     machine = host_machine()
     graph = optimise(import_model(DIGITS))
-    (*_, last) = tunable_groups(graph, machine, "default")
+    (*_, last) = tunable_groups([graph], machine, "default")
     plain = tilewright.compile(DIGITS)
     path = tmp_path / "t.jsonl"
     with pytest.raises(OptionError, match=r"t\.jsonl does not exist"):
@@ -211,6 +212,44 @@ def test_a_file_decides_the_bytes_and_the_cache_key(tmp_path: Path) -> None:
     assert tilewright.compile(DIGITS, tuning_file=path, cache=False).manifest_text == tuned.manifest_text
     x = np.random.default_rng(0).random((1, 1, 8, 8), np.float32)
     np.testing.assert_allclose(tuned.load()(x)[0], plain.load()(x)[0], rtol=1e-5, atol=1e-5)
+
+
+def tall(rows: int | str) -> Any:
+    w = np.random.default_rng(2).random((48, 96), np.float32)
+    return model([node("MatMul", ["x", "w"], ["y"])], [value("x", rows, 48)], ["y"], {"w": w})
+
+
+def test_versions_take_measured_numbers(tmp_path: Path) -> None:
+    """Another layout of weights is worth a clear gain only."""
+    machine, path = host_machine(), tmp_path / "t.jsonl"
+    (group,) = tunable_groups([optimise(import_model(tall(64)))], machine, "default")
+    for gain, measured in ((0.04, 0), (0.2, 1)):
+        add_entry(path, machine, group.key, Found(Choice(rows=4, vectors=1), gain, "s"))
+        done = tilewright.compile(tall("n"), specialize={"n": (64, 3)}, profile=True, jobs=1, tuning_file=path, cache=False)
+        small, large = done.manifest["specialized"]
+        assert [small["dims"], large["dims"]] == [{"n": 3}, {"n": 64}]
+        assert "measured" not in str(done.manifest["kernels"]) + str(small["kernels"])
+        assert sum("measured" in k["schedule"] for k in large["kernels"]) == measured
+        assert (large["own_weights"] > 0) == bool(measured)
+    x = np.random.default_rng(3).random((64, 48), np.float32)
+    with done.load() as module:
+        np.testing.assert_allclose(module(x)[0], tilewright.compile(tall(64), cache=False).load()(x)[0], rtol=1e-5)
+
+
+def test_versions_are_tuned_in_one_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Tunable] = []
+
+    def fake(t: Tunable, *_: object) -> Found:
+        asked.append(t)
+        return Found(BY_MODEL, 0.0, "s")
+
+    monkeypatch.setattr(tuning, "search", fake)
+    options: dict[str, Any] = {"tune": 5, "tuning_file": tmp_path / "t.jsonl", "cache": False, "jobs": 1}
+    with pytest.warns(UserWarning, match="kernels of open size are as by default"):
+        tilewright.compile(tall("n"), specialize={"n": (64, 3)}, **options)
+    assert [t.work for t in asked] == [1.0, 1.0]
+    tilewright.compile(tall("n"), dims={"n": (64, 5)}, **options)  # 64 is in the file
+    assert len(asked) == 3 == len((tmp_path / "t.jsonl").read_text().splitlines())
 
 
 def test_wrong_options() -> None:

@@ -90,7 +90,6 @@ def test_equal_versions_cost_no_weights() -> None:
     ({"specialize": {"n": 2}, "dims": {"n": 2}}, r"specialize: n has a size in dims"),
     ({"specialize": {"n": ()}}, r"specialize\['n'\]: expected a size or several, got \(\)"),
     ({"specialize": {"n": tuple(range(1, 70))}}, r"specialize: 69 combinations of sizes, at most 64"),
-    ({"specialize": {"n": 2}, "profile": True}, r"profile: it is for one size"),
     ({"specialize": {"n": 2}, "target": "xla"}, r"specialize: n=2: target xla has no code for open.*; use --dim n=2"),
     ({"specialize": {"n": 2}, "transform_weights": "create"}, r"transform_weights=create with the open dimensions"),
 ])  # fmt: skip

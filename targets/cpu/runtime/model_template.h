@@ -50,7 +50,8 @@ uint64_t @PREFIX@_workspace_bytes(int32_t threads);
 /* Threads that run this instance, with the caller's. */
 int32_t @PREFIX@_thread_count(const @PREFIX@_model *model);
 
-/* Steps of a library compiled with the option profile, in the order of "kernels" in the manifest; 0 for any other. */
+/* Steps of a library compiled with the option profile, in the order of "kernels" in the manifest, and then of those of each
+ * version in "specialized" (without "any_size": of the versions alone); 0 for any other library. */
 size_t @PREFIX@_step_count(void);
 /* Copies what a thread of this instance spent in each step; count: PREFIX_step_count().  TW_NO_PROFILE for a library
  * compiled without the option profile, TW_BUSY during a run. */
