@@ -7,9 +7,11 @@ Exit codes: 0 done, 1 the model, an option or the target is at fault, 2 wrong us
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from ..targets.interrupt import interruptible
 
@@ -20,10 +22,11 @@ OK, USER_ERROR, USAGE, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 130
 _MAIN = """\
 Compile ONNX models to self-contained native libraries.
 
-  tilewright compile model.onnx -o out        write out/: library, C header, manifest
-  tilewright run out --input x.npz            run it on real input
-  tilewright check model.onnx                 say what can be compiled, without compiling
+  tilewright check model.onnx                        say what can be compiled, without compiling
+  tilewright compile model.onnx -o out               write out/: library, C header, manifest
+  tilewright run out --input x.npz                   run it on real input
   tilewright quantize model.onnx --data s/ -o out    turn a float model into integers
+  tilewright prune model.onnx --data s/ -o out       put zeros into its weights
 """
 _COMPILE = """\
 Compile a model to a folder with a shared library (code, weights, thread pool), a C header and a manifest.
@@ -76,6 +79,30 @@ Print a script that completes commands and options in your shell.
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """A wrong command line gives one message, not the list of all options, with the nearest option there is."""
+
+    as_json = False  # an error is a JSON object on standard output, too
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override]
+        """Also of a command: what it does not know is refused there, where its options are known."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unknown argument: {' '.join(unknown)}{self._nearest(unknown[0])}")
+        return found, unknown
+
+    def _nearest(self, word: str) -> str:
+        from .options import nearest  # only for this message: it imports what takes time
+
+        return nearest(word.partition("=")[0], self._option_string_actions)
+
+    def error(self, message: str) -> NoReturn:
+        message = f"{message}\n`{self.prog} --help` explains its arguments"
+        if self.as_json:
+            print(json.dumps({"error": {"kind": "usage", "message": message, "exit_code": USAGE}}))
+        self.exit(USAGE, f"{self.prog}: {message}\n")
+
+
 class _Help(argparse.RawDescriptionHelpFormatter):
     """The description, which has the examples, keeps its lines; options are aligned in a wide column."""
 
@@ -83,34 +110,35 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=30, width=100)
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The whole command line; also what shell completion is made of."""
+def make_parser(as_json: bool = False) -> argparse.ArgumentParser:
+    """The whole command line; also what shell completion is made of.  as_json: errors, too."""
     from .. import __version__
 
-    parser = argparse.ArgumentParser("tilewright", description=_MAIN, formatter_class=_Help)
+    parser = _Parser("tilewright", description=_MAIN, formatter_class=_Help)
     parser.add_argument("--version", action="version", version=f"tilewright {__version__}")
+    parser.as_json = as_json
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def command(name: str, description: str, help: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help, description=description, formatter_class=_Help)
+        sub.as_json = as_json
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         if name != "completion":
             sub.add_argument("--json", action="store_true", help="one JSON object on standard output")
         return sub
 
-    _add_compile(command("compile", _COMPILE, "compile a model to a folder"))
-    _add_run(command("run", _RUN, "run a compiled model"))
-    _add_model(command("check", _CHECK, "say what can be compiled"))
+    from .prune import command as prune
     from .quantize.command import add_arguments
 
+    _add_model(command("check", _CHECK, "say what can be compiled"))
+    _add_compile(command("compile", _COMPILE, "compile a model to a folder"))
+    _add_run(command("run", _RUN, "run a compiled model"))
     add_arguments(command("quantize", _QUANTIZE, "turn a float model into integers"), _completed)
+    prune.add_arguments(command("prune", prune.HELP, "put zeros into a trained model"), _completed)
     command("inspect", _INSPECT, "print what a compiled folder holds").add_argument("artifact", metavar="DIR")
     command("targets", _TARGETS, "list the machines")
     cache = command("cache", _CACHE, "show or clear the cache of compiled artifacts")
     cache.add_argument("action", choices=("stats", "clear"))
-    from .prune import command as prune
-
-    prune.add_arguments(command("prune", prune.HELP, "put zeros into a trained model"), _completed)
     completion = command("completion", _COMPLETION, "print a completion script for a shell")
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
     return parser
@@ -122,7 +150,7 @@ def _add_model(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     bind.add_argument("--shape", action="append", default=[], metavar="NAME=1x3x224x224", help="dimensions of an input")
     bind.add_argument(
         "--dim", action="append", default=[], metavar="NAME=4",
-        help="its size; a range, 1..64, where it stays open; several sizes, 1,8",
+        help="size of an open dimension; 1..64: a range; 1,8: several sizes",
     )
     return bind
 
@@ -214,7 +242,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code.  Usage errors leave through SystemExit(2), as argparse does."""
     try:
         with interruptible():
-            parsed = make_parser().parse_args(arguments)
+            given = sys.argv[1:] if arguments is None else arguments
+            parsed = make_parser(as_json="--json" in given).parse_args(given)
             from .commands import run_command
 
             return run_command(parsed)

@@ -35,6 +35,7 @@ from .progress import Progress, Stages, silent
 from .specializing import bound_to, is_specialized, lower_versions, version_sizes, without_versions
 from .stored import cache_key, load_stored, store
 from .summary import Summary, summarize, summarize_graph
+from .target_options import check_target_options
 from .targets import Target, find_target
 from .tuning_file import clear_gains, default_file, digest_of, read_tuning
 
@@ -73,6 +74,7 @@ def compile_model(
     """
     stages = Stages(progress)
     target = find_target(options.target)
+    check_target_options(options, target.name)
     if options.profile and target.name != "cpu":
         raise OptionError(f"profile: target {target.name} records no times; use it with the target cpu")
     if options.buckets and not target.buckets:

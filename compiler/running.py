@@ -59,14 +59,22 @@ def run(
         print(json.dumps(told | ({"profile": profile_json(rows, module.threads)} if profiling else {})))
         return 0
     print(table([_row(n, a) for n, a in named.items()], ("output", "type", "first values", "largest at")))
-    print(f"\nmedian {seconds_text(timing['median'])} of {repeat} runs, fastest {seconds_text(timing['fastest'])}, "
-          f"slowest {seconds_text(timing['slowest'])}")
+    print(f"\n{_timing_line(timing, repeat, module)}")
     if profiling:
         print()
         show_profile(rows, module.threads, timing["median"])
     for path in ([output] if output else []) + (profiling.written() if profiling else []):
         print(f"wrote {path}")
     return 0
+
+
+def _timing_line(timing: Mapping[str, float], repeat: int, module: Module) -> str:
+    threads = f" on {module.threads} thread{'s' if module.threads != 1 else ''}"
+    on = "" if "runtime" in module.manifest else threads  # another runtime has threads of its own
+    if repeat == 1:
+        return f"{seconds_text(timing['median'])} for one run{on}, after one to warm up; --repeat N measures more"
+    return (f"median {seconds_text(timing['median'])} of {repeat} runs{on}, after one to warm up; "
+            f"fastest {seconds_text(timing['fastest'])}, slowest {seconds_text(timing['slowest'])}")
 
 
 def _again(module: Module, arrays: dict[str, np.ndarray], outputs: list[np.ndarray]) -> Callable[[], object]:
@@ -85,8 +93,10 @@ def read_arrays(path: str | None, module: Module) -> dict[str, np.ndarray]:
         return {}
     try:
         loaded = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise OptionError(f"--input {path}: expected an .npz or .npy file, but {error}") from None
+    except OSError as error:
+        raise OptionError(f"--input {path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, EOFError, zipfile.BadZipFile):  # NumPy's message for any other file speaks of pickles
+        raise OptionError(f"--input {path}: not an .npz or .npy file, or damaged; numpy.savez writes one") from None
     if isinstance(loaded, np.ndarray):
         if len(names) != 1:
             raise OptionError(f"--input {path}: one array, but the inputs are {', '.join(names)}; use an .npz")

@@ -132,9 +132,22 @@ TARGETS: dict[str, Target] = {
 }
 
 
+_OTHER_NAMES = {
+    **dict.fromkeys(("gpu", "nvidia", "gpu-nvidia"), "cuda"), **dict.fromkeys(("x86", "x86-64", "x86_64", "llvm"), "cpu"),
+    **dict.fromkeys(("arm", "arm64", "aarch64"), "cpu:aarch64"), **dict.fromkeys(("hls", "vitis", "vivado"), "fpga"),
+}
+
+
+def _meant(name: str) -> str:
+    """The target that people mean by another word, or the nearest name."""
+    machine = f"cpu:{name}" if name in _CPU_MACHINES else f"cuda:{name}" if name in _GPUS else None
+    other = _OTHER_NAMES.get(name.lower(), machine)
+    return f"; did you mean {other!r}?" if other else nearest(name, TARGETS)
+
+
 def find_target(spec: str) -> Target:
     """The row of a target spec.  Raises OptionError for an unknown name."""
     name = spec.partition(":")[0].partition("+")[0] if isinstance(spec, str) else ""
     if name not in TARGETS:
-        raise OptionError(f"target: expected one of {', '.join(TARGETS)}, got {spec!r}{nearest(str(name), TARGETS)}")
+        raise OptionError(f"target: expected one of {', '.join(TARGETS)}, got {spec!r}{_meant(str(name))}")
     return TARGETS[name]

@@ -33,7 +33,8 @@ def _umask() -> int:
 def check_writable(path: Path, option: str, folder: bool = False) -> None:
     """Raises OptionError if a file (or folder) could not be made at this path, before any work is done for it."""
     if path.exists() and path.is_dir() != folder:
-        raise OptionError(f"{option} {path}: expected a {'folder' if folder else 'file'}, but it is the other")
+        wanted, found = ("folder", "file") if folder else ("file", "folder")
+        raise OptionError(f"{option} {path}: expected a {wanted}, but there is a {found} of this name; choose another")
     existing = path.absolute()
     while not existing.exists():
         existing = existing.parent

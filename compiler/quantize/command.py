@@ -23,7 +23,7 @@ def quantize_command(a: argparse.Namespace) -> int:
     if a.weights_only or a.dynamic:
         return _narrow(a)
     if a.data is None:
-        raise OptionError("quantize: --data is needed: a folder of .npz files with arrays named as the model's inputs, or one")
+        raise OptionError("--data is needed: a folder of .npz files with arrays named as the model's inputs, or one such file")
     from .api import quantize
     from .report import as_json, as_text, write_page
 

@@ -52,7 +52,7 @@ def find_toolchain(machine: Machine, cc: str | None = None) -> Toolchain:
     if asked and (cc or native):  # CC of the environment means this machine's compiler
         command = tuple(shlex.split(asked))
         if not command or not shutil.which(command[0]):
-            raise OptionError(f"{where}: expected a C compiler, got {asked!r}, which is not found; correct it")
+            raise OptionError(f"{where}: expected a C compiler, got {asked!r}, which is not on the PATH; give its path")
         return Toolchain(command, _describe(command), "zig" in Path(command[0]).name)
     if native:
         for name in _NATIVE:

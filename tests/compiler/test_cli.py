@@ -88,7 +88,15 @@ def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as end:
             main(arguments)
         assert end.value.code == 2
-        assert "usage: tilewright" in capsys.readouterr().err
+        assert "--help` explains its arguments" in capsys.readouterr().err
+
+
+def test_wrong_usage_is_one_message_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["compile", "model.onnx", "-o", "out", "--shpe=x=1", "--json"])
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[0] == "tilewright compile: unknown argument: --shpe=x=1; did you mean '--shape'?"
+    assert json.loads(captured.out)["error"]["exit_code"] == 2
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from tilewright import OptionError
 from tilewright.compiler.options import Options, make_options, nearest
+from tilewright.compiler.target_options import check_target_options
+from tilewright.compiler.targets import find_target
 
 
 def test_equal_requests_have_equal_keys() -> None:
@@ -43,6 +45,24 @@ def test_wrong_values_say_what_was_expected(settings: dict, words: list[str]) ->
         make_options(**settings)
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "target", "takers"),
+    [({"fpga": {"bits": 8}}, "cpu", "fpga"), ({"shard": "data=4"}, "cpu", "tpu"), ({"precision": "bf16"}, "fpga", "tvm"),
+     ({"emit": "asm"}, "xla", "cpu, cuda"), ({"cc": "gcc"}, "fpga", "cpu, cuda"), ({"embed_limit": 1}, "tvm", "cpu, cuda")],
+)
+def test_options_of_other_targets_are_refused(settings: dict, target: str, takers: str) -> None:
+    options = make_options(**settings)
+    with pytest.raises(OptionError, match=rf"target {target} has no such option \(it is for .*{takers}\)"):
+        check_target_options(options, target)
+    check_target_options(options, takers.split(",")[0])
+
+
+@pytest.mark.parametrize(("word", "meant"), [("gpu", "cuda"), ("ARM64", "cpu:aarch64"), ("sm_90", "cuda:sm_90")])
+def test_other_names_of_targets_are_understood(word: str, meant: str) -> None:
+    with pytest.raises(OptionError, match=f"did you mean '{meant}'"):
+        find_target(word)
 
 
 def test_nearest_is_silent_without_a_likeness() -> None:
