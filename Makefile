@@ -15,6 +15,7 @@ PYTEST_ARGS ?= -n 2 -m "$(if $(filter true,$(CI)),not nightly,not slow and not n
 
 FUZZ_SEED ?= 0
 FUZZ = PYTHONPATH=tests $(BIN)/python
+FUZZ_ARGS = --seed $(FUZZ_SEED) --workers $(shell nproc) --out fuzz-out
 
 .PHONY: demo test nightly fuzz clean
 
@@ -36,9 +37,9 @@ nightly: $(VENV)/tests-installed
 	$(BIN)/pytest -n 2
 
 fuzz: $(VENV)/tests-installed
-	$(FUZZ) tests/fuzz/damaged.py --seed $(FUZZ_SEED) --count 100000 --out fuzz-out
-	$(FUZZ) tests/fuzz/graphs.py --seed $(FUZZ_SEED) --count 10000 --targets interpreter,cpu,reference --out fuzz-out
-	$(FUZZ) tests/fuzz/graphs.py --seed $(FUZZ_SEED) --count 10000 --targets library,cuda,xla,tvm,fpga --out fuzz-out
+	$(FUZZ) tests/fuzz/damaged.py $(FUZZ_ARGS) --count 100000
+	$(FUZZ) tests/fuzz/graphs.py $(FUZZ_ARGS) --count 10000 --targets interpreter,cpu,reference
+	$(FUZZ) tests/fuzz/graphs.py $(FUZZ_ARGS) --count 10000 --targets library,cuda,xla,tvm,fpga
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \

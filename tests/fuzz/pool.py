@@ -63,7 +63,8 @@ def run_cases(task: Task, cases: Iterable[int], *, workers: int = 1, limits: Lim
     try:
         while waiting or active:
             while waiting and len(active) < workers:
-                chunk = [waiting.pop() for _ in range(min(_CASES_PER_PROCESS, len(waiting)))]
+                share = -(-len(waiting) // (workers - len(active)))
+                chunk = [waiting.pop() for _ in range(min(_CASES_PER_PROCESS, share))]
                 active.append(_fork(task, chunk, limits))
             ready, _, _ = select.select([w.pipe for w in active], [], [], 0.25)
             for w in list(active):

@@ -7,13 +7,15 @@
 #ifndef CUDA_EMULATOR_H
 #define CUDA_EMULATOR_H
 
+/* The functions of C alone: what libstdc++ adds to them takes longer to read than most kernels. */
+#define _GLIBCXX_INCLUDE_NEXT_C_HEADERS
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-#include <utility>
 
 #include "halves.h"
+#undef _GLIBCXX_INCLUDE_NEXT_C_HEADERS
 
 struct dim3 {
     unsigned x, y, z;
@@ -159,14 +161,21 @@ template <> struct emulator_argument<tensor_map> {
 };
 
 /* EMULATED_KERNEL(name) makes a kernel known to the run time. */
+template <size_t... I> struct emulator_numbers {
+};
+template <size_t N, size_t... I> struct emulator_count : emulator_count<N - 1, N - 1, I...> {
+};
+template <size_t... I> struct emulator_count<0, I...> {
+    typedef emulator_numbers<I...> type; /* 0 to N - 1 */
+};
 template <class... P, size_t... I>
-__attribute__((no_sanitize("thread"))) inline void emulator_call(void (*kernel)(P...), void **arguments, std::index_sequence<I...>)
+__attribute__((no_sanitize("thread"))) inline void emulator_call(void (*kernel)(P...), void **arguments, emulator_numbers<I...>)
 {
     kernel(emulator_argument<P>::of(arguments[I])...);
 }
 template <class... P> inline void emulator_apply(void (*kernel)(P...), void **arguments)
 {
-    emulator_call(kernel, arguments, std::index_sequence_for<P...>());
+    emulator_call(kernel, arguments, typename emulator_count<sizeof...(P)>::type());
 }
 #define EMULATED_KERNEL(name)                                                               \
     static void emulated_##name(void **arguments) { emulator_apply(name, arguments); }      \
