@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -15,6 +16,8 @@ from ..temporary import TemporaryFolder
 COMPILERS = ("g++", "c++", "clang++")
 FLAGS = ("-std=c++14", "-O1", "-w", "-Isrc", "-Iweights")
 _COMPILE_SECONDS, _RUN_SECONDS = 600, 1200
+_KEPT = 4
+_objects: dict[str, bytes] = {}  # of the last kernels, by what they were compiled from
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,35 @@ def write_project(files: Mapping[str, bytes], folder: Path) -> None:
         path.write_bytes(data)
 
 
+def kernel_object(folder: Path, top: str) -> bytes:
+    """The kernel of a project in a folder, compiled for this processor to be linked into programs and libraries.  The last
+    ones are kept: a project that was simulated is often loaded next.
+
+    Raises TargetError without a compiler, InternalError if the sources do not compile."""
+    state = hashlib.sha256(find_compiler().encode())
+    for path in sorted(p for name in ("src", "weights") for p in (folder / name).iterdir() if p.suffix != ".bin"):
+        state.update(f"{path.name}:{path.stat().st_size}:".encode() + path.read_bytes())
+    key = state.hexdigest()
+    data = _objects.get(key)
+    if data is None:
+        with TemporaryFolder("tilewright-csim-") as aside:
+            command = [find_compiler(), *FLAGS, "-fPIC", "-c", "-o", str(aside / "kernel.o"), f"src/{top}.cpp"]
+            run_compiler(command, folder)
+            data = (aside / "kernel.o").read_bytes()
+        for old in list(_objects)[: -_KEPT + 1]:
+            _objects.pop(old, None)
+        _objects[key] = data
+    return data
+
+
 def run_csim(files: Mapping[str, bytes], top: str) -> Csim:
     """Raises TargetError without a compiler, InternalError if the sources do not compile or do not end."""
     compiler = find_compiler()
     with TemporaryFolder("tilewright-csim-") as folder:
         write_project({n: d for n, d in files.items() if n.split("/")[0] in ("src", "weights", "tb")}, folder)
-        sources = [f"src/{top}.cpp", f"tb/{top}_tb.cpp"]
-        _run([compiler, *FLAGS, "-o", "csim", *sources], folder, "compile", _COMPILE_SECONDS)
+        (folder / "kernel.o").write_bytes(kernel_object(folder, top))
+        command = [compiler, *FLAGS, "-o", "csim", "kernel.o", f"tb/{top}_tb.cpp"]
+        run_compiler(command, folder)
         text = _run(["./csim", "tb"], folder, "run", _RUN_SECONDS)
     try:
         found = json.loads(text.strip().splitlines()[-1])
@@ -57,6 +82,11 @@ def run_csim(files: Mapping[str, bytes], top: str) -> Csim:
     if found["missing"]:
         raise InternalError("fpga: the C simulation ran out of golden data")
     return Csim(found["frames"], found["wrong"], found["faults"])
+
+
+def run_compiler(command: list[str], folder: Path) -> None:
+    """Raises TargetError when it takes too long, InternalError with its words when it refuses."""
+    _run(command, folder, "compile", _COMPILE_SECONDS)
 
 
 def _run(command: list[str], folder: Path, what: str, limit: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ...ir.errors import TargetError
+from ...ir.errors import TargetError, TilewrightError
 from ..arrays import TensorSpec
 from ..host_module import HostModule
 from ..loader import Module
-from .csim import FLAGS, find_compiler
+from .csim import FLAGS, find_compiler, kernel_object, run_compiler
 
 
 def open_module(directory: Path, threads: int | None) -> Module:
@@ -42,12 +41,15 @@ class CsimModule(HostModule):
         self._memories = [_memory(directory, m) for m in self._ports.get("memories", ())]
         library = Path(self._folder) / "csim.so"
         streams = self._ports.get("interface") == "axis"
-        sources = [f"src/{self._prefix}.cpp", *([f"tb/{self._prefix}_arrays.cpp"] if streams else [])]
-        command = [find_compiler(), *FLAGS, "-shared", "-fPIC", "-o", str(library), *sources]
-        done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
-        if done.returncode:
+        linked = Path(self._folder) / "kernel.o"
+        try:
+            linked.write_bytes(kernel_object(directory, self._prefix))
+            sources = [str(linked), *([f"tb/{self._prefix}_arrays.cpp"] if streams else [])]
+            command = [find_compiler(), *FLAGS, "-shared", "-fPIC", "-o", str(library), *sources]
+            run_compiler(command, directory)
+        except (TilewrightError, OSError) as error:
             self.close()
-            raise TargetError(f"load {directory}: the kernel does not compile: {done.stderr[-1000:]}")
+            raise TargetError(f"load {directory}: the kernel does not compile: {error}") from error
         self._kernel = getattr(ctypes.CDLL(str(library)), self._prefix + "_arrays" * streams)
         self._kernel.restype = None
 

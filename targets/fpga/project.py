@@ -144,6 +144,16 @@ def _sizes(design: Design, is_input: bool) -> str:
     return ", ".join(rows)
 
 
+_CONTENTS = """static bool contents(uint64_t* to, size_t words, const char* folder, const char* name) {
+  FILE* const file = opened(folder, name, "rb");
+  const bool whole = file && fread(to, 8, words, file) == words;
+  if (file) fclose(file);
+  return whole;
+}
+
+"""
+
+
 def test_bench(design: Design, frames: int) -> str:
     """Reads the golden frames, runs the kernel on each, compares every integer."""
     top = design.name
@@ -160,37 +170,35 @@ def test_bench(design: Design, frames: int) -> str:
     for name, p in design.memories.items():
         declare.append(f"  static uint64_t {name}[{p.memory}];")
         if p.contents is not None:
-            declare.append(f'  missing |= !contents({name}, {p.memory}, folder + "/../weights/{name}.bin");')
+            declare.append(f'  missing |= !contents({name}, {p.memory}, folder, "../weights/{name}.bin");')
     call = ", ".join((*design.input_names, *design.output_names, *design.memories))
     new = "\n"
     return f"""// Test bench: every output integer must be the one of the integer interpreter.
 // usage: csim [folder of the .dat files]
 #include "{top}.h"
-#include <cstdio>
-#include <string>
+#include <stdio.h>
+
+static FILE* opened(const char* folder, const char* name, const char* mode) {{
+  char path[4096];
+  const int length = snprintf(path, sizeof path, "%s/%s", folder, name);
+  FILE* const file = length < (int)sizeof path ? fopen(path, mode) : nullptr;
+  if (!file) fprintf(stderr, "cannot open %s/%s\\n", folder, name);
+  return file;
+}}
 
 struct Data {{
-  std::FILE* file;
-  Data(const std::string& folder, const char* name) : file(std::fopen((folder + "/" + name).c_str(), "r")) {{
-    if (!file) std::fprintf(stderr, "cannot open %s/%s\\n", folder.c_str(), name);
-  }}
+  FILE* file;
+  Data(const char* folder, const char* name) : file(opened(folder, name, "r")) {{}}
   long long next() {{
     long long x = 0;
-    if (!file || std::fscanf(file, "%lld", &x) != 1) missing = true;
+    if (!file || fscanf(file, "%lld", &x) != 1) missing = true;
     return x;
   }}
   bool missing = false;
 }};
 
-static bool contents(uint64_t* to, std::size_t words, const std::string& name) {{
-  std::FILE* file = std::fopen(name.c_str(), "rb");
-  const bool whole = file && std::fread(to, 8, words, file) == words;
-  if (file) std::fclose(file);
-  return whole;
-}}
-
-int main(int argc, char** argv) {{
-  const std::string folder = argc > 1 ? argv[1] : "tb";
+{_CONTENTS if design.memories else ""}int main(int argc, char** argv) {{
+  const char* const folder = argc > 1 ? argv[1] : "tb";
   bool missing = false;
 {new.join(declare)}
   long wrong = 0;
@@ -204,7 +212,7 @@ int main(int argc, char** argv) {{
 #ifndef TW_VITIS
   faults = tw::faults();
 #endif
-  std::printf("{{\\"frames\\": {frames}, \\"wrong\\": %ld, \\"faults\\": %ld, \\"missing\\": %d}}\\n",
+  printf("{{\\"frames\\": {frames}, \\"wrong\\": %ld, \\"faults\\": %ld, \\"missing\\": %d}}\\n",
               wrong, faults, (int)missing);
   return wrong || faults || missing;
 }}

@@ -19,9 +19,8 @@ template <class T> using stream = hls::stream<T>;
 template <class T, int N> using beat = ap_axiu<8 * int(sizeof(T)) * N, 0, 0, 0>;
 }
 #else
-#include <cstddef>
-#include <cstdint>
-#include <vector>
+#include <stddef.h>
+#include <stdint.h>
 namespace tw {
 inline long& faults() {
   static long count = 0;
@@ -52,24 +51,37 @@ constexpr int bytes_for(int w) { return w <= 8 ? 1 : w <= 16 ? 2 : w <= 32 ? 4 :
 template <int W> using srom = typename plain<bytes_for(W)>::s;
 template <int W> using urom = typename plain<bytes_for(W)>::u;
 
+// A queue without a bound, in memory that grows: the C++ library's takes longer to compile than most kernels.
 template <class T> class stream {
-  std::vector<T> kept;
-  std::size_t next = 0;
+  T* kept = nullptr;
+  size_t room = 0, filled = 0, next = 0;
  public:
+  stream() {}
+  stream(const stream&) = delete;
+  stream& operator=(const stream&) = delete;
+  ~stream() { delete[] kept; }
   T read() {
-    if (next == kept.size()) {
+    if (next == filled) {
       ++faults();
       return T();
     }
     const T x = kept[next++];
-    if (next == kept.size()) {
-      kept.clear();
-      next = 0;
-    }
+    if (next == filled) next = filled = 0;
     return x;
   }
-  void write(const T& x) { kept.push_back(x); }
-  bool empty() const { return kept.empty(); }
+  void write(const T& x) {
+    if (filled == room) {
+      const size_t left = filled - next;
+      T* const to = left < room / 2 ? kept : new T[room = 2 * room + 16];
+      for (size_t i = 0; i < left; ++i) to[i] = kept[next + i];
+      if (to != kept) delete[] kept;
+      kept = to;
+      filled = left;
+      next = 0;
+    }
+    kept[filled++] = x;
+  }
+  bool empty() const { return next == filled; }
 };
 
 template <class T, int N> struct beat {
