@@ -162,6 +162,16 @@ class Program:
         return self.steps or next((v.steps for v in self.versions), ())
 
     @property
+    def largest_arena(self) -> int:
+        """Bytes of arena for typical sizes and for those of any version."""
+        return max(self.arena_bytes, *(v.arena_bytes for v in self.versions), 0)
+
+    @property
+    def largest_scratch(self) -> int:
+        """The same for the scratch memory of a thread."""
+        return max(self.scratch_bytes, *(v.scratch_bytes for v in self.versions), 0)
+
+    @property
     def every_steps(self) -> tuple[Step, ...]:
         """Its own, then those of each version."""
         return (*self.steps, *(s for v in self.versions for s in v.steps))

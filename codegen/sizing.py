@@ -31,6 +31,11 @@ from .arena import ALIGNMENT, Interval
 TYPICAL = 64  # of an unbounded dimension, where a choice has to be made at compile time
 
 
+def typical_of(low: int, high: int | None) -> int:
+    """The size of a dimension from low to high (None: unbounded) at which choices are made and figures are given."""
+    return max(low, TYPICAL if high is None else min(high, TYPICAL))
+
+
 @dataclass(frozen=True)
 class Symbol:
     """A dimension of run time, its least and largest size (None: unbounded)."""
@@ -41,7 +46,7 @@ class Symbol:
 
     @property
     def typical(self) -> int:
-        return max(self.low, TYPICAL if self.high is None else min(self.high, TYPICAL))
+        return typical_of(self.low, self.high)
 
 
 @dataclass(frozen=True)

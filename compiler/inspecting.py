@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..targets.loader import read_manifest
-from .summary import bytes_text, count_text, table
+from .summary import bytes_text, count_text, open_text, options_text, table
 
 _SHOWN_KERNELS = 12
 
@@ -25,13 +25,14 @@ def manifest_text(directory: Path, manifest: Mapping[str, Any]) -> str:
     rows = [("name", f"{manifest['name']} (model {manifest['model_name']})"), ("target", manifest["target"])]
     for kind in ("input", "output"):
         rows += [(kind, f"{t['name']}: {t['dtype']}[{', '.join(map(str, t['shape']))}]") for t in manifest[f"{kind}s"]]
+    rows += [("open", text)] if (text := open_text(manifest)) else []
     sizes = manifest["sizes"]
     kernels = manifest["kernels"]  # none where another compiler took the graph: what it needs is not ours to say
     rows += [(name.replace("_", " "), bytes_text(size)) for name, size in sizes.items() if size or kernels]
     rows += [(f"made by {tool}", text) for tool, text in manifest["versions"].items()]
     best = manifest.get("threads", {}).get("best")  # of targets that run on threads
     rows += [("threads", f"more than {best} are not expected to be faster")] if best else []
-    rows += [("options", ", ".join(f"{k} {v}" for k, v in sorted(manifest["options"].items())) or "none")]
+    rows += [("options", options_text(manifest["options"]) or "none")]
     rows += [("specialized", _version(v)) for v in manifest.get("specialized", ())]
     required = ", ".join(manifest["machine"]["required"])
     rows += [("needs", required or "the architecture's baseline")] if required or kernels else []

@@ -20,7 +20,7 @@ from ..ir.kernel import Buffer, Kernel
 from .drawing import BOX_HEIGHT, BOX_WIDTH, MEMORY_HEIGHT, MEMORY_WIDTH, draw_graph, draw_memory, short_name
 from .driver import Compilation
 from .page import render_page
-from .summary import summary_rows
+from .summary import options_text, summary_rows
 from .writing import write_whole
 
 MAX_DRAWN_NODES = 3000  # beyond that a browser is slow and a reader lost: the table remains
@@ -71,7 +71,8 @@ def render_report(compilation: Compilation) -> str:
     name = fused.name if program is None else program.name
     return render_page(
         "report.html.j2",
-        title=f"Tilewright report: {name}", name=name, version=__version__, options=compilation.options,
+        title=f"Tilewright report: {name}", name=name, version=__version__,
+        target=compilation.artifact.manifest["target"], options=options_text(compilation.artifact.manifest["options"]),
         summary=summary_rows(compilation.summary, compilation.seconds, False), seconds=compilation.seconds,
         graphs=[
             _graph_section("Imported graph", imported),

@@ -7,12 +7,13 @@ beside it in `Compilation.seconds`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ..codegen.program import Program, all_calls
+from ..codegen.sizing import typical_of
 from ..codegen.versions import VersionFacts, version_facts
 from ..ir.graph import Graph, Node
 from ..ir.ops.contract import Conv, MatMul
@@ -29,7 +30,8 @@ class Summary:
     macs: multiply-accumulates of one run without what loops repeat.  Sizes in bytes: weights as packed, arena (all
     intermediate tensors), scratch (per thread), code (machine code of the model).  operations: of a module that another
     compiler takes, which has no kernels of ours; estimate: what that compiler says about its result, by rows; of a program
-    with versions, what each of them is."""
+    with versions, what each of them is.  open: what a program with open
+    dimensions takes, and for which sizes these figures are."""
 
     operators: int
     operator_counts: tuple[tuple[str, int], ...]
@@ -44,6 +46,7 @@ class Summary:
     operations: int = 0
     operation_kind: str = ""
     estimate: tuple[tuple[str, str], ...] = ()
+    open: str = ""
 
 
 def summarize(uses: Sequence[OperatorUse], program: Program, artifact: Artifact) -> Summary:
@@ -59,12 +62,38 @@ def summarize(uses: Sequence[OperatorUse], program: Program, artifact: Artifact)
         calls=len(calls),
         macs=sum(c.cost.macs for c in calls),
         weight_bytes=program.constant_bytes,
-        arena_bytes=program.arena_bytes,
-        scratch_bytes=program.scratch_bytes,
+        arena_bytes=program.largest_arena,
+        scratch_bytes=program.largest_scratch,
         estimate=tuple(versions),
         code_bytes=int(artifact.manifest["sizes"]["code"]),
-        linker=str(artifact.manifest["versions"].get("linker", "")),
+        linker=str(artifact.manifest["versions"].get("linker", "")), open=open_text(artifact.manifest),
     )
+
+
+def open_text(manifest: Mapping[str, Any]) -> str:
+    """Which sizes a run may choose, and for which ones a table gives the figures; empty if every size is bound."""
+    if not manifest.get("any_size", True):
+        versions = [", ".join(f"{n}={size}" for n, size in v["dims"].items()) for v in manifest["specialized"]]
+        return f"{' or '.join(versions)}; work is that of {versions[0]}, memory that of the largest"
+    found = [(name, low, high) for name, (low, high) in manifest.get("dims", {}).items()]
+    ranges = ", ".join(f"{name} ({low} or more)" if high is None else f"{name} ({low} to {high})" for name, low, high in found)
+    typical = ", ".join(f"{name}={typical_of(low, high)}" for name, low, high in found)
+    return f"{ranges}; work and memory are those of {typical}" if found else ""
+
+
+def options_text(options: Mapping[str, Any]) -> str:
+    """What a manifest records of the options, those that are not as by default."""
+    ranges = {name: f"{low}..{'' if high is None else high}" for name, (low, high) in options.get("ranges", {}).items()}
+    shown = {**options, **({"ranges": ranges} if ranges else {})}
+    return ", ".join(f"{name} {_option_text(value)}" for name, value in sorted(shown.items()))
+
+
+def _option_text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{name}={_option_text(v)}" for name, v in value.items())
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return "on" if value is True else str(value)
 
 
 def _version_text(v: VersionFacts) -> str:
@@ -144,6 +173,7 @@ def summary_rows(summary: Summary, seconds: dict[str, float], cached: bool) -> l
     kinds = ", ".join(f"{n} {name}" for name, n in summary.operator_counts[:4])
     more = ", ..." if len(summary.operator_counts) > 4 else ""
     rows = [
+        *([("open", summary.open)] if summary.open else []),
         ("operators", f"{summary.operators} ({kinds}{more})" if summary.operators else "0"),
         ("operations", f"{summary.operations}{summary.operation_kind}") if summary.operations else
         ("kernels", f"{summary.kernels} after fusion, in {summary.calls} calls"),

@@ -19,7 +19,7 @@ from tilewright.codegen.roofline import limit_of
 from tilewright.compiler.driver import Compilation
 from tilewright.compiler.options import Options
 from tilewright.compiler.report import launch_rows, render_report, write_report
-from tilewright.compiler.summary import Summary
+from tilewright.compiler.summary import Summary, open_text, options_text
 from tilewright.ir.graph import Builder, Graph
 from tilewright.ir.kernel import Buffer, Kernel
 from tilewright.ir.ops.elementwise import Binary, Unary
@@ -55,7 +55,7 @@ def compilation(graph: Graph, calls: int = 3, name: str = "net") -> Compilation:
     placements = tuple(Placement(f"{name}{n}", 128 * (n % 3), 128, n, n + 1) for n in range(calls - 1))
     program = Program(name, kernels, steps, ((name, SHAPE),), (("y", SHAPE),), ((0, np.zeros(4)),), 32, 384, 0, placements)
     summary = Summary(len(graph.nodes), (("Binary", len(graph.nodes)),), 2, calls, 4096, 32, 384, 0, 1000, "cc 1.0")
-    artifact = Artifact("cpu", "net", {}, {})
+    artifact = Artifact("cpu", "net", {}, {"target": "cpu:test", "options": {}})
     seconds = {"import": 0.01, "fuse": 0.002, "build": 0.3}
     return Compilation(artifact, summary, Options(), MACHINE, seconds, imported=graph, fused=graph, program=program)
 
@@ -154,7 +154,20 @@ def test_functions_of_a_gpu_show_what_they_use() -> None:
     (first, second) = launch_rows([{"launches": [launch]}, {"launches": [launch]}, {}])
     assert (first.arch, first.spills, second.arch, second.spills) == ("sm_80", 12, "sm_90", 0)
     assert (first.grid, first.block, first.registers, first.shared) == ("132", "32 x 9", 168, 196672)
-    artifact = replace(done.artifact, manifest={"kernels": [{"launches": [launch]}]})
+    artifact = replace(done.artifact, manifest={**done.artifact.manifest, "kernels": [{"launches": [launch]}]})
     page = render_report(replace(done, artifact=artifact))
     assert "launch-table" in page and "1 of 2 spill registers" in page
     assert "launch-table" not in render_report(done)
+
+
+def test_figures_of_open_sizes_say_for_which_they_are() -> None:
+    open_dims = {"dims": {"batch": [1, None], "seq": [2, 16]}}
+    assert open_text(open_dims) == "batch (1 or more), seq (2 to 16); work and memory are those of batch=64, seq=16"
+    only = {"any_size": False, "specialized": [{"dims": {"batch": 1}}, {"dims": {"batch": 8}}], **open_dims}
+    assert open_text(only) == "batch=1 or batch=8; work is that of batch=1, memory that of the largest"
+    assert open_text({}) == ""
+
+
+def test_options_are_told_in_words() -> None:
+    options = {"ranges": {"n": [1, None]}, "specialize": {"batch": [1, 8]}, "profile": True, "accuracy": "strict"}
+    assert options_text(options) == "accuracy strict, profile on, ranges n=1.., specialize batch=1,8"
