@@ -115,6 +115,8 @@ def backward_layout_or_none(node: Node, operand: int, at: Layout) -> Layout | No
     if isinstance(op, Reshape):
         strides = reshape_strides(node.outputs[0].type.shape, at.strides, node.inputs[0].type.shape)
         return None if strides is None else Layout(at.root, at.offset, strides)
+    if isinstance(op, Refine):
+        return Layout(at.root, at.offset, at.strides)
     if isinstance(op, Transpose):
         return Layout(at.root, at.offset, tuple(at.strides[op.perm.index(d)] for d in range(len(op.perm))))
     if isinstance(op, Concat):
@@ -136,7 +138,7 @@ def backward_layout(node: Node, operand: int, at: Layout) -> Layout:
 
 
 WORD = 4  # bytes that products of bytes add at once
-_INVERTIBLE = (Reshape, Transpose)
+_INVERTIBLE = (Reshape, Transpose, Refine)
 _CONTRACTIONS = (MatMul, Attention)
 
 

@@ -28,7 +28,7 @@ from ...ir.expr import (
     splat,
     unary,
 )
-from ...ir.kernel import For, Kernel, Prefetch, Stmt, Store, coefficient, map_block, walk_block
+from ...ir.kernel import Block, For, If, Kernel, Prefetch, Stmt, Store, coefficient, map_block, walk_block
 from ...ir.traverse import children, rebuild, rewrite, substitute, uses, walk
 from ...ir.types import DTYPES
 from .rewrite import Rewritten, describe, need, on_loops, perfect_nest, reads, reduction_of
@@ -42,8 +42,8 @@ def vectorize(kernel: Kernel, *names: str) -> Kernel:
 
     A load becomes a contiguous vector, a broadcast or a gather, a store contiguous or a scatter, by the strides of the
     index map.  A reduction into a cell that does not depend on l is combined horizontally, in another order.  Lanes
-    need not be a power of two.  Requires a constant extent, only stores inside (prefetches are kept once), no vectors
-    yet, and register arrays contiguous in l.
+    need not be a power of two.  Requires a constant extent, only stores inside (prefetches are kept once; conditions are the
+    same in all lanes), no vectors yet, and register arrays contiguous in l.
     """
     for name in names:
         kernel = on_loops(kernel, name, lambda s, k=kernel: vectorize_loop(k, s))  # type: ignore[misc]
@@ -56,16 +56,7 @@ def vectorize_loop(kernel: Kernel, s: For) -> list[Stmt]:
     n = s.var.extent
     need(isinstance(n, int), kernel, what, f"the extent {n} is not constant")
     assert isinstance(n, int)
-    widen = _Widen(kernel, what, s.var, n)
-    out: list[Stmt] = []
-    for t in s.body:
-        if isinstance(t, Prefetch):
-            out.append(replace(t, idx=tuple(widen.first(i) for i in t.idx)))
-            continue
-        need(isinstance(t, Store), kernel, what, f"only stores can be inside, found {describe((t,))}")
-        assert isinstance(t, Store)
-        out.append(widen.store(t))
-    return out
+    return _Widen(kernel, what, s.var, n).block(s.body)
 
 
 def vector_store(v: Var, made: Store) -> tuple[Stmt, ...]:
@@ -86,6 +77,20 @@ class _Widen:
 
     def already(self, e: Expr) -> ScheduleError:
         return ScheduleError(f"kernel {self.kernel.name}: {self.what}: {e} is a vector already", str(self.kernel))
+
+    def block(self, body: Block) -> list[Stmt]:
+        out: list[Stmt] = []
+        for t in body:
+            if isinstance(t, Prefetch):
+                out.append(replace(t, idx=tuple(self.first(i) for i in t.idx)))
+            elif isinstance(t, If):
+                self.need(not uses(t.cond, self.var), f"the condition {t.cond} differs between lanes")
+                out.append(If(t.cond, tuple(self.block(t.then)), tuple(self.block(t.other))))
+            else:
+                self.need(isinstance(t, Store), f"only stores can be inside, found {describe((t,))}")
+                assert isinstance(t, Store)
+                out.append(self.store(t))
+        return out
 
     def first(self, e: Expr) -> Expr:
         """The value in lane 0."""

@@ -55,6 +55,7 @@ from .strassen import schedule_large_product
 from .strassen_plan import halved_product
 from .window import is_window, schedule_window
 from .winograd import schedule_winograd
+from .winograd_open import schedule_open_winograd
 from .winograd_plan import is_transformable, winograd_tile
 
 SHARED_ROWS = 8  # of a border's side
@@ -84,10 +85,11 @@ def schedule_group(group: Group, machine: Machine, accuracy: str = "default") ->
         return Scheduled(schedule_map(kernel, machine), note="vectors along the contiguous axis")
     pair = operands(c)
     winograd = pair is not None and pair[1].buf.name in group.constants and accuracy != "strict"
-    if winograd and not any(map(is_open, (*c.axes[1:], *c.reduce))):
+    if winograd and not any(map(is_open, (*c.axes[3:], *c.reduce))):
         tile = winograd_tile(c, machine, group.symbols) if group.choice.winograd is None else group.choice.winograd
         if tile and is_transformable(c):
-            return schedule_winograd(group, c, tile, machine)
+            schedule = schedule_open_winograd if any(map(is_open, c.axes[1:])) else schedule_winograd
+            return schedule(group, c, tile, machine)
     p = find_product(c)
     halved = halved_product(group, c, machine) if accuracy != "strict" else None
     large = None if halved is None else schedule_large_product(group, halved, machine)

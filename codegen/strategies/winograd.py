@@ -7,7 +7,7 @@ With stride 2 the channels of V are those of the even and odd rows and columns o
 With many tiles, each thread takes blocks of tile rows through all three phases, with V and M in its scratch memory, where
 they stay in the cache.  With few, the threads share each phase, and meet between them; V and M are temporaries in the arena.
 The weights are transformed at compile time.  Tiles that reach over the end read the last row or column again: what they
-compute there is not stored.
+compute there is not stored.  Open numbers of rows and columns: `winograd_open.py`.
 """
 
 from __future__ import annotations
@@ -43,41 +43,47 @@ def schedule_winograd(group: Group, c: Compute, m: int, machine: Machine) -> Sch
     assert pair is not None
     plan = plan_of(c, m, group.choice.block or BLOCK_TILES, group.symbols)
     blocked = plan.block_rows > 0
-    tiles: Dim = plan.block_rows * plan.tiles[1] if blocked else plan.count
+    tiles: Dim = multiply_dims([plan.block_rows, plan.tiles[1]]) if blocked else plan.count
     space = "stack" if blocked else "global"
     groups = plan.form.groups
     vs = tuple(
-        Buffer(f"v{i}", "f32", (len(g.places), _plane(tiles, g.depth * plan.channels)), space) for i, g in enumerate(groups)
+        Buffer(f"v{i}", "f32", (len(g.places), plane_of(tiles, g.depth * plan.channels)), space) for i, g in enumerate(groups)
     )
-    mm = Buffer("m", "f32", (plan.form.n**2, _plane(tiles, plan.outputs)), space)
-    products = _products(plan, tiles, vs, mm, pair[1].buf.name, machine, group.choice)
-    inner = tuple(s for p in products for s in p.kernel.body)
-    gather = partial(_gather, plan, pair[0], vs, machine.lanes("f32"))
-    scatter = partial(_scatter, plan, c, mm, machine.lanes("f32"))
+    mm = Buffer("m", "f32", (plan.form.n**2, plane_of(tiles, plan.outputs)), space)
+    made = products(plan, tiles, vs, mm, pair[1].buf.name, machine, group.choice)
+    inner = tuple(s for p in made for s in p.kernel.body)
+    gathered = partial(gather, plan, pair[0], vs, machine.lanes("f32"))
+    scattered = partial(_scatter, plan, c, mm, machine.lanes("f32"))
     if blocked:
-        body = _blocked(plan, gather, inner, scatter, (*vs, mm))
-        params: tuple[Buffer, ...] = group.params
-    else:
-        body = (_tile_loop(plan, gather, "t_in"), Barrier(), *inner, Barrier(), _tile_loop(plan, scatter, "t_out"))
-        params = (*group.params, *vs, mm)
-    packed = [p.kernel.param(name) for p in products for name, _ in p.packs]
-    kernel = legalize_math(Kernel("winograd", (*params, *packed), body), machine)
+        return finish_kernel(
+            group, plan, _blocked(plan, gathered, inner, scattered, (*vs, mm)), (), made,
+            f"blocks of {plan.block_rows} tile rows", machine,
+        )
+    body = (tile_loop(plan, gathered, "t_in"), Barrier(), *inner, Barrier(), tile_loop(plan, scattered, "t_out"))
+    return finish_kernel(group, plan, body, (*vs, mm), made, "threads share each phase", machine)
+
+
+def finish_kernel(
+    group: Group, plan: Plan, body: Block, shared: tuple[Buffer, ...], made: list[Scheduled], how: str, machine: Machine
+) -> Scheduled:
+    """The kernel of the phases.  shared: V and M that all threads see; made: the products; how: for the note."""
+    packed = [p.kernel.param(name) for p in made for name, _ in p.packs]
+    kernel = legalize_math(Kernel("winograd", (*group.params, *shared, *packed), body), machine)
     for lane in ("cl", "ct", "ol", "ot"):
         kernel = vectorize(kernel, lane) if has_loop(kernel, lane) else kernel
     kernel = fma_contract(kernel) if machine.fma else kernel
-    temporaries = () if blocked else tuple((b.name, volume((*b.shape, 4))) for b in (*vs, mm))
-    how = f"blocks of {plan.block_rows} tile rows" if blocked else "threads share each phase"
+    temporaries = tuple((b.name, volume((*b.shape, 4))) for b in shared)
     stride = f", stride {plan.form.stride}" if plan.form.stride > 1 else ""
-    note = f"Winograd F({m}x{m}, 3x3){stride}, {how}; {products[0].note}"
-    return Scheduled(kernel, tuple(pack for p in products for pack in p.packs), note, temporaries)
+    note = f"Winograd F({plan.m}x{plan.m}, 3x3){stride}, {how}; {made[0].note}"
+    return Scheduled(kernel, tuple(pack for p in made for pack in p.packs), note, temporaries)
 
 
-def _plane(tiles: Dim, channels: int) -> Dim:
+def plane_of(tiles: Dim, channels: int) -> Dim:
     """Elements of one plane of V or M."""
     return normal_dim(multiply_dims([tiles, channels]) + LINE)
 
 
-def _products(
+def products(
     plan: Plan, tiles: Dim, vs: tuple[Buffer, ...], mm: Buffer, weights: str, machine: Machine, choice: Choice
 ) -> list[Scheduled]:
     """The products of every group, each on its part of M, with packed weights of names of their own."""
@@ -103,8 +109,8 @@ def _product(plan: Plan, tiles: Dim, number: int, weights: str, machine: Machine
     """M[xi, t, o] = sum over c of V[xi, t, c] * U[xi, c, o]; the packed weights come from the convolution's."""
     group = plan.form.groups[number]
     planes, channels = len(group.places), group.depth * plan.channels
-    v = Buffer("v", "f32", (planes, _plane(tiles, channels)))
-    out = Buffer("m", "f32", (planes, _plane(tiles, plan.outputs)))
+    v = Buffer("v", "f32", (planes, plane_of(tiles, channels)))
+    out = Buffer("m", "f32", (planes, plane_of(tiles, plan.outputs)))
     u = Buffer("u", "f32", (planes, channels, plan.outputs))
     b, t, o, k = axis("b", planes), axis("t", tiles), axis("o", plan.outputs), axis("k", channels)
     c = Compute(out, (b, t, o), v[b, t * channels + k] * u[b, k, o], (k,), "add", index=(b, t * plan.outputs + o))
@@ -126,6 +132,7 @@ def on_buffers(body: Block, buffers: dict[str, Buffer]) -> Block:
 def _blocked(plan: Plan, gather: Tile, products: Block, scatter: Tile, buffers: tuple[Buffer, ...]) -> Block:
     """Each iteration of the parallel loop takes one block of tile rows through the three phases."""
     rows, columns = plan.tiles
+    assert isinstance(rows, int)
     blocks = rows // plan.block_rows
     share, r, x = axis("share", multiply_dims([plan.images, blocks])), axis("tr", plan.block_rows), axis("tx", columns)
     y = share % blocks * plan.block_rows + r
@@ -136,10 +143,15 @@ def _blocked(plan: Plan, gather: Tile, products: Block, scatter: Tile, buffers: 
     return (For(share, body, "parallel"),)
 
 
-def _tile_loop(plan: Plan, phase: Tile, name: str) -> For:
-    rows, columns = plan.tiles
+def tile_loop(plan: Plan, phase: Tile, name: str) -> For:
     t = axis(name, plan.count)
-    return For(t, phase(t // (rows * columns), t // columns % rows, t % columns, t), "parallel")
+    return For(t, phase(*place_of(plan, t), t), "parallel")
+
+
+def place_of(plan: Plan, t: Expr) -> tuple[Expr, Expr, Expr]:
+    """Image, tile row and tile column of the tile with this number."""
+    rows, columns = map(as_expr, plan.tiles)
+    return t // (rows * columns), t // columns % rows, t % columns
 
 
 def channel_loops(count: int, lanes: int, names: tuple[str, str, str], body: Callable[[Expr], Block]) -> Block:
@@ -156,7 +168,7 @@ def channel_loops(count: int, lanes: int, names: tuple[str, str, str], body: Cal
     return tuple(loops)
 
 
-def _gather(plan: Plan, x: Load, vs: tuple[Buffer, ...], lanes: int, image: Expr, ty: Expr, tx: Expr, t: Expr) -> Block:
+def gather(plan: Plan, x: Load, vs: tuple[Buffer, ...], lanes: int, image: Expr, ty: Expr, tx: Expr, t: Expr) -> Block:
     """V[:, t, :] = B^T d B of one tile.  Columns of one phase at a time, so that few values wait for others."""
     form = plan.form
     at_place = {
@@ -166,9 +178,10 @@ def _gather(plan: Plan, x: Load, vs: tuple[Buffer, ...], lanes: int, image: Expr
         for slot, phases in enumerate(slots)
     }
 
-    def at(tile: Expr, i: int, size: int) -> Expr:
+    def at(tile: Expr, i: int, size: Dim) -> Expr:
         position = tile * (form.stride * form.m) + i
-        return position if size % form.m == 0 else binary("min", position, form.stride * (size - 1) + 2)
+        inside = isinstance(size, int) and size % form.m == 0
+        return position if inside else binary("min", position, form.stride * (size - 1) + 2)
 
     def body(c: Expr) -> Block:
         rows, columns = ([at(t, i, size) for i in range(form.span)] for t, size in zip((ty, tx), plan.out, strict=True))
@@ -187,32 +200,47 @@ def _gather(plan: Plan, x: Load, vs: tuple[Buffer, ...], lanes: int, image: Expr
 
 def _scatter(plan: Plan, c: Compute, mm: Buffer, lanes: int, image: Expr, ty: Expr, tx: Expr, t: Expr) -> Block:
     """The outputs of one tile; tiles at the end store only what lies inside."""
-    form, n, m = plan.form, plan.form.n, plan.m
-    plane = {place: at for at, place in enumerate(place for group in form.groups for place in group.places)}
+    height, width = plan.out
+    assert isinstance(height, int) and isinstance(width, int)
+    m = plan.m
 
     def part(rows: int, columns: int) -> Block:
-        def body(o: Expr) -> Block:
-            y = [[mm[plane[i, j], t * plan.outputs + o] for j in range(n)] for i in range(n)]
-            half = [form.outputs([y[i][j] for i in range(n)]) for j in range(n)]
-            stores = []
-            for i in range(rows):
-                values = form.outputs([half[j][i] for j in range(n)])
-                for j in range(columns):
-                    stores.append(finished(c, values[j], (image, ty * m + i, tx * m + j, o)))
-            return tuple(stores)
-
-        return channel_loops(plan.outputs, lanes, ("ob", "ol", "ot"), body)
+        return store_tile(plan, c, mm, lanes, (image, ty, tx, t), rows, columns)
 
     def by_column(rows: int) -> Block:
-        left = plan.out[1] % m
+        left = width % m
         if not left:
             return part(rows, m)
-        return (If(binary("lt", tx, plan.out[1] // m), part(rows, m), part(rows, left)),)
+        return (If(binary("lt", tx, width // m), part(rows, m), part(rows, left)),)
 
-    left = plan.out[0] % m
+    left = height % m
     if not left:
         return by_column(m)
-    return (If(binary("lt", ty, plan.out[0] // m), by_column(m), by_column(left)),)
+    return (If(binary("lt", ty, height // m), by_column(m), by_column(left)),)
+
+
+def store_tile(
+    plan: Plan, c: Compute, mm: Buffer, lanes: int, tile: tuple[Expr, Expr, Expr, Expr], rows: int, columns: int
+) -> Block:
+    """The first rows and columns of a tile: image, tile row and column, number."""
+    image, ty, tx, t = tile
+
+    def body(o: Expr) -> Block:
+        values = tile_outputs(plan, mm, t, o)
+        return tuple(
+            finished(c, values[i][j], (image, ty * plan.m + i, tx * plan.m + j, o)) for i in range(rows) for j in range(columns)
+        )
+
+    return channel_loops(plan.outputs, lanes, ("ob", "ol", "ot"), body)
+
+
+def tile_outputs(plan: Plan, mm: Buffer, t: Expr, o: Expr) -> list[list[Expr]]:
+    """A^T M A of a tile, one channel."""
+    form, n = plan.form, plan.form.n
+    plane = {place: at for at, place in enumerate(place for group in form.groups for place in group.places)}
+    y = [[mm[plane[i, j], t * plan.outputs + o] for j in range(n)] for i in range(n)]
+    half = [form.outputs([y[i][j] for i in range(n)]) for j in range(n)]
+    return [form.outputs([half[j][i] for j in range(n)]) for i in range(plan.m)]
 
 
 def finished(c: Compute, value: Expr, at: tuple[Expr, ...]) -> Store:

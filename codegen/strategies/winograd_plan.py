@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 from ...ir.compute import Compute
-from ...ir.dims import multiply_dims
+from ...ir.dims import multiply_dims, normal_dim, symbols
 from ...ir.types import Dim
 from ..machine import Machine
-from ..sizing import Symbol
+from ..sizing import Symbol, evaluate
 from .axes import size_of
 from .open_axes import fewest
 from .product import find_dot, operands
@@ -18,42 +19,51 @@ from .winograd_transforms import FORMS, Form
 SMALLEST_CHANNELS = 16
 STRIDES = (1, 2)
 BLOCK_TILES = 64  # tiles of one block at most, and a quarter of it at least
+PIXELS = 224  # of an image whose height or width is open, where a choice has to be made at compile time
 
 
 @dataclass(frozen=True)
 class Plan:
     """out: rows and columns of the output; tiles: of tiles per image.  How many images there are may be open: choices are
-    then made for the fewest."""
+    then made for the fewest.  typical: of out, where that is open."""
 
     form: Form
     images: Dim
-    out: tuple[int, int]
+    out: tuple[Dim, Dim]
     channels: int
     outputs: int
     block: int = BLOCK_TILES
     fewest: int = 1
+    typical: tuple[int, int] = (0, 0)
 
     @property
     def m(self) -> int:
         return self.form.m
 
     @property
-    def tiles(self) -> tuple[int, int]:
-        return -(-self.out[0] // self.m), -(-self.out[1] // self.m)
+    def is_open(self) -> bool:
+        """Whether the rows or columns are open."""
+        return not all(isinstance(n, int) for n in self.out)
+
+    @property
+    def tiles(self) -> tuple[Dim, Dim]:
+        rows, columns = (normal_dim((n + (self.m - 1)) // self.m) for n in self.out)
+        return rows, columns
 
     @property
     def count(self) -> Dim:
-        return multiply_dims([self.images, self.tiles[0] * self.tiles[1]])
+        return normal_dim(multiply_dims([self.images, *self.tiles]))
 
     @property
     def least(self) -> int:
         """Tiles, of one image where these are open."""
-        return self.tiles[0] * self.tiles[1] * (self.images if isinstance(self.images, int) else self.fewest)
+        return prod(-(-n // self.m) for n in self.typical) * (self.images if isinstance(self.images, int) else self.fewest)
 
     @property
     def block_rows(self) -> int:
-        """Tile rows of one block; 0 where the threads share the phases."""
+        """Tile rows of one block; 0 where the threads share the phases.  Of a known number of rows and columns."""
         rows, columns = self.tiles
+        assert isinstance(rows, int) and isinstance(columns, int)
         if self.least < 2 * self.block:
             return 0
         fits = [r for r in range(1, rows + 1) if rows % r == 0 and r * columns <= self.block]
@@ -66,7 +76,7 @@ def winograd_tile(c: Compute, machine: Machine, known: Sequence[Symbol] = ()) ->
     pair = operands(c)
     if pair is None or not is_transformable(c):
         return 0
-    (_, y, x, o), (_, _, i) = c.axes, c.reduce
+    (_, _, _, o), (_, _, i) = c.axes, c.reduce
     left, right = pair
     if min(size_of(i), size_of(o)) < SMALLEST_CHANNELS:
         return 0
@@ -74,7 +84,7 @@ def winograd_tile(c: Compute, machine: Machine, known: Sequence[Symbol] = ()) ->
     pairs = find_dot(left.type.dtype, right.type.dtype, c.acc, machine) is not None
     rate = 2 * machine.lanes("f32") * (2 if pairs else 1) * 0.95
     images = plans[0].images if isinstance(plans[0].images, int) else plans[0].fewest
-    direct = images * size_of(y) * size_of(x) * 9.0 * size_of(i) * size_of(o) / rate
+    direct = images * prod(plans[0].typical) * 9.0 * size_of(i) * size_of(o) / rate
     best = min((_cycles(p, machine), p.m) for p in plans)
     return best[1] if best[0] < 0.9 * direct else 0
 
@@ -107,11 +117,14 @@ def stride_of(c: Compute) -> int | None:
 
 
 def plan_of(c: Compute, m: int, block: int, known: Sequence[Symbol] = ()) -> Plan:
-    y, x, o = (size_of(v) for v in c.axes[1:])
     stride = stride_of(c)
     assert stride is not None
-    images = c.axes[0].extent or 0
-    return Plan(FORMS[m, stride], images, (y, x), size_of(c.reduce[2]), o, block, fewest(images, known))
+    images, y, x = (v.extent or 0 for v in c.axes[:3])
+    sizes = dict.fromkeys(symbols([y, x]), PIXELS) | {s.var: min(max(s.low, PIXELS), s.high or PIXELS) for s in known}
+    typical = evaluate(y, sizes), evaluate(x, sizes)
+    return Plan(
+        FORMS[m, stride], images, (y, x), size_of(c.reduce[2]), size_of(c.axes[3]), block, fewest(images, known), typical
+    )
 
 
 def _cycles(p: Plan, machine: Machine) -> float:
@@ -119,7 +132,11 @@ def _cycles(p: Plan, machine: Machine) -> float:
     lanes = machine.lanes("f32")
     weights = p.form.products * p.channels * p.outputs
     multiply = p.least * weights / (2 * lanes) / 0.9
-    passes = 1 if not p.block_rows else p.least / (p.block_rows * p.tiles[1])
+    passes = 1.0
+    if p.is_open:
+        passes = max(1.0, p.least / p.block)
+    elif p.block_rows:
+        passes = p.least / (p.block_rows * evaluate(p.tiles[1], {}))
     stream = passes * weights * 4.0 / (9.0 if weights * 4 > machine.l2 / 2 else 40.0)
     transforms = p.least * (p.form.products * p.channels + p.form.n**2 * p.outputs) / lanes * 2.2
     return max(multiply, stream) + transforms

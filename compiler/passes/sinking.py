@@ -24,6 +24,7 @@ from ...ir.ops.movement import Broadcast, Concat, Gather, Pad, Reshape, Slice, T
 from ...ir.ops.norm import BatchNorm, Gelu, LayerNorm, LogSoftmax, RmsNorm, Softmax
 from ...ir.ops.quantize import Dequantize, Quantize, Saturate
 from ...ir.ops.reduce import ArgReduce, CumSum, Reduce
+from ...ir.ops.refine import Refine
 from ...ir.types import TensorType
 from .layout import Perm, broadcast, compose, elements, identity, inverse, moves, permuted, reshape, transpose
 from .matching import leading_ones, made_by
@@ -179,6 +180,10 @@ def _pad(op: Pad, perm: Perm, types: tuple[TensorType, ...]) -> tuple[Op, Perm]:
     return Pad(permuted(op.before, back), permuted(op.after, back), op.mode), perm
 
 
+def _refine(op: Refine, perm: Perm, types: tuple[TensorType, ...]) -> tuple[Op, Perm]:
+    return Refine(permuted(op.shape, inverse(perm))), perm
+
+
 def _gather(op: Gather, perm: Perm, types: tuple[TensorType, ...]) -> tuple[Op, Perm]:
     axis, new = perm[op.axis], types[1].rank
 
@@ -218,7 +223,7 @@ MOVES: Mapping[type[Op], Move] = {
     Softmax: _along_axis, LogSoftmax: _along_axis, CumSum: _along_axis, Gelu: _same, Reduce: _reduce,
     ArgReduce: _arg_reduce, Slice: _slice, Pad: _pad, Gather: _gather, LayerNorm: _trailing,
     RmsNorm: _trailing, BatchNorm: _last_axis, MatMul: _matmul, Resize: _resize,
-    Quantize: _quantization, Dequantize: _quantization,
+    Quantize: _quantization, Dequantize: _quantization, Refine: _refine,
 }
 
 

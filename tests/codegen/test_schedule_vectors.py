@@ -114,6 +114,15 @@ def test_a_prefetch_is_kept_once() -> None:
     run_steps(k, ("Y",), lambda k: vectorize(k, "j"))
 
 
+def test_conditions_of_all_lanes_stay() -> None:
+    y, x = Buffer("Y", "f32", (4, 8)), Buffer("X", "f32", (4, 8))
+    i, j = axis("i", 4), axis("j", 8)
+    stores = tuple((Store(y, (i, j), x[i, j] * factor),) for factor in (2.0, 3.0))
+    body = For(i, (For(j, (If(binary("lt", i, as_expr(2)), *stores),)),))
+    k = run_steps(Kernel("either", (y, x), (body,)), ("Y",), lambda k: vectorize(k, "j"))
+    assert [type(s).__name__ for s in walk_block(k.body)] == ["For", "If", "Store", "Store"]
+
+
 def test_vectorize_preconditions() -> None:
     y, x = Buffer("Y", "f32", (4,)), Buffer("X", "f32", (4, 4))
     i, j = axis("i", 4), axis("j", 4)
@@ -126,7 +135,7 @@ def test_vectorize_preconditions() -> None:
         both = split(affine(4, 8), "j", 4)
         vectorize(vectorize(both, "ji"), "jo")
     cond = For(i, (If(binary("lt", i, as_expr(2)), (Store(y, (i,), const(0.0, "f32")),)),))
-    with pytest.raises(ScheduleError, match="found If"):
+    with pytest.raises(ScheduleError, match="the condition i < 2 differs between lanes"):
         vectorize(Kernel("cond", (y,), (cond,)), "i")
     n = axis("N", None)
     with pytest.raises(ScheduleError, match="the extent N is not constant"):

@@ -17,6 +17,7 @@ from tilewright.ir.ops.image import Resize
 from tilewright.ir.ops.movement import Broadcast, Concat, Gather, Pad, Reshape, Slice, Transpose
 from tilewright.ir.ops.norm import LayerNorm, LogSoftmax, Softmax
 from tilewright.ir.ops.reduce import ArgReduce, CumSum, Reduce
+from tilewright.ir.ops.refine import Refine
 
 LAST, FIRST = (0, 2, 3, 1), (0, 3, 1, 2)  # to channels last, to channels first
 
@@ -65,6 +66,7 @@ PASSED: list[tuple[str, tuple[Op, ...]]] = [
     ("resize", (Resize((2, 3), (8, 12), (2.0, 2.0), "linear"),)),
     ("merge and split space", (Reshape((2, 5, 24)), Unary("neg"), Reshape((2, 5, 6, 4)))),
     ("tokens", (Reshape((2, 5, 24)), Transpose((0, 2, 1)), LayerNorm(2, 1e-3))),
+    ("refine", (Refine((2, 5, 4, 6)),)),
     ("split channels", (Reshape((2, 5, 1, 24)), Softmax(3), Reshape((2, 5, 4, 6)))),
 ]
 

@@ -97,6 +97,23 @@ def transformed() -> ModelProto:
     )  # fmt: skip
 
 
+def segmenter() -> ModelProto:
+    """Transformed convolutions of open height and width, of stride 1 and 2 and with a finish that reads another value; a
+    transposed convolution beside what it must be as large as."""
+    return model(
+        [
+            node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1]), node("Relu", ["a"], ["b"]),
+            node("Conv", ["b", "v"], ["c"], pads=[1, 1, 1, 1], strides=[2, 2]), node("Conv", ["c", "p"], ["s"]),
+            node("Conv", ["c", "q"], ["d"], pads=[1, 1, 1, 1]), node("Add", ["d", "s"], ["e"]), node("Relu", ["e"], ["f"]),
+            node("ConvTranspose", ["f", "t"], ["u"], strides=[2, 2]), node("Concat", ["b", "u"], ["g"], axis=1),
+            node("Conv", ["g", "z"], ["y"], pads=[1, 1, 1, 1]),
+        ],
+        [value("x", "n", 17, "h", "m")], ["y"],
+        {"w": weights(16, 17, 3, 3) / 3, "v": weights(32, 16, 3, 3) / 3, "p": weights(20, 32, 1, 1),
+         "q": weights(20, 32, 3, 3) / 3, "t": weights(20, 16, 2, 2) / 2, "z": weights(24, 32, 3, 3) / 3},
+    )  # fmt: skip
+
+
 def pruned() -> ModelProto:
     """Constants of many zeros, which are skipped where sizes are known."""
     w, v = (np.where(RNG.random(shape) < 0.95, 0, weights(*shape)) for shape in ((64, 64, 3, 3), (64, 256)))
@@ -127,6 +144,7 @@ MODELS: dict[str, tuple[Callable[[], ModelProto], Callable[[int, int], tuple[int
     "image": (image, lambda n, m: (min(n, 3), 3, m + 2, n + 3)),
     "moved": (moved, lambda n, m: (n, m, 6)),
     "transformed": (transformed, lambda n, m: (min(n, 9), 32, 50, 48)),
+    "segmenter": (segmenter, lambda n, m: (1 + n % 2, 17, 2 * (n + n // 17 * 3), 2 * m)),
     "pruned": (pruned, lambda n, m: (n, 64, 6, m)),
     "heads": (heads, lambda n, m: (n, m, 32)),
     "large": (large, lambda n, m: (n, m, 256)),
@@ -134,11 +152,14 @@ MODELS: dict[str, tuple[Callable[[], ModelProto], Callable[[int, int], tuple[int
 }
 
 
+FOLDERS: dict[str, Path] = {}  # of the models that were compiled
+
+
 @pytest.fixture(scope="module", params=list(MODELS))
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ModelProto, Module]:
     make, _ = MODELS[request.param]
     proto = make()
-    folder = tmp_path_factory.mktemp(request.param)
+    folder = FOLDERS[request.param] = tmp_path_factory.mktemp(request.param)
     compile(proto, cache=False, name=request.param, jobs=1).save(folder)
     return request.param, proto, Module(folder, threads=2)
 
@@ -152,6 +173,18 @@ def test_any_size_gives_the_numbers_of_the_interpreter(case: tuple[str, ModelPro
         for k, (g, w) in enumerate(zip(got, wanted, strict=True)):
             assert g.shape == w.shape == module.output_shape(k)
             np.testing.assert_allclose(g, w, rtol=2e-4, atol=2e-5, err_msg=f"{name} at {x.shape}")
+
+
+def test_any_number_of_threads_gives_the_same_bits(case: tuple[str, ModelProto, Module]) -> None:
+    """Of transformed convolutions, too: with few tiles threads share the phases, with many the tiles."""
+    name, _, module = case
+    if name == "segmenter":
+        assert sum("Winograd" in k["schedule"] for k in module.manifest["kernels"]) == 4
+    with Module(FOLDERS[name], threads=1) as one:
+        for n, m in SIZES:
+            x = RNG.standard_normal(MODELS[name][1](n, m)).astype(np.float32)
+            for a, b in zip(module(x), one(x), strict=True):
+                np.testing.assert_array_equal(a, b)
 
 
 def test_buffers_that_are_bound_keep_their_shapes(case: tuple[str, ModelProto, Module]) -> None:
