@@ -78,22 +78,8 @@ def _number(sizing: Sizing, d: Dim) -> int:
     return sizing.number(d) if isinstance(d, Var) else -1
 
 
-_CPP_METHODS = """
-    // Sets the shapes of the inputs for the following runs, which take buffers of these shapes: sizes of open dimensions are
-    // not checked again.
-    void resize(const std::array<std::vector<std::int64_t>, {count}> &shapes)
-    {{
-        const std::int64_t *pointers[{room}] = {{}};
-        for (std::size_t i = 0; i < shapes.size(); i++) {{
-            if (shapes[i].size() != static_cast<std::size_t>({prefix}_input_info(i)->rank)) {{
-                throw error(TW_WRONG_SHAPE, "resize: a shape has another number of dimensions than the input");
-            }}
-            pointers[i] = shapes[i].data();
-        }}
-        check({prefix}_resize(model_, pointers));
-    }}
-
-    // After resize, and where values decide it after a run: the shape of an output.
+_CPP_OUTPUT_SHAPE = """
+    // The shape of an output: in the last run, or after a resize that no run followed, the largest that it can have.
     std::vector<std::int64_t> output_shape(std::size_t index) const
     {{
         const tw_tensor_info *info = {prefix}_output_info(index);
@@ -102,11 +88,46 @@ _CPP_METHODS = """
         return shape;
     }}
 """
+_CPP_RESIZE = """
+    // Sets the shapes of the inputs for the following runs, which take buffers of these shapes.
+    void resize(const std::array<std::vector<std::int64_t>, {inputs}> &shapes)
+    {{
+        const std::int64_t *pointers[{room}] = {{}};
+        for (std::size_t i = 0; i < shapes.size(); i++) {{
+            const auto rank = static_cast<std::size_t>({prefix}_input_info(i)->rank);
+            if (shapes[i].size() != rank) {{
+                throw error(TW_WRONG_SHAPE, "resize: input " + std::to_string(i) + " has " + std::to_string(rank) +
+                                                " dimensions, got " + std::to_string(shapes[i].size()));
+            }}
+            pointers[i] = shapes[i].data();
+        }}
+        check({prefix}_resize(model_, pointers));
+        for (std::size_t i = 0; i < shapes.size(); i++) elements_[i] = detail::product(shapes[i]);
+        for (std::size_t i = {inputs}; i < elements_.size(); i++) elements_[i] = detail::product(output_shape(i - {inputs}));
+        shaped_ = true;
+    }}
+"""
+_CPP_STATE = """
+    // Elements of each input, then of each output, as resize set them.
+    std::array<std::size_t, {tensors}> elements_{{}};
+    bool shaped_ = false;"""
+_CPP_SHAPED = """        if (!shaped_) throw error(TW_NO_SHAPES, {prefix}_status_text(TW_NO_SHAPES));
+"""
 
 
-def cpp_methods(prefix: str, program: Program) -> str:
-    count = len(program.inputs)
-    return "" if program.sizing is None else _CPP_METHODS.format(prefix=prefix, count=count, room=max(1, count))
+def cpp_parts(prefix: str, program: Program) -> dict[str, str]:
+    """What fills the C++ header beside what every model has: METHODS, STATE and how it is moved, and SHAPED, the check before
+    a run that the shapes of open dimensions are known."""
+    inputs, tensors = len(program.inputs), len(program.inputs) + len(program.outputs)
+    shape = _CPP_OUTPUT_SHAPE.format(prefix=prefix) if program.sized or program.sizing is not None else ""
+    if program.sizing is None:
+        return {"METHODS": shape, "STATE": "", "MOVE_STATE": "", "SWAP_STATE": "", "SHAPED": ""}
+    return {
+        "METHODS": shape + _CPP_RESIZE.format(prefix=prefix, inputs=inputs, room=max(1, inputs)),
+        "STATE": _CPP_STATE.format(tensors=tensors), "SHAPED": _CPP_SHAPED.format(prefix=prefix),
+        "MOVE_STATE": ", elements_(other.elements_), shaped_(other.shaped_)",
+        "SWAP_STATE": "\n        std::swap(elements_, other.elements_);\n        std::swap(shaped_, other.shaped_);",
+    }
 
 
 def fixed(d: Dim) -> int:

@@ -6,7 +6,7 @@ Templates lie in `runtime/`; a `@NAME@` in them is replaced by text made here.  
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from importlib import resources
 
 from ... import __version__
@@ -71,7 +71,7 @@ def _tensor_lines(program: Program, mark: str) -> str:
     for kind, tensors in (("input ", program.inputs), ("output", program.outputs)):
         for index, (name, type_) in enumerate(tensors):
             bound = " or less: see output_shape" if kind == "output" and index in sized else ""
-            size = f"{type_.nbytes} bytes{bound}" if type_.is_static else "by its shape"
+            size = f"{type_.nbytes} bytes{bound}" if type_.is_static else "as large as its shape, which resize sets"
             lines.append(f"{mark}   {kind} {index}  {comment_text(name)}: {comment_text(str(type_))}, {size}")
     return "\n".join(lines) or f"{mark}   none"
 
@@ -110,23 +110,27 @@ def cpp_header(prefix: str, program: Program, machine: Machine | GpuMachine) -> 
     outputs = [(n, _CPP_TYPES[t.dtype], t) for n, (_, t) in zip(names_out, program.outputs, strict=True)]
     parameters = [f"view<const {c}> {n}" for n, c, _ in inputs] + [f"view<{c}> {n}" for n, c, _ in outputs]
     every = inputs + outputs
+    sizes = [f"{n}_size" if t.is_static else f"elements_[{i}]" for i, (n, _, t) in enumerate(every)]
+    expected = [f'        detail::expect({n}, {size}, "{n}");' for size, (n, _, _) in zip(sizes, every, strict=True)]
     return fill("model_template.hpp", {
         "PREFIX": prefix, "GUARD": f"TILEWRIGHT_{prefix.upper()}_HPP", "VERSION": __version__,
         "TITLE": comment_text(program.name), "MACHINE": machine.name, "TENSORS": _tensor_lines(program, "//"),
         "EXAMPLE": ", ".join(n for n, _, _ in every), "PARAMETERS": ", ".join(parameters),
         "SIZES": "".join(f"    static constexpr std::size_t {n}_size = {t.size};\n" for n, _, t in every if t.is_static),
-        "EXPECTS": "\n".join(f'        detail::expect({n}, {n}_size, "{n}");' for n, _, t in every if t.is_static),
+        "EXPECTS": "\n".join(expected),
         "INPUT_POINTERS": ", ".join(f"{n}.data()" for n in names_in) or "nullptr",
         "OUTPUT_POINTERS": ", ".join(f"{n}.data()" for n in names_out) or "nullptr",
-        "RETURNING_RUN": _returning_run(inputs, outputs) + open_sources.cpp_methods(prefix, program),
+        "RETURNING_RUN": _returning_run(inputs, outputs, sizes[len(inputs):], {s.output for s in program.sized}),
+        **open_sources.cpp_parts(prefix, program),
     })
 
 
-def _returning_run(inputs: Parameters, outputs: Parameters) -> str:
-    """`run` with the inputs alone, which returns vectors: one, or a tuple of them.
+def _returning_run(inputs: Parameters, outputs: Parameters, sizes: Sequence[str], sized: Set[int]) -> str:
+    """`run` with the inputs alone, which returns vectors: one, or a tuple of them.  sizes: elements of each output; sized:
+    those of which a run gives as many as its data say, the vector is cut to them.
 
     There is none for bool outputs (std::vector<bool> holds no bools), nor without inputs or outputs."""
-    if not inputs or not outputs or any(c == "bool" or not t.is_static for _, c, t in outputs):
+    if not inputs or not outputs or any(c == "bool" for _, c, _ in outputs):
         return ""
     vectors = [f"std::vector<{c}>" for _, c, _ in outputs]
     returned = vectors[0] if len(vectors) == 1 else f"std::tuple<{', '.join(vectors)}>"
@@ -135,8 +139,9 @@ def _returning_run(inputs: Parameters, outputs: Parameters) -> str:
     lines = [
         "", "    // The same with new vectors for the outputs.",
         f"    {returned} run({', '.join(f'view<const {c}> {n}' for n, c, _ in inputs)})", "    {",
-        *(f"        {vector} {n}({n}_size);" for vector, (n, _, _) in zip(vectors, outputs, strict=True)),
+        *(f"        {vector} {n}({size});" for vector, size, (n, _, _) in zip(vectors, sizes, outputs, strict=True)),
         f"        run({', '.join([n for n, _, _ in inputs] + [f'view<{c}>({n})' for n, c, _ in outputs])});",
+        *(f"        {names[i]}.resize(detail::product(output_shape({i})));" for i in sorted(sized)),
         f"        return {result};", "    }", "",
     ]
     return "\n".join(lines)

@@ -62,6 +62,13 @@ private:
 };
 
 namespace detail {
+inline std::size_t product(const std::vector<std::int64_t> &shape)
+{
+    std::size_t elements = 1;
+    for (const std::int64_t size : shape) elements *= static_cast<std::size_t>(size);
+    return elements;
+}
+
 template <class T> void expect(view<T> got, std::size_t elements, const char *what)
 {
     if (got.size() != elements) {
@@ -95,25 +102,25 @@ public:
         }
     }
 
-    @PREFIX@_module(@PREFIX@_module &&other) noexcept : model_(std::exchange(other.model_, nullptr)) {}
+    @PREFIX@_module(@PREFIX@_module &&other) noexcept : model_(std::exchange(other.model_, nullptr))@MOVE_STATE@ {}
     @PREFIX@_module &operator=(@PREFIX@_module &&other) noexcept
     {
-        std::swap(model_, other.model_);
+        std::swap(model_, other.model_);@SWAP_STATE@
         return *this;
     }
     @PREFIX@_module(const @PREFIX@_module &) = delete;
     @PREFIX@_module &operator=(const @PREFIX@_module &) = delete;
     ~@PREFIX@_module() { @PREFIX@_destroy(model_); }
 
-    // Runs on the caller's buffers, without copies or allocation.
+    // Runs on the caller's buffers, which have exactly as many elements as the tensors, without copies or allocation.
     void run(@PARAMETERS@)
     {
-@EXPECTS@
+@SHAPED@@EXPECTS@
         const void *const inputs[] = { @INPUT_POINTERS@ };
         void *const outputs[] = { @OUTPUT_POINTERS@ };
         check(@PREFIX@_run(model_, inputs, outputs));
     }
-@RETURNING_RUN@
+@RETURNING_RUN@@METHODS@
     std::int32_t thread_count() const noexcept { return @PREFIX@_thread_count(model_); }
     static const char *manifest() noexcept { return @PREFIX@_manifest(); }
     @PREFIX@_model *handle() const noexcept { return model_; }
@@ -133,7 +140,7 @@ private:
         }
     }
 
-    @PREFIX@_model *model_ = nullptr;
+    @PREFIX@_model *model_ = nullptr;@STATE@
 };
 
 } // namespace tilewright
