@@ -35,7 +35,7 @@ from .cores import INSTRUCTIONS, MatrixCore, PlainCore
 from .legalize import legalize
 from .library import schedule_library_product
 from .library_conv import schedule_library_convolution
-from .operand import ACCESS, MatrixProduct, Operand, access_width
+from .operand import ACCESS, MatrixProduct, Operand, piece_width
 from .paired import INSTRUCTIONS as SPARSE
 from .paired import PairedCore, paired_operands
 from .persistent import PIECES, staying_product
@@ -338,12 +338,9 @@ class ProductPlan:
             width //= 2
         last = p.columns[-1] if p.columns else None
         reads = [r for e in (c.finish, c.init) if isinstance(e, Expr) for r in walk(e) if isinstance(r, Load)]
-        for buf, idx in [(c.out, c.out_index), *((r.buf, r.idx) for r in reads)]:
-            if last is not None and coefficient(buf, idx, last) == 1:
-                width = min(width, access_width(buf, idx, last))
-            elif buf is c.out:
-                width = 1
-        return width
+        if last is None or coefficient(c.out, c.out_index, last) != 1:
+            return 1
+        return piece_width([(c.out, c.out_index), *((r.buf, r.idx) for r in reads)], last, width)
 
 
 def _scope(name: str, body: Block) -> Block:

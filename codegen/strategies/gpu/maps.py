@@ -18,7 +18,7 @@ from ....ir.traverse import children, substitute
 from ...machine_gpu import MAX_RESIDENT, GpuMachine
 from ...schedule.vectors import vector_store
 from ..axes import substitute_axes
-from .operand import access_width
+from .operand import ACCESS, piece_width
 
 THREADS = 256
 UNROLLED_TAPS = 32  # of a window, in straight-line code
@@ -41,12 +41,10 @@ def vector_width(c: Compute, v: Var | None) -> int:
     """Elements that one thread takes along v: whole pieces of everything that is contiguous there."""
     if v is None:
         return 1
-    width = access_width(c.out, c.out_index, v)
-    for r in c.reads():
-        if r.type.dtype != r.buf.dtype:
-            return 1
-        if coefficient(r.buf, r.idx, v) == 1:
-            width = min(width, access_width(r.buf, r.idx, v))
+    reads = list(c.reads())
+    if any(r.type.dtype != r.buf.dtype for r in reads):
+        return 1
+    width = piece_width([(c.out, c.out_index), *((r.buf, r.idx) for r in reads)], v, ACCESS)
     if width > 1 and any(_is_bare(e, v) for e in (c.body, *([] if c.finish is None else [c.finish]))):
         return 1
     return width

@@ -7,7 +7,7 @@ its k runs over the window and the input channels, and what lies in the border i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -79,6 +79,27 @@ def access_width(buf: Buffer, idx: tuple[Expr, ...], v: Var | None, limit: int =
             return n
         n //= 2
     return 1
+
+
+Access = tuple[Buffer, tuple[Expr, ...]]
+
+
+def piece_width(accesses: Sequence[Access], v: Var, most: int) -> int:
+    """Elements along v that a thread may take together, at most `most` (a power of two): every access that is contiguous
+    in such a piece is aligned.  Some are contiguous in pieces only: x[v / 4, v % 4], a view of other sizes, in pieces of 4."""
+    width = min((access_width(b, i, v) for b, i in accesses if coefficient(b, i, v) == 1), default=most)
+    width = min(width, most)
+    while width > 1 and not all(_is_aligned(b, i, v, width) for b, i in accesses):
+        width //= 2
+    return width
+
+
+def _is_aligned(buf: Buffer, idx: tuple[Expr, ...], v: Var, width: int) -> bool:
+    """Whether an access in pieces of v is no vector, or one of aligned accesses."""
+    piece, lane = axis("piece", -(-int(v.extent) // width)), axis("lane", width)  # type: ignore[arg-type]
+    at: tuple[Expr, ...] = tuple(substitute(i, {v: piece * width + lane}) for i in idx)
+    whole = min(width, ACCESS // DTYPES[buf.dtype].size)
+    return coefficient(buf, at, lane) != 1 or access_width(buf, at, lane) >= whole
 
 
 def _factor(e: Expr) -> tuple[Load, Expr | None] | None:

@@ -22,7 +22,7 @@ from ...machine_gpu import REGISTERS, WARP
 from ...schedule.vectors import vector_store
 from ..axes import drop_unit_axes
 from .maps import extents
-from .operand import access_width
+from .operand import ACCESS, piece_width
 from .staging import in_parts
 
 BLOCK = 128  # threads of a block whose rows belong to warps or less
@@ -170,8 +170,8 @@ class _Scheduler:
             if self.is_full(c):
                 accesses += [(c.out, c.out_index)] if c.out in self.params else []
                 accesses += [(r.buf, r.idx) for r in c.reads() if r.buf in self.params]
-        widths = [access_width(b, i, self.element) for b, i in accesses if coefficient(b, i, self.element) == 1]
-        return min(widths, default=1)
+        contiguous = any(coefficient(b, i, self.element) == 1 for b, i in accesses)
+        return piece_width(accesses, self.element, ACCESS) if contiguous else 1
 
     def _choose_threads(self, arrays: int) -> bool:
         pieces = -(-self.rows.size // self.rows.width)
