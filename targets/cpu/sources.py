@@ -22,7 +22,8 @@ from .naming import c_string, comment_text, distinct_identifiers
 ABI_VERSION = 1
 WEIGHTS_ID_BYTES = 32
 RUNTIME_SOURCES = (
-    "tw_bounds.c", "tw_check.c", "tw_host.c", "tw_memory.c", "tw_model.c", "tw_profile.c", "tw_sizes.c", "tw_threads.c",
+    "tw_bounds.c", "tw_check.c", "tw_float.c", "tw_host.c", "tw_memory.c", "tw_model.c", "tw_profile.c", "tw_sizes.c",
+    "tw_threads.c",
 )  # fmt: skip
 SUPPORT_SOURCES = ("tw_support.c",)
 PART_SOURCES = {

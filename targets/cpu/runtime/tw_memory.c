@@ -45,6 +45,18 @@ void *tw_map_workspace(uint64_t bytes)
     return (void *)start;
 }
 
+void *tw_grow_workspace(void *old, uint64_t old_bytes, uint64_t bytes)
+{
+    void *made = tw_map_workspace(bytes);
+    if (made) {
+        tw_unmap(old, old_bytes);
+    } else if (old && bytes <= SIZE_MAX) {
+        made = mremap(old, (size_t)old_bytes, (size_t)bytes, MREMAP_MAYMOVE); /* needs no room for both */
+        made = made == MAP_FAILED ? NULL : made;
+    }
+    return made;
+}
+
 void tw_unmap(const void *address, uint64_t bytes)
 {
     if (address) {

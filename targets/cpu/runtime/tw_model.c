@@ -111,13 +111,15 @@ static void run_thread(void *argument, int32_t index)
     const tw_descriptor *descriptor = model->descriptor;
     char *arena = (char *)model->workspace;
     char *scratch = arena + round_up(descriptor->arena_bytes) + (uint64_t)index * model->scratch_stride;
+    const uint64_t environment = tw_float_enter();
     if (model->shaped) {
         tw_shaped_run(model->shaped, &model->team, arena, scratch, (const char *)model->constants,
                       (void *const *)model->inputs, model->outputs, index, model->team.threads);
-        return;
+    } else {
+        descriptor->main(&model->team, arena, scratch, (const char *)model->constants, (void *const *)model->inputs,
+                         model->outputs, index, model->team.threads);
     }
-    descriptor->main(&model->team, arena, scratch, (const char *)model->constants, (void *const *)model->inputs,
-                     model->outputs, index, model->team.threads);
+    tw_float_leave(environment);
 }
 
 /* Runs the team; a debug-bounds build then says what it found. */
@@ -204,7 +206,8 @@ static int32_t set_up(tw_model *model, const tw_descriptor *descriptor, const tw
             status = run_checked(model); /* inputs are NULL still */
         }
         if (status && status != TW_OUT_OF_BOUNDS) {
-            (void)snprintf(message, room, "could not start %d threads", (int)threads);
+            (void)snprintf(message, room, status == TW_NO_MEMORY ? "no memory for an instance on %d threads"
+                                                                 : "could not start %d threads", (int)threads);
         }
     }
     return status;
@@ -296,16 +299,13 @@ static int32_t fit_workspace(tw_model *model)
                        (unsigned long long)needed, (unsigned long long)model->workspace_room);
         return TW_WRONG_SIZE;
     }
-    if (model->owned_workspace_bytes) {
-        tw_unmap(model->workspace, model->owned_workspace_bytes);
-        model->owned_workspace_bytes = model->workspace_room = 0;
-    }
-    model->workspace = tw_map_workspace(needed);
-    if (!model->workspace) {
+    void *larger = tw_grow_workspace(model->workspace, model->owned_workspace_bytes, needed);
+    if (!larger) {
         (void)snprintf(model->message, sizeof model->message, "workspace: no memory for %llu bytes",
                        (unsigned long long)needed);
         return TW_NO_MEMORY;
     }
+    model->workspace = larger;
     model->owned_workspace_bytes = model->workspace_room = needed;
     return TW_OK;
 }

@@ -154,6 +154,8 @@ int32_t tw_usable_cpus(void);
 
 /* Zeroed, page-aligned memory, in huge pages where it is large; NULL when there is none. */
 void *tw_map_workspace(uint64_t bytes);
+/* Larger memory instead of an old one, which may be NULL; without it the old one stays as it is. */
+void *tw_grow_workspace(void *old, uint64_t old_bytes, uint64_t bytes);
 void tw_unmap(const void *address, uint64_t bytes);
 /* Has the system read mapped pages ahead, so that the first run waits less for the disk. */
 void tw_will_need(const void *address, uint64_t bytes);
@@ -212,6 +214,12 @@ int64_t tw_now_ns(void);
 
 /* Called by generated code, on every thread of the team that `runtime` is. */
 void tw_barrier(void *runtime);
+
+/* --- tw_float.c: the floating-point environment ----------------------------------------------------------------------- */
+
+/* Makes the environment of this thread the ordinary one; gives what tw_float_leave needs to bring the caller's back. */
+uint64_t tw_float_enter(void);
+void tw_float_leave(uint64_t state);
 
 /* --- tw_profile.c: times of the steps of a profile build ------------------------------------------------------------- */
 
