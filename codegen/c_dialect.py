@@ -86,7 +86,7 @@ _WORDS = """
     alignas alignof and asm auto bool break case catch char class const constexpr continue default delete do double else enum
     explicit export extern false float for friend goto if inline int long main mutable namespace new not operator or private
     protected public register return short signed sizeof static struct switch template this throw true try typedef typename
-    union unsigned using virtual void volatile while xor vec lane half min max abs exp log pow sin cos tan
+    union unsigned using virtual void volatile while xor vec half min max abs exp log pow sin cos tan
     threadIdx blockIdx blockDim gridDim warpSize shared_memory stdin stdout stderr
 """
 RESERVED = frozenset(_WORDS.split())

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from ..ir.expr import I64, Bin, Call, Cast, Const, Expr, Fma, Load, Ramp, Select, Splat, Type, Un, Var, bounds
-from ..ir.kernel import Buffer, flat_index
+from ..ir.kernel import Buffer
 from ..ir.traverse import children, walk
 from ..ir.types import DTYPES
+from .c_address import INT_MAX, FlatAddress, added, flat_address, is_flat, is_narrow, place_roots
 from .c_dialect import Dialect, unsupported
 
 POSTFIX, UNARY, MULTIPLY, ADD, SHIFT, RELATION, EQUALITY, AND, XOR, OR, LOGIC_AND, LOGIC_OR, TERNARY = range(16, 3, -1)
-_INT_MIN, _INT_MAX = -(2**31), 2**31 - 1
+_LONG_SUM = 8  # nodes of an index that is named where it is used twice
 
 _INFIX: dict[str, tuple[str, int]] = {
     "add": ("+", ADD), "sub": ("-", ADD), "mul": ("*", MULTIPLY), "div": ("/", MULTIPLY), "mod": ("%", MULTIPLY),
@@ -36,29 +37,6 @@ _HELPERS = {
 }
 _UNARY = {"rint": "rint", "floor": "floor", "ceil": "ceil", "trunc": "trunc", "sqrt": "sqrt", "abs": "fabs"}
 _SUFFIX = {"i32": "", "i16": "", "i8": "", "u32": "u", "u16": "", "u8": "", "u64": "ull", "i64": ""}
-
-
-def is_narrow(e: Expr, memo: dict[Expr, bool]) -> bool:
-    """Whether an i64 scalar is computed as `int`: its value and all it is made of fit."""
-    found = memo.get(e)
-    if found is None:
-        found = memo[e] = _is_narrow(e, memo)
-    return found
-
-
-def _is_narrow(e: Expr, memo: dict[Expr, bool]) -> bool:
-    low, high = bounds(e)
-    fits = low is not None and high is not None and low >= _INT_MIN and high <= _INT_MAX
-    match e:
-        case Const() | Var():
-            return fits
-        case Bin():
-            return fits and is_narrow(e.a, memo) and is_narrow(e.b, memo)
-        case Select():
-            return is_narrow(e.a, memo) and is_narrow(e.b, memo)
-        case Cast():
-            return e.a.type.dtype in ("i32", "i16", "i8", "u16", "u8", "bool")
-    return False
 
 
 class ExprPrinter:
@@ -151,13 +129,10 @@ class ExprPrinter:
             case Call():
                 return self.function(e)
             case Splat():
-                return self.expr(e.a), POSTFIX if self._is_atom(e.a) else 0
+                return (self.values[e.a], POSTFIX) if e.a in self.values else self.text(e.a)
             case Ramp():
                 return self.lane, POSTFIX
         raise unsupported(f"{type(e).__name__} of {e.type.lanes} lanes")
-
-    def _is_atom(self, e: Expr) -> bool:
-        return e in self.values or isinstance(e, Const | Var)
 
     def call(self, name: str, *args: Expr) -> tuple[str, int]:
         return f"{name}({', '.join(self.expr(a) for a in args)})", POSTFIX
@@ -173,7 +148,7 @@ class ExprPrinter:
         if value in (-(2**31), -(2**63)) and dtype in ("i32", "i64"):
             low = value == -(2**63)
             return f"(-{-(value + 1)}{'ll' if low else ''} - 1)", POSTFIX
-        suffix = "ll" if dtype == "i64" and abs(value) > _INT_MAX else _SUFFIX[dtype]
+        suffix = "ll" if dtype == "i64" and abs(value) > INT_MAX else _SUFFIX[dtype]
         return f"{value}{suffix}", UNARY if value < 0 else POSTFIX
 
     def float_constant(self, value: float, dtype: str) -> tuple[str, int]:
@@ -255,6 +230,11 @@ class ExprPrinter:
         if e.op == "add" and isinstance(e.b, Const) and e.b.value < 0 and e.b.value > -(2**63):
             return f"{self.expr(e.a, level)} - {-e.b.value}", level
         left = self.expr(e.a, level)
+        product = e.b if isinstance(e.b, Bin) and e.b.op == "mul" and e.b not in self.values else None
+        factor = product.b.value if product is not None and isinstance(product.b, Const) else 0
+        if product is not None and e.op == "add" and narrow and -(2**31) < factor < 0:
+            times = f" * {-factor}" if factor < -1 else ""
+            return f"{left} - {self.expr(product.a, MULTIPLY if times else level + 1)}{times}", level
         if not narrow and is_narrow(e.a, self.narrow) and is_narrow(e.b, self.narrow):
             left = f"(long long){self.expr(e.a, UNARY)}"
         return f"{left} {op} {self.expr(e.b, level + (e.op == 'sub'))}", level
@@ -279,7 +259,9 @@ class ExprPrinter:
     # ---- conversions and calls
 
     def cast(self, e: Cast) -> tuple[str, int]:
-        return self.convert(self.expr(e.a, UNARY), e.a.type.dtype, e.type, e)
+        source = e.a.type.dtype
+        by_function = (source, e.type.dtype) in self.dialect.conversions
+        return self.convert(self.expr(e.a, 0 if by_function else UNARY), source, e.type, e)
 
     def convert(self, text: str, source: str, to: Type, e: Cast) -> tuple[str, int]:
         halves = ("f16", "bf16")
@@ -334,20 +316,34 @@ class ExprPrinter:
         name = self.names.get(buf)
         if name is None:
             raise unsupported(f"buffer {buf.name} is used where it is not allocated")
-        more = f" + {lane}" if lane else ""
         if not buf.shape and not is_flat(buf):
             return name
         outer, self.in_address = self.in_address, True  # an address never wraps around
-        texts = [self.expr(i) for i in ((flat_index(buf, idx),) if is_flat(buf) else idx)]
+        texts = [self.number(flat_address(buf, idx))] if is_flat(buf) else [self.expr(i) for i in idx]
         self.in_address = outer
-        texts[-1] = f"{more[3:]}" if texts[-1] == "0" and lane else texts[-1] + more
+        if lane:
+            texts[-1] = lane if texts[-1] == "0" else f"{texts[-1]} + {lane}"
         return name + "".join(f"[{t}]" for t in texts)
+
+    def number(self, address: FlatAddress) -> str:
+        """One number made of coordinates."""
+        text, is_sum = "", False
+        for e, size in address.parts:
+            own = self.expr(e, MULTIPLY if size > 1 and not address.nested else ADD)
+            if not address.nested:
+                text = added(text, f"{own} * {size}" if size > 1 else own)
+                continue
+            zero = isinstance(e, Const) and e.value == 0
+            scaled = (f"({text})" if is_sum else text) + f" * {size}" if text else ""
+            text = scaled if zero and scaled else added(scaled, own)
+            is_sum = not zero if scaled else isinstance(e, Bin) and e not in self.values and e.op in ("add", "sub")
+        return text
 
 
 def operands(e: Expr) -> tuple[Expr, ...]:
-    """The operands that the text of a node is made of: an array that is addressed by one number has one index."""
+    """The operands that the text of a node is made of."""
     if isinstance(e, Load) and is_flat(e.buf):
-        return (flat_index(e.buf, e.idx),)
+        return place_roots(e.buf, e.idx)
     return children(e)
 
 
@@ -366,21 +362,13 @@ def printed_nodes(*roots: Expr) -> list[Expr]:
     return list(seen)
 
 
-def place_roots(buf: Buffer, idx: tuple[Expr, ...]) -> tuple[Expr, ...]:
-    """The expressions that the text of a place is made of."""
-    return (flat_index(buf, idx),) if is_flat(buf) else idx
-
-
-def is_flat(buf: Buffer) -> bool:
-    """Parameters, and arrays with strides of their own, are addressed by one number."""
-    return buf.space in ("global", "stream") or buf.strides is not None
-
-
 def _worth_a_name(e: Expr) -> bool:
     if isinstance(e, Const | Var | Ramp | Splat):
         return False
     if isinstance(e, Load):
         return e.buf.space not in ("register", "stack") or e.type.lanes > 1
     if e.type == I64 and isinstance(e, Bin):
-        return e.op not in ("add", "sub", "mul")
+        if e.op in ("add", "sub", "mul"):
+            return sum(1 for _ in walk(e)) >= _LONG_SUM
+        return not (isinstance(e.a, Var) and isinstance(e.b, Const))
     return not (isinstance(e, Un) and e.op == "neg")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..ir.errors import InternalError
@@ -33,14 +33,16 @@ from ..ir.kernel import (
     Stmt,
     Store,
     Write,
+    substitute_block,
     walk_block,
 )
 from ..ir.kernel_launch import BINDINGS, Size, launch_size, mentions
 from ..ir.types import DTYPES
+from .c_address import elements_held, is_flat, padded_shape
 from .c_dialect import Dialect, identifier, unsupported
-from .c_expr import is_flat
 from .c_store import StorePrinter, reads
-from .shared_memory import elements_reached, layout_shared
+from .schedule.rewrite import accesses
+from .shared_memory import layout_shared
 
 _COLUMNS = 100  # of the parameters on one line
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -64,7 +66,7 @@ def print_kernel(kernel: Kernel, dialect: Dialect) -> PrintedKernel:
     if not _NAME.fullmatch(kernel.name):
         raise InternalError(f"kernel name {kernel.name!r} is not an identifier")
     try:
-        return _KernelPrinter(kernel, dialect).run()
+        return _KernelPrinter(replace(kernel, body=_without_single_turns(kernel.body)), dialect).run()
     except InternalError as error:
         raise InternalError(f"kernel {kernel.name}: {error}", str(kernel)) from error
 
@@ -75,6 +77,7 @@ class _KernelPrinter(StorePrinter):
         self.kernel = kernel
         self.written = {s.buf for s in walk_block(kernel.body) if isinstance(s, Store | Read)}
         self.written |= {b for s in walk_block(kernel.body) if isinstance(s, Do) for b in _tiles(s)}
+        self.read_buffers = {a.buf for a in accesses(kernel.body) if not a.writes}
         self.meets = any(isinstance(s, Barrier) for s in walk_block(kernel.body))
         self.shared = layout_shared(kernel.body)
         self.dynamic = dialect.shared_limit > 0 and not dialect.shared_limit >= self.shared.separate == self.shared.total
@@ -113,7 +116,8 @@ class _KernelPrinter(StorePrinter):
             if p.space not in self.dialect.spaces:
                 raise unsupported(f"parameter {p.name} is a {p.space}, which {self.dialect.name} does not have")
             return f"{self.dialect.spaces[p.space].format(type=ctype)}{name}"
-        alone = "may_alias" not in p.attrs and not (self.meets and p in self.written)
+        seen_by_others = self.meets and p in self.written and p in self.read_buffers  # what other threads wrote may be read
+        alone = "may_alias" not in p.attrs and not seen_by_others
         return f"{'' if p in self.written else 'const '}{ctype} *{self.dialect.restrict.strip() + ' ' if alone else ''}{name}"
 
     def block(self, block: Block) -> None:
@@ -145,6 +149,9 @@ class _KernelPrinter(StorePrinter):
     # ---- loops and branches
 
     def loop(self, s: For, followed: bool) -> None:
+        for a in s.attrs:
+            if isinstance(a, tuple) and a[0] == "note":
+                self.line(f"// {a[1]}")
         if s.var.extent is None:
             raise unsupported(f"loop {s.var.name} has no extent")
         if s.kind in self.dialect.bindings:
@@ -152,10 +159,8 @@ class _KernelPrinter(StorePrinter):
             return
         if s.kind not in ("serial", "unroll", *self.dialect.before, *self.dialect.inside):
             raise unsupported(f"loop {s.var.name} is of kind {s.kind}, which {self.dialect.name} does not have")
-        if s.kind == "unroll" and s.var.extent == 1 and s.var not in mentions(s.body):
-            self.line("{")  # a scope
-            self.indent(s.body)
-            self.line("}")
+        if s.kind in ("serial", "unroll") and s.var.extent == 1:
+            self.once(s)
             return
         extent = as_expr(s.var.extent)
         self.e.begin(extent)
@@ -170,6 +175,16 @@ class _KernelPrinter(StorePrinter):
         self.indent(s.body)
         self.line("}")
         self.taken, self.e.names = taken, names
+
+    def once(self, s: For) -> None:
+        """A loop of one iteration: its body, as a block of its own if that declares something."""
+        scope = any(isinstance(x, Alloc) for x in s.body)
+        if scope:
+            self.line("{")
+            self.indent(s.body)
+            self.line("}")
+        else:
+            self.block(s.body)
 
     def bound(self, s: For, followed: bool) -> None:
         """The iteration of this block or thread.  Those beyond a loop that is smaller than the launch skip it."""
@@ -208,13 +223,14 @@ class _KernelPrinter(StorePrinter):
         if any(not isinstance(d, int) for d in b.shape):
             raise unsupported(f"buffer {b.name} has a symbolic dimension")
         name, ctype = self.declare(b), self.e.ctype(b.dtype)
-        dims = "".join(f"[{d}]" for d in ((elements_reached(b),) if is_flat(b) else b.shape))
+        dims = "".join(f"[{d}]" for d in ((elements_held(b),) if is_flat(b) else padded_shape(b) or ()))
         if b.space == "shared" and self.dynamic:
             at = self.shared.offsets[id(s)]
+            place = f"(shared_memory + {at})" if at else "shared_memory"
             if dims:
-                self.line(f"{ctype} (&{name}){dims} = *({ctype} (*){dims})(shared_memory + {at});")
+                self.line(f"{ctype} (&{name}){dims} = *({ctype} (*){dims}){place};")
             else:
-                self.line(f"{ctype} &{name} = *({ctype} *)(shared_memory + {at});")
+                self.line(f"{ctype} &{name} = *({ctype} *){place};")
             return
         small = b.space == "register" and DTYPES[b.dtype].size < 4 and b.shape
         align = "alignas(16) " if small else ""
@@ -272,6 +288,21 @@ _PRINT: dict[type[Stmt], Callable[[Any, Any, bool], None]] = {
     Write: _KernelPrinter.write,
     Prefetch: lambda p, s, followed: None,  # a hint; the hardware's own prefetching is meant
 }
+
+
+def _without_single_turns(block: Block) -> Block:
+    """The block without the variables of loops that run once."""
+    made: list[Stmt] = []
+    for s in block:
+        if isinstance(s, For):
+            body = _without_single_turns(s.body)
+            if s.kind in ("serial", "unroll") and s.var.extent == 1 and s.var in mentions(body):
+                body = substitute_block(body, {s.var: as_expr(0)})
+            s = replace(s, body=body)
+        elif isinstance(s, If):
+            s = replace(s, then=_without_single_turns(s.then), other=_without_single_turns(s.other))
+        made.append(s)
+    return tuple(made)
 
 
 def _is_start(s: Stmt, following: Stmt) -> bool:

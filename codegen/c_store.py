@@ -14,8 +14,9 @@ from ..ir.expr import Bin, Const, Expr, Fma, Load, Select
 from ..ir.kernel import Buffer, Store
 from ..ir.traverse import walk
 from ..ir.types import DTYPES
+from .c_address import place_roots
 from .c_dialect import Dialect, identifier, unsupported
-from .c_expr import ExprPrinter, place_roots, printed_nodes
+from .c_expr import ExprPrinter, printed_nodes
 from .c_wrap import wrap_statement
 
 _PLAIN_ASSIGN = {"add": "+=", "sub": "-=", "mul": "*="}
@@ -30,6 +31,7 @@ class StorePrinter:
         self.depth = 1
         self.taken: set[str] = set()
         self.count = 0
+        self.turn = ""  # the variable of the loop over the lanes of a vector
         self.e = ExprPrinter(dialect, self.line, self.fresh)
 
     def line(self, text: str) -> None:
@@ -80,40 +82,37 @@ class StorePrinter:
             source = self.pointer(value.buf, value.idx, value.type.dtype, lanes, True)
             self.line(f"{self.pointer(s.buf, s.idx, value.type.dtype, lanes, False)} = {source};")
             return
-        self.line("{")
-        self.depth += 1
+        self.turn = identifier("i", self.taken)
         nodes = printed_nodes(*place_roots(s.buf, s.idx), value)
         for n in nodes:
             if isinstance(n, Load) and n.type.lanes > 1 and _is_whole(n):
                 name = self.fresh("x")
                 self.line(f"const {self.vector_type(n.type.dtype, lanes)} {name} = "
                           f"{self.pointer(n.buf, n.idx, n.type.dtype, lanes, True)};")
-                self.e.values[n] = f"{name}.v[lane]"
+                self.e.values[n] = f"{name}.v[{self.turn}]"
         result = ""
         target = self.pointer(s.buf, s.idx, value.type.dtype, lanes, False) if whole else ""
         if whole or reads(value, s.buf):
             result = self.fresh("r")
             self.line(f"{self.vector_type(value.type.dtype, lanes)} {result};")
-        self.lanes(lanes, lambda: self.line(f"{f'{result}.v[lane]' if result else self.lane_place(s, scattered)} = "
+        self.lanes(lanes, lambda: self.line(f"{f'{result}.v[{self.turn}]' if result else self.lane_place(s, scattered)} = "
                                             f"{self.e.expr(value)};"), nodes)
         if whole:
             self.line(f"{target} = {result};")
         elif result:
-            self.lanes(lanes, lambda: self.line(f"{self.lane_place(s, scattered)} = {result}.v[lane];"), [])
-        self.depth -= 1
-        self.line("}")
+            self.lanes(lanes, lambda: self.line(f"{self.lane_place(s, scattered)} = {result}.v[{self.turn}];"), [])
         self.e.values = {}
 
     def lane_place(self, s: Store, scattered: bool) -> str:
-        return self.e.place(s.buf, s.idx, "" if scattered else "lane")
+        return self.e.place(s.buf, s.idx, "" if scattered else self.turn)
 
     def lanes(self, count: int, body: Callable[[], None], nodes: list[Expr]) -> None:
         """A loop over the lanes of vectors, in which the vectors that are used more than once have names."""
         if "unroll" in self.dialect.before:
             self.line(self.dialect.before["unroll"])
-        self.line(f"for (int lane = 0; lane < {count}; ++lane) {{")
+        self.line(f"for (int {self.turn} = 0; {self.turn} < {count}; ++{self.turn}) {{")
         self.depth += 1
-        self.e.lane = "lane"
+        self.e.lane = self.turn
         self.e.name_shared(nodes, count)
         body()
         self.e.lane = ""

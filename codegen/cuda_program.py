@@ -20,7 +20,7 @@ from .c_dialect import comment_text, snippet_text, used_snippets
 from .c_like import PrintedKernel, print_kernel
 from .cuda import CUDA, INSTRUCTIONS
 from .machine_gpu import GpuMachine
-from .program import Call, Program, all_calls
+from .program import Address, Call, Program, all_calls
 from .strategies.gpu.library import LibraryProduct, read_library_product
 from .strategies.gpu.library_conv import LibraryConvolution, read_library_convolution
 
@@ -82,14 +82,19 @@ def print_program(program: Program, machine: GpuMachine) -> CudaSource:
         if by_library is not None:
             launches[name] = (_library_launch(name, kernel, *by_library),)
             continue
-        made = []
+        made, parts = [], []
         for part in split_launches(kernel):
             printed = print_kernel(part, CUDA)
             _check_limits(printed, machine, kernel)
             made.append(Launch(printed.name, printed.grid, printed.block, printed.shared_bytes, printed.dynamic_shared,
                                tuple(kernel.params.index(p) for p in part.params), tensor_maps(part)))
-            functions[printed.name] = _comment(printed, part, calls.get(name, [])) + printed.text
+            functions[printed.name] = printed.text
+            parts.append((printed, part))
         launches[name] = tuple(made)
+        for n, (printed, part) in enumerate(parts):
+            place = f"launch {n + 1} of {len(parts)}" if len(parts) > 1 else ""
+            comment = _comment(printed, part, calls.get(name, []), place, _roles(kernel, calls.get(name, []), program))
+            functions[printed.name] = comment + functions[printed.name]
     title = f"// {comment_text(program.name)}, compiled by Tilewright for {', '.join(machine.architectures)}.\n"
     for call in all_calls(program.steps):
         made_by = launches[call.kernel][0].library if launches[call.kernel] else None
@@ -138,15 +143,30 @@ def _check_limits(printed: PrintedKernel, machine: GpuMachine, kernel: Kernel) -
             raise InternalError(f"kernel {printed.name}: {got} {what}, {machine.name} has at most {most}", str(kernel))
 
 
-def _comment(printed: PrintedKernel, part: Kernel, calls: list[Call]) -> str:
-    """What a kernel implements, for whom, how large and by which schedule."""
+def _roles(kernel: Kernel, calls: list[Call], program: Program) -> dict[str, str]:
+    """Parameter -> what all calls give it: a weight, or an input or output of the model, by its name."""
+
+    def role(a: Address) -> str:
+        if a.space in ("input", "output"):
+            names = program.inputs if a.space == "input" else program.outputs
+            return f'{a.space} "{comment_text(names[a.index][0], 60)}"'
+        return "weights" if a.space == "constants" else ""
+
+    found = {p.name: {role(call.args[n]) for call in calls} for n, p in enumerate(kernel.buffers)}
+    return {name: next(iter(roles)) for name, roles in found.items() if len(roles) == 1}
+
+
+def _comment(printed: PrintedKernel, part: Kernel, calls: list[Call], place: str, roles: Mapping[str, str]) -> str:
+    """What a kernel implements, for whom, how large and by which schedule.  place: of the launch among those of the kernel;
+    roles: of parameters."""
     lines = []
     operators = list(dict.fromkeys(", ".join(c.ops) for c in calls))
-    lines.append(f"{printed.name}: {comment_text('; '.join(operators)) or 'no call'}")
+    which = f" ({place})" if place else ""
+    lines.append(f"{printed.name}: {comment_text('; '.join(operators)) or 'no call'}{which}")
     where = [f'"{comment_text(w, 120)}"' for w in dict.fromkeys(c.where for c in calls) if w]
     more = f" and {len(where) - _SHOWN_NODES} more" if len(where) > _SHOWN_NODES else ""
     lines += [f"    nodes {', '.join(where[:_SHOWN_NODES])}{more}"] if where else []
-    lines += [f"    {_shape(p)}" for p in part.buffers]
+    lines += [f"    {_shape(p)}{'  ' if roles.get(p.name) else ''}{roles.get(p.name, '')}" for p in part.buffers]
     size = " x ".join(str(n) for n in printed.grid if n > 1) or "1"
     threads = " x ".join(str(n) for n in printed.block if n > 1) or "1"
     shared = f", {printed.shared_bytes} bytes of shared memory" if printed.shared_bytes else ""

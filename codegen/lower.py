@@ -17,9 +17,10 @@ from ..ir.errors import InternalError, OptionError, TargetError
 from ..ir.expr import load
 from ..ir.graph import Graph, Node, Value
 from ..ir.kernel import Buffer, axis
-from ..ir.ops.base import form_of
+from ..ir.ops.base import Op, form_of
 from ..ir.ops.bounded import Sized
 from ..ir.ops.control import Fused
+from ..ir.ops.elementwise import Binary, Unary
 from ..ir.ops.movement import Broadcast, Concat, Pad, Reshape, Slice, Transpose
 from ..ir.ops.refine import Refine
 from ..ir.types import DTYPES, Dim, TensorType
@@ -157,7 +158,7 @@ class Lowering:
                 places[p.name] = Place(place.root, place.offset + first * DTYPES[p.dtype].size, place.strides)
         args = [self.use(places[p.name]) for p in made.kernel.buffers]
         name = self.kernels.add(made.kernel)
-        ops = tuple(n.op.name for n in node.op.body.nodes) if isinstance(node.op, Fused) else (node.op.name,)
+        ops = tuple(map(_label, [n.op for n in node.op.body.nodes] if isinstance(node.op, Fused) else [node.op]))
         cost = replace(cost, schedule=made.note, key=made.key, choice=made.choice)
         scope.steps.append(Call(name, tuple(args), node.where, ops, cost))
         self.clock += 1
@@ -440,3 +441,8 @@ def lower(
     if not isinstance(machine, GpuMachine):
         return synchronize(program, machine)
     return share_numbers(keep_sizes(program))
+
+
+def _label(op: Op) -> str:
+    """What people call an operator: elementwise ones by their function."""
+    return op.fn if isinstance(op, Unary | Binary) else op.name

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from ..ir.kernel import Alloc, Block, Buffer, For, If
 from ..ir.types import DTYPES
+from .c_address import elements_held
 
 ALIGN = Buffer("", "u8", ()).align  # of a buffer that says nothing
 
@@ -24,13 +25,6 @@ class SharedLayout:
     separate: int = 0
 
 
-def elements_reached(b: Buffer) -> int:
-    """Elements from the first to the last that an index reaches."""
-    if b.strides is None:
-        return b.size
-    return 1 + sum((int(n) - 1) * s for n, s in zip(b.shape, b.strides, strict=True))  # type: ignore[arg-type]
-
-
 def layout_shared(body: Block) -> SharedLayout:
     """Offsets in whole 16 bytes; of a buffer that asks for more than others, in that."""
     layout = SharedLayout()
@@ -42,7 +36,7 @@ def _place(block: Block, offset: int, layout: SharedLayout) -> None:
     for s in block:
         match s:
             case Alloc() if s.buf.space == "shared":
-                size = -(-elements_reached(s.buf) * DTYPES[s.buf.dtype].size // 16) * 16
+                size = -(-elements_held(s.buf) * DTYPES[s.buf.dtype].size // 16) * 16
                 offset = -(-offset // s.buf.align) * s.buf.align if s.buf.align > ALIGN else offset
                 layout.offsets[id(s)] = offset
                 layout.separate += size

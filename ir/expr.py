@@ -58,7 +58,8 @@ def _within(e: Expr, n: int) -> bool:
 def _divide(op: str, a: Expr, n: int) -> Expr:
     """a / n and a % n for a constant n > 0.  Rules:
     (n*x + b)/n -> x and %n -> b, if 0 <= b < n;
-    (g*y + z)/n -> y/(n/g) and %n -> g*(y % (n/g)) + z, if 0 <= z < g and g divides n."""
+    (g*y + z)/n -> y/(n/g) and %n -> g*(y % (n/g)) + z, if 0 <= z < g and g divides n;
+    (x/m)/n -> x/(m*n)."""
     c, terms = linear(a)
     whole = from_linear(c // n, {k: v // n for k, v in terms.items() if v % n == 0})
     rest_terms = {k: v for k, v in terms.items() if v % n}
@@ -72,6 +73,8 @@ def _divide(op: str, a: Expr, n: int) -> Expr:
         if _within(z, g):
             return whole + binary("div", y, n // g) if op == "div" else binary("mod", y, n // g) * g + z
     if op == "div":
+        if isinstance(rest, Bin) and rest.op == "div" and isinstance(rest.b, Const) and rest.b.value > 0:
+            return whole + binary("div", rest.a, rest.b.value * n)
         return whole + Bin.of("div", rest, const(n), I64)
     return Bin.of("mod", rest, const(n), I64)
 
@@ -125,7 +128,7 @@ def binary(op: str, a: ExprLike, b: ExprLike) -> Expr:
         return _divide(op, a, b.value)
     if op in ("div", "mod") and a is b:
         return const(1 if op == "div" else 0)
-    if op in ("min", "max") and a is b:
+    if (op in ("min", "max") and a is b) or (op == "xor" and is_const(b, 0)):
         return a
     return Bin.of(op, a, b, out)
 

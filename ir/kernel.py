@@ -82,7 +82,8 @@ class Stmt:
 
 @dataclass(frozen=True, eq=False)
 class For(Stmt):
-    """attrs: "reduce" on the loops of a reduction, whose iterations depend on each other."""
+    """attrs: "reduce" on the loops of a reduction, whose iterations depend on each other; `noted(text)`: what the loop does,
+    for those who read the printed kernel."""
 
     var: Var
     body: tuple[Stmt, ...]
@@ -190,6 +191,11 @@ def axis(name: str, extent: Dim) -> Var:
     if is_const(extent):
         extent = extent.value  # type: ignore[union-attr]
     return Var.of(name, extent, I64)
+
+
+def noted(text: str) -> tuple[str, str]:
+    """The attribute of a loop that emitters print as a comment."""
+    return "note", text
 
 
 def nest(axes: tuple[Var, ...], body: Block, kind: str = "serial", attrs: tuple[object, ...] = ()) -> Block:

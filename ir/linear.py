@@ -54,7 +54,7 @@ def from_linear(c: int, terms: Mapping[Expr, int]) -> Expr:
     terms = dict(terms)
     for atom in list(terms):
         if isinstance(atom, Bin) and atom.op == "mod" and isinstance(atom.b, Const) and atom in terms:
-            quotient = Bin.of("div", atom.a, atom.b, I64)
+            quotient = _quotient(atom.a, atom.b)
             q = terms[atom]
             if terms.get(quotient) == q * atom.b.value:
                 del terms[atom], terms[quotient]
@@ -66,6 +66,13 @@ def from_linear(c: int, terms: Mapping[Expr, int]) -> Expr:
     if result is None:
         return const(c)
     return Bin.of("add", result, const(c), I64) if c else result
+
+
+def _quotient(a: Expr, n: Const) -> Expr:
+    """a / n as it is kept: (x/m)/n is x/(m*n)."""
+    if isinstance(a, Bin) and a.op == "div" and isinstance(a.b, Const) and a.b.value > 0:
+        return Bin.of("div", a.a, const(a.b.value * n.value), I64)
+    return Bin.of("div", a, n, I64)
 
 
 def bounds(e: Expr) -> Range:

@@ -19,7 +19,7 @@ from tilewright.codegen.plain_cpp import plain_source
 from tilewright.codegen.strategies.gpu.legalize import legalize
 from tilewright.ir.errors import InternalError
 from tilewright.ir.expr import Load, Type, as_expr, binary, cast, const, load, select
-from tilewright.ir.kernel import Alloc, Barrier, Buffer, For, If, Kernel, Store, axis, store
+from tilewright.ir.kernel import Alloc, Barrier, Buffer, For, If, Kernel, Store, axis, noted, store
 from tilewright.ir.ops.base import form_of
 from tilewright.ir.types import NUMBERS
 
@@ -94,8 +94,41 @@ def test_vectors_are_one_access_and_a_loop_over_lanes() -> None:
     assert "*(vec<float, 4> *)&y[i * 64 + v * 4] = *(const vec<float, 4> *)&x[i * 64 + v * 4];" in text_of(copy, params=(Y, X))
     double = For(ROW, (For(v, (Store(Y, (ROW, v * 4), Load.of(X, (ROW, v * 4), Type("f32", 4)) * 2.0),)),))
     text = text_of(double, params=(Y, X))
-    assert "for (int lane = 0; lane < 4; ++lane)" in text
-    assert ".v[lane] = " in text
+    assert "for (int i_2 = 0; i_2 < 4; ++i_2)" in text
+    assert ".v[i_2] = " in text
+
+
+def test_addresses_show_the_coordinates() -> None:
+    """By the sizes of the parameter; what was one number before it was split is one number again."""
+    image, y = Buffer("image", "f32", (14, 14, 64)), Buffer("y", "f32", (196, 64))
+    pixel, c = axis("pixel", 196), axis("c", 64)
+    whole = For(pixel, (For(c, (store(y, (pixel, c), load(image, pixel // 14, pixel % 14, c)),)),))
+    assert "y[pixel * 64 + c] = image[pixel * 64 + c];" in text_of(whole, params=(y, image))
+    window = For(pixel, (For(c, (store(y, (pixel, c), load(image, pixel // 14 * 2 - 1, pixel % 14 - 1, c)),)),))
+    assert "= image[((pixel / 14 * 2 - 1) * 14 + pixel % 14 - 1) * 64 + c];" in text_of(window, params=(y, image))
+    strided = Buffer("s", "f32", (4, 8, 64), strides=(64, 256, 1))
+    j, i = axis("j", 4), axis("i", 8)
+    text = text_of(For(j, (For(i, (For(c, (store(strided, (j, i, c), const(0, "f32")),)),)),)), params=(strided,))
+    assert "s[i * 256 + j * 64 + c] = 0.0f;" in text
+
+
+def test_arrays_with_longer_lines_keep_their_dimensions() -> None:
+    lines = Buffer("lines", "f32", (8, 64), "shared", strides=(72, 1))
+    text = text_of(For(ROW, (Alloc(lines), For(J, (store(lines, (ROW, J), load(X, ROW, J)),))), "thread.x"), params=(X,))
+    assert "float lines[8][72];" in text
+    assert "lines[i][j] = x[i * 64 + j];" in text
+
+
+def test_loops_of_one_turn_have_no_variable_and_notes_are_comments() -> None:
+    once = axis("once", 1)
+    loop = For(ROW, (For(once, (store(Y, (ROW, once), load(X, ROW, once + 3)),), "unroll"),), "serial", (noted("a row"),))
+    assert text_of(loop, params=(Y, X)).endswith("""{
+    // a row
+    for (int i = 0; i < 8; ++i) {
+        y[i * 64] = x[i * 64 + 3];
+    }
+}
+""")
 
 
 def test_wide_addresses_are_computed_in_64_bits() -> None:

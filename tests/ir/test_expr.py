@@ -113,6 +113,21 @@ def test_quotient_and_remainder_recombine(n: int) -> None:
     check(x // n * (n + 1) + x % n, lambda x: x // n * (n + 1) + x % n, x)
 
 
+@pytest.mark.parametrize("m, n", [(2, 3), (4, 2), (3, 7)])
+def test_quotients_of_quotients(m: int, n: int) -> None:
+    """(x/m)/n -> x/(m*n), of negative numbers too."""
+    x = axis("x", 40)
+    assert x // m // n is x // (m * n)
+    for shift in (-23, 0, 5):
+        check((x + shift) // m // n, lambda x, s=shift: (x + s) // m // n, x)
+    check((x // m * 2 + 1) // n, lambda x: (x // m * 2 + 1) // n, x)
+
+
+def test_an_index_that_was_split_in_three_recombines() -> None:
+    x = axis("x", 210)
+    assert x // 7 // 6 * 42 + x // 7 % 6 * 7 + x % 7 is x
+
+
 def test_flattened_address_of_a_fused_loop_is_one_run() -> None:
     """What makes (kw, ic) one contiguous run: [c / IC, c % IC] of a buffer with IC columns."""
     c = axis("c", 12)

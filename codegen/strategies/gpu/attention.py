@@ -19,6 +19,7 @@ from ....ir.expr import Expr, Load, Type, Var, as_expr, binary, call, cast, cons
 from ....ir.kernel import Alloc, Barrier, Block, Buffer, Do, For, If, Kernel, Store, axis, nest, store
 from ....ir.ops.norm import Attention
 from ...machine_gpu import GpuMachine
+from ...schedule.vectors import vector_store
 from ..scheduled import Group, Scheduled
 from .attention_task import HALVES, AttentionTask, attention_task
 from .cores import INSTRUCTIONS, load_matrices
@@ -145,18 +146,26 @@ class _Plan:
         return nest((n, e), (Store(state.s, (n, e), value),), "unroll")
 
     def finish(self, state: _State, batch: Expr, head: Expr, row: Expr) -> Block:
-        """The sums divided by their weights; the threads of a row first add theirs."""
-        rows, width = self.task.out.static_shape[2:]
+        """The sums divided by their weights, of which the threads of a row first add theirs; two neighbours are one access
+        where they lie so."""
+        out, (rows, width) = self.task.out, self.task.out.static_shape[2:]
         h, n, e = axis("h", 2), axis("nf", -(-width // 8)), axis("e", 2)
-        query, column = row + h * 8, n * 8 + state.lane % 4 * 2 + e
-        value = load(state.o, n, h * 2 + e) / load(state.total, h)
-        made: Block = (Store(self.task.out, (batch, head, query, column), cast(value, self.task.out.dtype)),)
-        if width % 8:
-            made = (If(binary("lt", column, width), made),)
-        body: Block = nest((n, e), made, "unroll")
+        query, column = row + h * 8, n * 8 + state.lane % 4 * 2
+        value = load(state.o, n, h * 2 + e) * load(state.total, h)
+        made = Store(out, (batch, head, query, column + e), cast(value, out.dtype))
+        body: Block = (made,)
+        if access_width(out, (batch, head, query, column + e), e) == 2:
+            body = vector_store(e, made)
+            if width % 8:
+                body = (If(binary("lt", column, width), body),)
+        else:
+            if width % 8:
+                body = (If(binary("lt", column + e, width), body),)
+            body = (For(e, body, "unroll"),)
+        body = (For(n, body, "unroll"),)
         if rows % self.queries:
             body = (If(binary("lt", query, rows), body),)
-        add = Store(state.total, (h,), call("warp_add_4", load(state.total, h)))
+        add = Store(state.total, (h,), const(1.0, "f32") / call("warp_add_4", load(state.total, h)))
         return (For(h, (add,), "unroll"), For(h, body, "unroll"))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ....ir.expr import Expr, all_of, as_expr, binary, cast, const, load, select
+from ....ir.expr import Expr, all_of, as_expr, binary, cast, const, fma, load, select
 from ....ir.kernel import Buffer
 from ....ir.ops.norm import Attention
 from ..scheduled import Group
@@ -51,12 +51,13 @@ class AttentionTask:
         """Of one sum q k: minus infinity where the query does not see the key.  step: keys beyond the last one occur if
         their number is no multiple of it; queries beyond the last one get what nobody reads."""
         rows = self.q.static_shape[2]
-        value = score * (self.op.scale * LOG2_E)
+        scale = const(self.op.scale * LOG2_E, "f32")
+        value = score * scale
         if self.mask is not None:
             full = (batch, head, binary("min", query, rows - 1), binary("min", key, self.keys - 1))
             sizes = self.mask.static_shape
             index = tuple(i if size > 1 else as_expr(0) for i, size in zip(full[4 - len(sizes):], sizes, strict=True))
-            value = value + _exponent(cast(load(self.mask, *index), "f32"))
+            value = fma(score, scale, _exponent(cast(load(self.mask, *index), "f32")))
         seen = [binary("lt", key, self.keys)] if self.keys % step else []
         if self.op.causal:
             seen.append(binary("le", key, query + (self.keys - rows)))

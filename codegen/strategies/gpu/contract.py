@@ -23,7 +23,7 @@ from ....ir.compute import acc_var
 from ....ir.dims import split_index
 from ....ir.errors import OptionError
 from ....ir.expr import Call, Expr, Load, Var, all_of, as_expr, binary, cast, load
-from ....ir.kernel import Alloc, Barrier, Block, Buffer, Do, For, If, Kernel, Store, axis, coefficient, nest
+from ....ir.kernel import Alloc, Barrier, Block, Buffer, Do, For, If, Kernel, Store, axis, coefficient, nest, noted
 from ....ir.traverse import substitute, walk
 from ....ir.types import DTYPES
 from ...machine_gpu import GpuMachine
@@ -202,7 +202,8 @@ class ProductPlan:
         own = core.drain(sums, at_row, at_column, lane)
         finish = self.epilogue(sums, partial, (batch, split, row, column), warp * 32 + lane)
         drain = (Alloc(sums), *own, Barrier("block"), *finish)
-        body = (*core.start(), *_scope("loop", loop), Barrier("block"), *_scope("end", drain))
+        end = "the sums go through shared memory, so that whole pieces of rows are finished and stored"
+        body = (*core.start(), *_scope("loop", loop), Barrier("block"), *_scope("end", drain, end))
         resident = PLAIN_RESIDENT if not self.matrix and acc_size == 4 else resident_blocks(tile, acc_size, self.machine)
         inside = nest((warp,), nest((lane,), body, "thread.x"), "thread.y")
         return nest((block,), inside, "block.x", (("resident", resident),))
@@ -254,17 +255,20 @@ class ProductPlan:
         ahead = min(early, steps)
         body: Block = (Alloc(core.left.buffer), Alloc(core.right.buffer))
         body += (Alloc(core.words.buffer),) if isinstance(core, PairedCore) else ()
-        for s in range(early):
-            body += (*(stage_in(as_expr(s), as_expr(s)) if s < ahead else ()), *commit)
-        ko = axis("ko", steps)
+        ko, first = axis("ko", steps), axis("stage", early)
         following = ko + early
+        filled = stage_in(first, first)
+        if ahead < early:
+            filled = (If(binary("lt", first, ahead), filled),) if ahead else ()
+        body += (For(first, (*filled, *commit), "unroll", (noted("the first stages are brought"),)),)
         more = stage_in(following, following % tile.stages)
         use: Block = (
             *((Do("cp_async_wait", (as_expr(early - 1),)),) if is_async else ()), *core.before_barrier(), Barrier("block"),
             *((If(binary("lt", following, steps), more),) if steps > ahead else ()), *commit,
             *core.multiply(ko % tile.stages, *at, lane),
         )
-        return (*body, For(ko, use, "serial", ("reduce",)), *core.after_loop())
+        note = f"stage ko is multiplied while the {early} after it are on their way" if is_async else "stage by stage"
+        return (*body, For(ko, use, "serial", ("reduce", noted(note))), *core.after_loop())
 
     # ---- the sums
 
@@ -343,6 +347,6 @@ class ProductPlan:
         return piece_width([(c.out, c.out_index), *((r.buf, r.idx) for r in reads)], last, width)
 
 
-def _scope(name: str, body: Block) -> Block:
+def _scope(name: str, body: Block, note: str = "") -> Block:
     """A block of its own, whose shared arrays end with it."""
-    return (For(axis(name, 1), body, "unroll"),)
+    return (For(axis(name, 1), body, "unroll", (noted(note),) if note else ()),)

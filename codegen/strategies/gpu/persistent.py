@@ -13,7 +13,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ....ir.expr import Expr, Var, all_of, as_expr, binary, load
-from ....ir.kernel import Alloc, Barrier, Block, Buffer, For, If, Store, axis, nest
+from ....ir.kernel import Alloc, Barrier, Block, Buffer, For, If, Store, axis, nest, noted
 from ....ir.traverse import substitute
 from ....ir.types import DTYPES
 from ...schedule.vectors import vector_store
@@ -46,14 +46,16 @@ def staying_product(plan: ProductPlan, partial: Buffer | None) -> Block:
     bulk = BulkPipeline(core, left, right, consumers, warp, lane)
     before, own_row = turn * steps, warp * tile.warp_tile[0]
 
-    def over_tiles(body: Block) -> Block:
-        return (For(turn, body if total % blocks == 0 else (If(binary("lt", number, total), body),)),)
+    def over_tiles(body: Block, note: str) -> Block:
+        return (For(turn, body if total % blocks == 0 else (If(binary("lt", number, total), body),), "serial", (noted(note),)),)
 
-    produce = over_tiles(bulk.produce(before, batch, (row, column), split * (steps * tile.depth), steps))
+    produce = over_tiles(bulk.produce(before, batch, (row, column), split * (steps * tile.depth), steps),
+                         "one thread brings the stages of all tiles, as far ahead as there is room")
     sums = Buffer("sums", plan.p.compute.acc, (consumers, tile.warp_tile[0], tile.piece), "shared",
                   strides=(tile.warp_tile[0] * (tile.piece + PADDING // acc_size), tile.piece + PADDING // acc_size, 1))
     finish = _finish_pieces(plan, core, sums, partial, (batch, split, row + own_row, column), warp, lane)
-    consume = over_tiles((*core.start(), *bulk.consume(before, steps, (own_row, as_expr(0))), *finish))
+    consume = over_tiles((*core.start(), *bulk.consume(before, steps, (own_row, as_expr(0))), *finish),
+                         "the others multiply them, and finish the sums of a tile while its successor is brought")
     body = (*bulk.allocate(), Alloc(sums), *bulk.start(), Barrier("block"), *bulk.run(produce, consume))
     inside = nest((warp,), nest((lane,), body, "thread.x"), "thread.y")
     return nest((block,), inside, "block.x", (("resident", resident),))

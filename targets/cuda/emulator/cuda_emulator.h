@@ -62,6 +62,7 @@ void emulator_bulk_copy(int rank, void *tile, const struct tensor_map *map, cons
 #define __shared__ static __attribute__((section("emulated_shared")))
 #define DYNAMIC_SHARED(name) unsigned char *const name = emulator_dynamic_shared()
 
+inline float power_of_two(float x) { return exp2f(x); }
 #define INFINITY_F32 __builtin_inff()
 #define NAN_F32 __builtin_nanf("")
 #define INFINITY_F64 __builtin_inf()
