@@ -11,6 +11,7 @@ column pixel % 56.  Where even that takes more divisions than the canonical sum 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 
 from ..ir.expr import Bin, Cast, Const, Expr, Select, Var, bounds
@@ -64,7 +65,7 @@ def padded_shape(buf: Buffer) -> tuple[int, ...] | None:
     steps = [s for s in buf.strides if isinstance(s, int)]
     if not steps or len(steps) < len(buf.strides) or steps[-1] != 1 or not all(isinstance(n, int) for n in buf.shape):
         return None
-    lengths = [outer // inner if outer % inner == 0 else 0 for outer, inner in zip(steps, steps[1:], strict=False) if inner]
+    lengths = [outer // inner if outer % inner == 0 else 0 for outer, inner in pairwise(steps) if inner]
     if len(lengths) < len(steps) - 1 or any(n > line for n, line in zip(buf.static_shape[1:], lengths, strict=True)):
         return None
     return (buf.static_shape[0], *lengths)

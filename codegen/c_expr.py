@@ -334,9 +334,11 @@ class ExprPrinter:
                 text = added(text, f"{own} * {size}" if size > 1 else own)
                 continue
             zero = isinstance(e, Const) and e.value == 0
-            scaled = (f"({text})" if is_sum else text) + f" * {size}" if text else ""
+            times = f" * {size}" if size > 1 else ""
+            scaled = (f"({text})" if is_sum and times else text) + times if text else ""
             text = scaled if zero and scaled else added(scaled, own)
-            is_sum = not zero if scaled else isinstance(e, Bin) and e not in self.values and e.op in ("add", "sub")
+            plain = isinstance(e, Bin) and e.op in ("add", "sub") and e not in self.values
+            is_sum = not zero or (is_sum and not times) if scaled else plain
         return text
 
 

@@ -67,7 +67,10 @@ def schedule_matrix_product(group: Group, p: MatrixProduct, machine: GpuMachine)
     if group.paired:
         right, words, packs = paired_operands(p, tile)
     p = replace(p, left=left, right=right)
+    numbers = Choice(tile_rows=tile.rows, tile_columns=tile.columns, stages=tile.stages, splits=tile.splits)
     views, tile = _views(p, tile_types, tile, machine)
+    if not tile.bulk:  # as many stages as there is work for, one of them in use, that of the matrix unit too
+        tile = replace(tile, stages=min(tile.stages, max(tile.steps(p.sizes[3]), 3 if tile.warpgroup else 2)))
     plan = ProductPlan(group, p, tile, matrix, tile_types, machine, views, words)
     kernel, temporaries = plan.kernel(tuple(packs))
     instruction = (f"wgmma_m64n{tile.columns}k16_{widest}" if warpgroup else SPARSE[widest] if group.paired
@@ -76,7 +79,6 @@ def schedule_matrix_product(group: Group, p: MatrixProduct, machine: GpuMachine)
     b, m, n, k = p.sizes
     shape = f"{f'{b} x ' if b > 1 else ''}{m} x {n} x {k}"
     note = f"product of {shape} by {unit}: {plan.tile}; {reason}"
-    numbers = Choice(tile_rows=tile.rows, tile_columns=tile.columns, stages=tile.stages, splits=tile.splits)
     sources = tuple((v.map.name, (v.source, v.offset)) for v in views)
     return Scheduled(kernel, tuple((buf.name, pack) for buf, pack in packs.items()), note, temporaries, choice=numbers,
                      views=sources)
@@ -267,7 +269,8 @@ class ProductPlan:
             *((If(binary("lt", following, steps), more),) if steps > ahead else ()), *commit,
             *core.multiply(ko % tile.stages, *at, lane),
         )
-        note = f"stage ko is multiplied while the {early} after it are on their way" if is_async else "stage by stage"
+        overlap = is_async and steps > 1
+        note = f"stage ko is multiplied while up to {early} after it are on their way" if overlap else "the products"
         return (*body, For(ko, use, "serial", ("reduce", noted(note))), *core.after_loop())
 
     # ---- the sums
