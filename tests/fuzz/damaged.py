@@ -40,12 +40,13 @@ LIMITS = Limits(seconds=60, memory=3 << 30)
 
 
 @functools.cache
-def seeds() -> tuple[bytes, ...]:
-    return tuple(seed_models())
+def seeds(folder: Path | None = None) -> tuple[bytes, ...]:
+    """The files that are changed: those of `seed_models`, or of a folder (recorded.py)."""
+    return tuple(seed_models()) if folder is None else tuple(p.read_bytes() for p in sorted(folder.glob("*.onnx")))
 
 
-def damaged(seed: int, case: int) -> bytes:
-    return mutate(seeds(), random.Random(f"{seed}/{case}"))
+def damaged(seed: int, case: int, folder: Path | None = None) -> bytes:
+    return mutate(seeds(folder), random.Random(f"{seed}/{case}"))
 
 
 def examine(data: bytes) -> str:
@@ -90,8 +91,8 @@ def whole(data: bytes) -> str:
         return f"command line: exit code {code}"
 
 
-def run(seed: int, case: int) -> str:
-    data = damaged(seed, case)
+def run(seed: int, case: int, folder: Path | None = None) -> str:
+    data = damaged(seed, case, folder)
     return whole(data) if case % WHOLE == WHOLE - 1 else examine(data)
 
 
@@ -102,21 +103,22 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=1e9, help="stop after this time")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--models", type=Path, help="a folder of files to change, instead of the usual ones")
     parser.add_argument("--out", type=Path, default=Path("fuzz-out"))
     a = parser.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
-    seeds()
+    seeds(a.models)
     find_target("cpu").machine("cpu")
     counts: collections.Counter[str] = collections.Counter()
     start, slowest, bad = time.monotonic(), 0.0, 0
     cases = range(a.first, a.first + a.count)
     limits = replace(LIMITS)
-    for outcome in run_cases(functools.partial(run, a.seed), cases, workers=a.workers, limits=limits):
+    for outcome in run_cases(functools.partial(run, a.seed, folder=a.models), cases, workers=a.workers, limits=limits):
         slowest = max(slowest, outcome.seconds)
         counts[outcome.value if outcome.kind == "done" else outcome.kind] += 1
         if outcome.kind != "done":
             bad += 1
-            keep(a.out, a.seed, outcome)
+            keep(a.out, a.seed, outcome, a.models)
         if time.monotonic() - start > a.seconds:
             break
     done = sum(counts.values())
@@ -125,9 +127,9 @@ def main() -> int:
     return 1 if bad else 0
 
 
-def keep(folder: Path, seed: int, outcome: Outcome) -> None:
+def keep(folder: Path, seed: int, outcome: Outcome, models: Path | None) -> None:
     name = f"damaged-{seed}-{outcome.case}"
-    (folder / f"{name}.onnx").write_bytes(damaged(seed, outcome.case))
+    (folder / f"{name}.onnx").write_bytes(damaged(seed, outcome.case, models))
     (folder / f"{name}.txt").write_text(f"{outcome.kind} after {outcome.seconds:.1f} s\n{outcome.value}\n")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 from onnx.backend.test.loader import load_model_tests
 
-_LARGEST = 30_000  # bytes: mutations of a larger file mostly change weights
+LARGEST = 30_000  # bytes: mutations of a larger file mostly change weights
 _DIGITS = Path(__file__).parents[2] / "examples" / "digits" / "digits.onnx"
 
 
@@ -26,4 +26,4 @@ def seed_models() -> list[bytes]:
     found = [m.SerializeToString() for m in models]
     own = [m().SerializeToString() for m in (vision, text, control)]
     rare = [m.SerializeToString() for m in (*(m for m, _, _ in CASES), *(derived(*g) for g in GRAPHS.values()), MODEL)]
-    return [*(data for data in found if len(data) <= _LARGEST), *own * 30, *rare, *[_DIGITS.read_bytes()] * 5]
+    return [*(data for data in found if len(data) <= LARGEST), *own * 30, *rare, *[_DIGITS.read_bytes()] * 5]
