@@ -43,7 +43,7 @@ from .choices import divides
 from .contract_threads import arrange
 from .join import join_kernels
 from .open_axes import is_open, tiles_of, typical, typical_size
-from .product import Product, grouped
+from .product import Product, find_product, grouped
 from .scheduled import Group, Pack, Scheduled
 from .tiles import Tile, choose_tile
 
@@ -56,6 +56,36 @@ UNROLL = (4, 3, 5, 7, 2)  # steps of the reduction per iteration, the best first
 
 
 def schedule_product(group: Group, p: Product, machine: Machine) -> Scheduled:
+    """The product; with two open axes of rows that are no run, both orders of them in one kernel: tiles are filled by the inner
+    one, which may be short, such as a batch behind time steps.  Which order runs is chosen by the sizes."""
+    made = _schedule_in_order(group, p, machine)
+    other = _turned(p)
+    if other is None:
+        return made
+    known = replace(p, choice=group.choice, symbols=group.symbols)
+    tile = _choose(known, size_of(p.columns), machine.lanes(p.compute.acc), machine)
+    choice = replace(group.choice, rows=tile.rows, vectors=tile.vectors, chunks=1)  # of the outer rows there may be one
+    turned = _schedule_in_order(replace(group, choice=choice), other, machine)
+    if turned.packs != made.packs:
+        return made
+    outer, inner = (as_expr(v.extent or 0) for v in p.rows)
+    straight = binary("min", inner / binary("min", outer, tile.rows), 1)
+    body = (
+        For(axis("straight", straight), made.kernel.body), For(axis("turned", normal_dim(1 - straight)), turned.kernel.body)
+    )
+    return replace(made, kernel=replace(made.kernel, body=body), note=f"{made.note}; short rows in the other order")
+
+
+def _turned(p: Product) -> Product | None:
+    """With its two open axes of rows the other way round; None for any other product."""
+    if len(p.rows) != 2 or not all(map(is_open, p.rows)) or len(p.reduce) != 1:
+        return None
+    c = p.compute
+    made = find_product(replace(c, axes=(*p.batch, *p.rows[::-1], p.columns), index=c.out_index))
+    return made if made is not None and len(made.rows) == 2 else None
+
+
+def _schedule_in_order(group: Group, p: Product, machine: Machine) -> Scheduled:
     """Whole panels, and one narrower panel for the columns that remain."""
     lanes = machine.lanes(p.compute.acc)
     p = replace(p, choice=group.choice, symbols=group.symbols)

@@ -351,12 +351,13 @@ static void test_many_instances(void)
 #ifndef NO_FORK
 static void test_fork(void)
 {
-    toy_model *model = create(2);
+    toy_model *model = create(2), *single = create(1);
     check_runs(model, 1);
     const pid_t child = fork();
     if (child == 0) {
         buffers b;
         fill(&b, 1);
+        check_runs(single, 1); /* it has no threads that the child would lack */
         const bool refused = run(model, &b) == TW_FORKED && toy_destroy(model) == TW_OK;
         model = create(2);
         check_runs(model, 1);
@@ -365,7 +366,7 @@ static void test_fork(void)
     int status = 1;
     EXPECT(waitpid(child, &status, 0) == child && status == 0);
     check_runs(model, 1);
-    EXPECT(toy_destroy(model) == TW_OK);
+    EXPECT(toy_destroy(model) == TW_OK && toy_destroy(single) == TW_OK);
 }
 #endif
 
