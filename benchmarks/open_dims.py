@@ -62,7 +62,7 @@ def opened(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
 
 def _joins_heads(shape: list[int]) -> bool:
     """[batch * heads, seq, width], of which a transposition makes the keys' other side."""
-    return len(shape) == 3 and shape[0] == -1 and shape[2] == 64
+    return len(shape) == 3 and shape[0] == -1 and shape[2] <= 128
 
 
 def _opened_node(
@@ -147,9 +147,9 @@ def inputs_of(module: tilewright.Module, sizes: dict[str, int]) -> list[np.ndarr
 
 
 def load(model: onnx.ModelProto, threads: int, **options: object) -> tilewright.Module:
-    folder = Path(tempfile.mkdtemp())
-    tilewright.compile(model, **options).save(folder)  # type: ignore[arg-type]
-    return tilewright.load(folder, threads=threads)
+    with tempfile.TemporaryDirectory() as folder:  # what is mapped stays
+        tilewright.compile(model, **options).save(folder)  # type: ignore[arg-type]
+        return tilewright.load(folder, threads=threads)
 
 
 def compare(name: str, path: Path, threads: int, seconds: float, strict: bool) -> None:

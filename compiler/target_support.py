@@ -58,7 +58,8 @@ _LACKS: dict[str, Lack] = {
     "cpu": _lacks_loops, "cuda": _lacks_loops, "xla": _lacks_rule, "tpu": _lacks_rule, "tvm": _lacks_loops,
 }
 _TRIED = (1, 2, 8, 64, 224, 512)  # for all open sizes
-_REFUSING = ("cuda", "xla", "tpu", "tvm", "fpga")  # strings, and sizes of data
+_REFUSING = ("cuda", "xla", "tpu", "tvm", "fpga")  # strings and images
+_FIXED = ("xla", "tpu", "tvm", "fpga")  # of results whose size only data tells, too
 
 
 def target_reasons(graph: Graph) -> dict[str, dict[str, str]]:
@@ -68,18 +69,17 @@ def target_reasons(graph: Graph) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {target: {} for target in (*_LACKS, "fpga")}
     for node in _all_nodes(graph):
         types = tuple(v.type for v in (*node.inputs, *node.outputs))
-        general = _general(node.op, types)
-        for target, lack in _LACKS.items():
-            reason = general if target in _REFUSING else ""
-            reason = reason or _reason(node.op, tuple(v.type for v in node.inputs), lack)
+        for target in found:
+            reason = _general(node.op, types, target)
+            if not reason and target in _LACKS:
+                reason = _reason(node.op, tuple(v.type for v in node.inputs), _LACKS[target])
             if reason:
                 found[target].setdefault(node.where, reason)
-        if general:
-            found["fpga"].setdefault(node.where, general)
-    try:
-        bound_sizes(as_given)
-    except TilewrightError as error:
-        found["cpu"].setdefault("", str(error))
+    for target, given in (("cpu", as_given), ("cuda", graph)):
+        try:
+            bound_sizes(given)
+        except TilewrightError as error:
+            found[target].setdefault("", str(error))
     if found["fpga"]:  # it has no design as a whole: what each operator lacks
         lacking = (n for n in _all_nodes(graph) if lacks_class("fpga", type(n.op)))
         found["fpga"] = {**{n.where: f"no hardware process for {n.op.name}" for n in lacking}, **found["fpga"]}
@@ -88,13 +88,13 @@ def target_reasons(graph: Graph) -> dict[str, dict[str, str]]:
     return found
 
 
-def _general(op: Op, types: tuple[TensorType, ...]) -> str:
-    """What only processors take, if it is that."""
-    if any(t.dtype == "str" for t in types):
+def _general(op: Op, types: tuple[TensorType, ...], target: str) -> str:
+    """What a target takes of no operator, if it is that."""
+    if target in _REFUSING and any(t.dtype == "str" for t in types):
         return _STRINGS
-    if isinstance(op, DecodeImage):
+    if target in _REFUSING and isinstance(op, DecodeImage):
         return _IMAGES
-    return _SIZED if isinstance(op, DataSized) else ""
+    return _SIZED if target in _FIXED and isinstance(op, DataSized) else ""
 
 
 def open_sizes(graph: Graph) -> tuple[str, ...]:
@@ -115,8 +115,10 @@ def _with_sizes(graph: Graph) -> Graph:
 def lacks_class(target: str, op: type[Op]) -> bool:
     """Whether a target has nothing for a core operator, whatever its operands are."""
     form = form_of_class(op)
-    if form == "support" or issubclass(op, DataSized):
+    if form == "support" or issubclass(op, DecodeImage):
         return target != "cpu"
+    if issubclass(op, DataSized):
+        return target not in ("cpu", "cuda")
     if target in ("xla", "tpu"):
         return op not in RULES and form not in ("compute", "expand")
     if target == "fpga":

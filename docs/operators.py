@@ -54,14 +54,14 @@ operators are imported into the same core operators. The last table says which o
 """
 
 MAP = "an input that is a map is two tensors, `name.keys` and `name.values`"
-SIZED = "a result sized by data: interpreter and cpu; other targets take constants"
+SIZED = "a result sized by data: interpreter, cpu and cuda; other targets take constants"
 NOTES: dict[tuple[str, str], str] = {
     ("", "NonZero"): SIZED,
     ("", "Unique"): SIZED,
     ("", "NonMaxSuppression"): SIZED,
     ("", "ImageDecoder"): "interpreter and cpu",
     ("", "Resize"): "antialias, exclude_outside, keep_aspect_ratio_policy and tf_crop_and_resize: of known sizes",
-    ("", "Compress"): "a condition computed at run time: interpreter and cpu",
+    ("", "Compress"): "a condition computed at run time: interpreter, cpu and cuda",
     ("", "LayerNormalization"): "before opset 17 as ONNX Runtime's optimizer writes it",
     ("", "Loop"): "unrolled while importing where values change their shapes; scanned outputs need a constant trip count",
     ("", "Scan"): "a known length, except in the interpreter",

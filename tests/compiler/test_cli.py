@@ -260,7 +260,8 @@ def test_check_says_what_targets_lack(tilewright: Tilewright, tmp_path: Path) ->
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), tmp_path / "m.onnx")
     told = json.loads(tilewright("check", tmp_path / "m.onnx", "--json")[1])["targets"]
     assert told["cpu"]["compiles"]
-    for target in ("cuda", "xla", "tpu", "tvm", "fpga"):
+    assert set(told["cuda"]["reasons"]) == {"ai.onnx:StringConcat"}  # its results may be sized by data
+    for target in ("xla", "tpu", "tvm", "fpga"):
         assert set(told[target]["reasons"]) == {"ai.onnx:StringConcat", "ai.onnx:Compress"}
     _, words, _ = tilewright("check", tmp_path / "m.onnx")
     assert "not on cuda, xla, tpu, tvm, fpga: ai.onnx:StringConcat: strings are for processors' libraries" in words
