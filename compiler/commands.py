@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..ir.errors import InternalError, OptionError, TilewrightError
+from ..targets.interrupt import Interrupted, is_interrupt
 from .cli import FPGA_OPTIONS, INTERNAL, OK, USER_ERROR, make_parser
 from .faults import write_fault
 from .summary import bytes_text, printable, table
@@ -33,15 +34,18 @@ def run_command(arguments: Arguments) -> int:
             return OK
         except MemoryError as error:
             return _fail(arguments, "MemoryError", f"not enough memory {error}".rstrip(), USER_ERROR, error)
-        except InternalError as error:
-            return _fail_internal(arguments, error)
         except (TilewrightError, OSError) as error:
+            if isinstance(error, InternalError):
+                return _fail_internal(arguments, error)
             return _fail(arguments, type(error).__name__, str(error), USER_ERROR, error)
         except Exception as error:
             return _fail_internal(arguments, error)
 
 
 def _fail_internal(arguments: Arguments, error: Exception) -> int:
+    """Raises KeyboardInterrupt if one is behind the error."""
+    if is_interrupt(error):
+        raise Interrupted from error
     try:
         where = f"what is needed to repeat it: {write_fault(error, sys.argv)}"
     except OSError as full:

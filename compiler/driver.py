@@ -106,10 +106,13 @@ def compile_model(
             with stages.stage("cache"):
                 stored = load_stored(cache, key)
             if stored is not None:
-                return Compilation(*stored, options, job.machine, stages.seconds, cached=True, notes=notes)
+                artifact, summary, told = stored
+                return Compilation(
+                    artifact, summary, options, job.machine, stages.seconds, cached=True, notes=(*notes, *told)
+                )
         done = job.run(source, digest)
         with stages.stage("cache"):
-            note = store(cache, key, done.artifact, done.summary)
+            note = store(cache, key, done.artifact, done.summary, done.notes)
         return replace(done, notes=(*notes, *done.notes, *([note] if note else [])))
 
 

@@ -153,9 +153,9 @@ def run_passes(
 
 def _with_options(function: PassFunction, options: Options, native: Native, stages: Stages) -> PassFunction:
     """The passes that depend on the target or on an option are given it."""
-    if function in (expand_composites, block_products):
+    if function is expand_composites:
         return partial(function, native=native)
-    if function is lower_quantization:
+    if function in (block_products, lower_quantization):
         return partial(function, native=native, note=stages.notes.append)
     if function is scale_weights:
         return partial(function, accuracy=options.accuracy)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,12 +22,12 @@ _SOURCES = (".py", ".c", ".h", ".hpp")
 _ARTIFACT, _SUMMARY = "artifact", "summary.json"
 
 
-def store(cache: Cache, key: str, artifact: Artifact, summary: Summary) -> str:
+def store(cache: Cache, key: str, artifact: Artifact, summary: Summary, notes: Sequence[str]) -> str:
     """Keep a compilation.  What went wrong, as a note for the user: the artifact itself is whole."""
 
     def write(folder: Path) -> None:
         artifact.save(folder / _ARTIFACT)
-        (folder / _SUMMARY).write_text(json.dumps(summary_json(summary)))
+        (folder / _SUMMARY).write_text(json.dumps({"summary": summary_json(summary), "notes": list(notes)}))
 
     try:
         cache.put(key, write)
@@ -36,7 +36,7 @@ def store(cache: Cache, key: str, artifact: Artifact, summary: Summary) -> str:
     return ""
 
 
-def load_stored(cache: Cache, key: str) -> tuple[Artifact, Summary] | None:
+def load_stored(cache: Cache, key: str) -> tuple[Artifact, Summary, tuple[str, ...]] | None:
     """What `store` kept, or None."""
     held = cache.get(key)
     if held is None:
@@ -44,8 +44,9 @@ def load_stored(cache: Cache, key: str) -> tuple[Artifact, Summary] | None:
     folder = held.folder / _ARTIFACT
     manifest = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
     files = {name: folder / name for name in manifest.pop("files")}
-    summary = summary_from_json(json.loads((held.folder / _SUMMARY).read_text()))
-    return Artifact(manifest["target"], manifest["name"], files, manifest, owner=held.owner), summary
+    told = json.loads((held.folder / _SUMMARY).read_text())
+    artifact = Artifact(manifest["target"], manifest["name"], files, manifest, owner=held.owner)
+    return artifact, summary_from_json(told["summary"]), tuple(told["notes"])
 
 
 def cache_key(name: str, content: Iterable[bytes | memoryview], options: Options, machine: Machine) -> str:

@@ -1,6 +1,6 @@
 """Ctrl-C: never lost, never a traceback, and nothing left behind.
 
-Python alone has two gaps.  A KeyboardInterrupt inside a finalizer (the removal of a temporary folder, say) is printed as
+Python alone has gaps.  A KeyboardInterrupt inside a finalizer (the removal of a temporary folder, say) is printed as
 ignored, and the command goes on; here it is sent once more a moment later.  And one inside exec() of a text (dataclasses are
 made so) ends the process by the signal even if it was caught; CPython compares with KeyboardInterrupt itself there, so a
 subclass of it is an ordinary exception.
@@ -25,6 +25,13 @@ AGAIN = 0.005
 
 class Interrupted(KeyboardInterrupt):
     """SIGINT came."""
+
+
+def is_interrupt(error: BaseException | None) -> bool:
+    """Whether an interrupt is behind an error: Python 3.11 and older make a RuntimeError of what `__set_name__` raises."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__
+    return error is not None
 
 
 @contextmanager

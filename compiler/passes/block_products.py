@@ -12,6 +12,7 @@ a product with few rows waits for.  With many rows in floats the conversion woul
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
@@ -29,6 +30,7 @@ from .matching import made_by
 from .replay import Replay, replay
 
 FEW_ROWS = 16  # of floats
+_SHOWN = 3  # names in a note
 PANELS = (64, 32, 16)  # columns that a machine may want
 
 
@@ -44,21 +46,36 @@ class _Weights:
     zeros: np.ndarray | None
 
 
-def block_products(graph: Graph, *, native: Native = nothing_native) -> Graph:
-    """native(op, operand types): whether the target has such a product."""
+def block_products(
+    graph: Graph, *, native: Native = nothing_native, note: Callable[[str], None] = lambda text: None
+) -> Graph:
+    """native(op, operand types): whether the target has such a product.  note: is told of weights that become floats for
+    want of known sizes."""
     if not any(isinstance(n.op, (Dequantize, RoundBlocks)) for n in graph.nodes):
         return graph
-    return replay(graph, lambda s, node: _rule(s, node, native))
+    widened: list[str] = []
+
+    after = replay(graph, lambda s, node: _rule(s, node, native, widened))
+    if widened:
+        listed = ", ".join(map(repr, widened[:_SHOWN])) + (", .." if len(widened) > _SHOWN else "")
+        note(f"narrow weights: those of {len(widened)} products become f32 ({listed}): their rows are of open size; "
+             "bind it with --dim or --shape")
+    return after
 
 
-def _rule(s: Replay, node: Node, native: Native) -> Value | None:
+def _rule(s: Replay, node: Node, native: Native, widened: list[str]) -> Value | None:
+    """widened: where products are whose rows are of open size, for which there is no narrow product."""
     if not isinstance(node.op, MatMul) or node.op.to or node.outputs[0].type.dtype != "f32":
         return None
     rounded = made_by(s.graph, node.inputs[0], RoundBlocks)
     x = rounded[1][0] if rounded else node.inputs[0]
     weights = _weights(s.graph, node.inputs[1], rounded[0].block if rounded else 0)
     made = None
-    if weights is not None and x.type.is_static and not _is_quantized(s.graph, x):
+    if weights is None or _is_quantized(s.graph, x):
+        pass  # nothing narrow, or sums of integers
+    elif not x.type.is_static:
+        widened.append(node.where)
+    else:
         made = _product(s.b, _new(s, x), rounded[0] if rounded else None, weights, native)
     if made is None and rounded and weights is not None and x.type.is_static:
         made = _product(s.b, _new(s, x), None, weights, native)  # rounding x was allowed, not asked for

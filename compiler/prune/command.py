@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ Put zeros into the weights of a trained model, fitted by samples to what the mod
   tilewright prune model.onnx --data samples/ -o out --pattern channels --sparsity 0.3
   tilewright prune model.onnx --data samples/ -o out --pattern 8x1,unstructured --target-ms 5
 
-Writes the pruned ONNX file, the artifact and prune.json.  Of several sparsities the fastest model is kept whose cosine with
-the original's outputs, on samples that were held out, is at least as asked.  Exit code 1: none is; the nearest is written.
+Writes the pruned ONNX file, the artifact (DIR/artifact) and prune.json.  Of several sparsities the fastest model is kept
+whose cosine with the original's outputs, on samples that were held out, is at least as asked.  Exit code 1: none is; the
+nearest is written.
 """
 
 
@@ -46,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser, completed: Callable[[argparse
 
 def prune_command(a: argparse.Namespace) -> int:
     from ..progress import show_progress
+    from ..quantize.activations import declared_inputs
     from ..writing import check_writable, write_whole
     from .report import render
     from .trials import best_of, try_all
@@ -64,15 +67,19 @@ def prune_command(a: argparse.Namespace) -> int:
     chosen, meets = best_of(contest, a.least_agreement, a.target_ms / 1e3)
     folder = Path(a.output)
     folder.mkdir(parents=True, exist_ok=True)
-    chosen.artifact.save(folder)
     onnx_file = folder / f"{Path(a.model).stem}.pruned.onnx"
     chosen.pruned.save(onnx_file)
+    chosen.artifact.save(folder / "artifact")
+    opened = [d for t in declared_inputs(chosen.pruned.model).values() for d in t.shape if not isinstance(d, int)]
+    if opened:
+        print(f"note: the artifact is for the sizes of the samples; compile {onnx_file} for others",
+              file=sys.stderr)
     facts = contest.to_json() | {"chosen": contest.trials.index(chosen), "least_agreement": a.least_agreement, "meets": meets}
     write_whole(folder / "prune.json", json.dumps(facts, indent=1).encode())
     if a.report:
         write_whole(Path(a.report), render(contest, chosen).encode())
     if a.json:
-        print(json.dumps(facts | {"onnx": str(onnx_file), "artifact": str(folder), "report": a.report}))
+        print(json.dumps(facts | {"onnx": str(onnx_file), "artifact": str(folder / "artifact"), "report": a.report}))
     elif not a.quiet:
         print(_summary(contest, chosen, onnx_file))
         if not meets and a.target_ms:
@@ -96,5 +103,5 @@ def _summary(contest: Any, chosen: Any, onnx_file: Path) -> str:
         top = "" if g.top1 is None else f"{100 * g.top1:.1f} %"
         rows.append((t.title, f"{100 * t.pruned.reached:.1f} %", f"{g.cosine:.4f}", top, bytes_text(t.bytes),
                      seconds_text(t.seconds), f"{contest.seconds / t.seconds:.2f} x" + (" *" if t is chosen else "")))
-    lines = table(rows, ("model", "zeros", "cosine", "same top-1", "weights", "run", "speed"))
-    return f"{lines}\nwrote {onnx_file} and the artifact of the model marked *"
+    lines = table(rows, ("model", "zeros", "cosine", "same top-1", "weights", "one thread", "speed"))
+    return f"{lines}\nwrote {onnx_file} and {onnx_file.parent / 'artifact'}, the model marked *"

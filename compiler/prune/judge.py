@@ -1,18 +1,13 @@
-"""How near a pruned model is to the original, and how fast it is."""
+"""How near a pruned model is to the original."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from onnx import ModelProto
 
 from ..quantize.activations import ActivationRunner
 from ..quantize.samples import Samples
-
-TIMED_RUNS, TIMED_SECONDS = 40, 2.0
 
 
 @dataclass(frozen=True)
@@ -66,23 +61,3 @@ def _floats(runner: ActivationRunner, inputs: object) -> list[np.ndarray]:
 
 def _rows(a: np.ndarray) -> np.ndarray:
     return a.reshape(-1, a.shape[-1]) if a.ndim >= 2 else a.reshape(1, -1)
-
-
-def race(models: Sequence[ModelProto], samples: Samples, threads: int | None = None) -> list[float]:
-    """Seconds of one run of each model on the first batch, measured in turns: the median."""
-    batch = next(iter(samples))
-    runners = [ActivationRunner(m, threads=threads) for m in models]
-    for r in runners:
-        r.run(batch.inputs)
-    times: list[list[float]] = [[] for _ in runners]
-    end = time.monotonic() + TIMED_SECONDS
-    for _ in range(TIMED_RUNS):
-        for r, found in zip(runners, times, strict=True):
-            start = time.perf_counter()
-            r.run(batch.inputs)
-            found.append(time.perf_counter() - start)
-        if time.monotonic() > end:
-            break
-    for r in runners:
-        r.close()
-    return [float(np.median(t)) for t in times]

@@ -9,13 +9,14 @@ from pathlib import Path
 from onnx import ModelProto
 
 from ...targets.artifact import Artifact
+from ...targets.cpu.naming import c_prefix
 from ..driver import Compilation, compile_model
 from ..onnx_edit import Model, OnnxEdit
 from ..options import make_options
 from ..quantize.activations import ActivationRunner
 from ..quantize.samples import Source, as_samples
+from ..quantize.timing import race
 from .api import Pruned, prune
-from .judge import race
 
 LATE = 1.05  # of the time that was asked for
 Progress = Callable[[str, int, int], None]
@@ -23,7 +24,8 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Trial:
-    """bytes: of weights in the artifact; seconds: of one run on the first batch; kernels: (nodes, schedule) of its products."""
+    """bytes: of weights in the artifact; seconds: of one run on the first batch, on one thread; kernels: (nodes, schedule) of
+    its products."""
 
     pruned: Pruned
     artifact: Artifact
@@ -58,7 +60,8 @@ def try_all(
     reconstruct: bool = True, exclude: Sequence[str] = (), seconds: float = 0.0, base_dir: Path | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> Contest:
-    """requests: (pattern, sparsity) of each trial.  seconds: see `prune`; times are those of one thread then."""
+    """requests: (pattern, sparsity) of each trial.  seconds: see `prune`.  Times are those of one
+    thread."""
     edit = OnnxEdit(model, base_dir)
     original = edit.finish()
     samples = as_samples(data, ActivationRunner(original).inputs)
@@ -71,7 +74,7 @@ def try_all(
     progress("measure", 0, len(found))
     before = _compiled(original, shapes, edit.name)
     made = [_compiled(p.model, shapes, edit.name) for p in found]
-    times = race([original, *(p.model for p in found)], samples, 1 if seconds else None)
+    times = race([original, *(p.model for p in found)], next(iter(samples)))
     trials = tuple(
         Trial(p, c.artifact, c.summary.weight_bytes, seconds, _kernels(c))
         for p, c, seconds in zip(found, made, times[1:], strict=True)
@@ -80,8 +83,7 @@ def try_all(
 
 
 def _compiled(proto: ModelProto, shapes: dict[str, tuple[int, ...]], name: str) -> Compilation:
-    word = "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
-    options = make_options("cpu", shapes=shapes, name=word if word[:1].isalpha() else f"m_{word}")
+    options = make_options("cpu", shapes=shapes, name=c_prefix(name))
     return compile_model(proto, options, cache=None)
 
 

@@ -24,6 +24,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto
@@ -32,11 +33,15 @@ from ...frontend.onnx import import_model
 from ...frontend.onnx.inputs import bind_inputs
 from ...ir.errors import ModelError
 from ...ir.types import DTYPES, TensorType
+from ...targets.artifact import Artifact
+from ...targets.cpu.naming import c_prefix
 from ...targets.loader import Module
+from ..api import compile_with
 from ..cache import open_cache
 from ..driver import compile_model
 from ..onnx_edit import Model, OnnxEdit
 from ..options import make_options
+from ..targets import find_target
 from .samples import Batch, Samples, Source, as_samples
 
 MEMORY = 512 << 20  # bytes of exposed tensors per run
@@ -140,6 +145,16 @@ def load_compiled(
     place = None if base_dir is None else Path(base_dir)
     done = compile_model(model, options, base_dir=place, cache=open_cache() if cache else None)
     return done.artifact.load(threads)
+
+
+def compile_as(
+    model: ModelProto, name: str, signature: Signature, target: str, options: dict[str, Any], any_size: bool = False
+) -> Artifact:
+    """The artifact of a model that is called so; options: those of `tilewright.compile`.  Open dimensions that the options do
+    not bind are those of samples of these shapes.  any_size: they stay open where the target takes any size."""
+    bound = options.get("shapes") or options.get("dims") or (any_size and find_target(target).name == "cpu")
+    shapes = {} if bound else {"shapes": dict(signature)}
+    return compile_with(model, target, **{"name": c_prefix(name), **shapes, **options}).artifact
 
 
 def declared_inputs(proto: ModelProto) -> dict[str, TensorType]:

@@ -29,10 +29,9 @@ from onnx import ModelProto
 
 from ...ir.errors import OptionError
 from ...targets.artifact import Artifact
-from ..api import compile_with
 from ..onnx_edit import Model, OnnxEdit
 from ..options import one_of
-from .activations import MEMORY, Signature, declared_inputs, load_compiled
+from .activations import MEMORY, Signature, compile_as, declared_inputs, load_compiled
 from .calibrate import calibrated
 from .equalize import Equalized, equalize
 from .judge import DEFAULT_DROPS, SHARES, Judge, Metric, Outputs, Verdict, make_judge
@@ -108,11 +107,9 @@ class Quantized:
         return [p.unit for x, p in self.plans.items() if x not in self.quantized]
 
     def compile(self, target: str = "cpu", **options: Any) -> Artifact:
-        """The artifact; options: those of `tilewright.compile`.  Shapes that are not bound are those of the samples."""
-        if not options.get("shapes") and not options.get("dims"):
-            options["shapes"] = dict(self.signature)
-        options.setdefault("name", _identifier(self.name))
-        return compile_with(self.model, target, **options).artifact
+        """The artifact; options: those of `tilewright.compile`.  Open dimensions stay open where the target takes any size;
+        for the others they are those of the samples."""
+        return compile_as(self.model, self.name, self.signature, target, options, any_size=True)
 
     def save(self, directory: str | os.PathLike[str], target: str = "cpu", **options: Any) -> Path:
         """Write the ONNX file and the artifact, in a folder `artifact`."""
@@ -121,11 +118,6 @@ class Quantized:
         onnx.save_model(self.model, place / f"{self.name}.int8.onnx")
         self.compile(target, **options).save(place / "artifact")
         return place
-
-
-def _identifier(name: str) -> str:
-    text = "".join(c if c.isascii() and c.isalnum() else "_" for c in name) or "model"
-    return text if text[0].isalpha() else f"m_{text}"
 
 
 def quantize(

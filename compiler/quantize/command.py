@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ def quantize_command(a: argparse.Namespace) -> int:
     place = done.save(a.output, a.target)
     if a.report:
         write_page(done, Path(a.report))
+    for note in done.notes:
+        print(f"note: {note}", file=sys.stderr)
     if a.json:
         print(json.dumps({**as_json(done), "output": str(place)}))
     elif not a.quiet:
@@ -45,6 +48,7 @@ def quantize_command(a: argparse.Namespace) -> int:
 
 def _narrow(a: argparse.Namespace) -> int:
     """--weights-only, --dynamic."""
+    from .activations import declared_inputs
     from .dynamic import quantize_dynamic
     from .weight_only import as_text, quantize_weights
 
@@ -61,13 +65,17 @@ def _narrow(a: argparse.Namespace) -> int:
     else:
         raise OptionError(f"--weights-only: expected {', '.join(WEIGHTS)}, got {a.weights_only!r}")
     place = done.save(a.output, a.target)
+    onnx_file = place / f"{done.name}.int{done.bits}.onnx"
+    if any(not t.is_static for t in declared_inputs(done.model).values()):
+        why = "is for the sizes of the samples" if done.signature else "takes any size, for which its weights are f32"
+        print(f"note: the artifact {why}; compile {onnx_file} with --dim for others", file=sys.stderr)
     if a.json:
         verdict = None if done.verdict is None else asdict(done.verdict)
         print(json.dumps({"model": done.name, "met": done.met, "verdict": verdict, "bytes": list(done.bytes),
                           "layers": [asdict(n) for n in done.layers], "refused": dict(done.refused), "output": str(place)}))
     elif not a.quiet:
         print(as_text(done))
-        print(f"\nwrote {place / f'{done.name}.int{done.bits}.onnx'} and {place / 'artifact'}")
+        print(f"\nwrote {onnx_file} and {place / 'artifact'}")
     return OK if done.met else USER_ERROR
 
 

@@ -55,10 +55,12 @@ class Samples:
             yield from part()
 
     def split(self, every: int) -> tuple[Samples, Samples]:
-        """(most, the rest): every n-th batch goes to the rest, so that both see the whole of an ordered set.  With one
-        batch only, both are all of it."""
-        if self.count() < 2:
+        """(most, the rest): every n-th batch goes to the rest, so that both see the whole of an ordered set; of fewer the
+        last one.  With one batch only, both are all of it."""
+        count = self.count()
+        if count < 2:
             return self, self
+        every = min(every, count)
 
         def chosen(rest: bool) -> Samples:
             return Samples((lambda: _Every(self, every, rest),), self)  # type: ignore[arg-type, return-value]

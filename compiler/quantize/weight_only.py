@@ -23,10 +23,9 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from ...ir.errors import OptionError
 from ...targets.artifact import Artifact
-from ..api import compile_with
 from ..onnx_edit import Model, OnnxEdit, like
 from ..prune.layers import find_layers as followed_layers
-from .activations import MEMORY, Signature, declared_inputs, load_compiled
+from .activations import MEMORY, Signature, compile_as, declared_inputs, load_compiled
 from .judge import DEFAULT_DROPS, Judge, Metric, Outputs, Verdict, make_judge
 from .layers import Layer, find_layers
 from .plan import decibels
@@ -75,11 +74,8 @@ class NarrowModel:
         return self.verdict is None or self.verdict.drop <= self.max_drop + 1e-12
 
     def compile(self, target: str = "cpu", **options: Any) -> Artifact:
-        """As `Quantized.compile`; without samples the shapes must be given, or be fixed."""
-        if not options.get("shapes") and not options.get("dims"):
-            options["shapes"] = dict(self.signature)
-        options.setdefault("name", "".join(c if c.isascii() and c.isalnum() else "_" for c in f"m_{self.name}"))
-        return compile_with(self.model, target, **options).artifact
+        """As `Quantized.compile`, but for the sizes of the samples: weights stay narrow in products of known sizes alone."""
+        return compile_as(self.model, self.name, self.signature, target, options)
 
     def save(self, directory: str | os.PathLike[str], target: str = "cpu", **options: Any) -> Path:
         place = Path(directory)

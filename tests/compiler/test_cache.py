@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from tilewright import OptionError
 from tilewright.compiler.cache import Cache, hash_of, open_cache
+from tilewright.compiler.driver import compile_model
+from tilewright.compiler.options import make_options
+from tilewright.compiler.stored import load_stored, store
 
 FILES = {"model.so": b"code" * 1000, "include/model.h": b"header"}
 KEY = hash_of(["a model"])
@@ -180,3 +183,13 @@ def test_the_environment_moves_and_bounds_it(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("TILEWRIGHT_CACHE_LIMIT", "many")
     with pytest.raises(OptionError, match=r"TILEWRIGHT_CACHE_LIMIT.*'many'"):
         open_cache()
+
+
+def test_notes_are_told_again(tmp_path: Path) -> None:
+    """What the user should know of a compilation does not depend on where the artifact comes from."""
+    model = Path(__file__).parents[2] / "examples" / "digits" / "digits.onnx"
+    done = compile_model(model, make_options())
+    kept = Cache(tmp_path, limit=2**30)
+    store(kept, KEY, done.artifact, done.summary, ["weights: wide"])
+    stored = load_stored(kept, KEY)
+    assert stored is not None and stored[1:] == (done.summary, ("weights: wide",))

@@ -17,9 +17,11 @@ from onnx import TensorProto, helper, numpy_helper
 from tilewright import InternalError, OptionError
 from tilewright.compiler import commands
 from tilewright.compiler.cli import INTERNAL, INTERRUPTED, OK, USER_ERROR, main, make_parser
+from tilewright.compiler.commands import COMMANDS as COMMAND_TABLE
 from tilewright.compiler.commands import parse_bindings, parse_dim, parse_shape
 from tilewright.compiler.running import write_arrays
 from tilewright.compiler.targets import TARGETS
+from tilewright.targets.interrupt import Interrupted
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 COMMANDS = ("compile", "run", "check", "quantize", "inspect", "targets", "cache", "prune", "completion")
@@ -367,3 +369,18 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (OK, "")
+
+
+def test_an_interrupt_that_became_another_error_is_one(tilewright: Tilewright, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.11 and older make a RuntimeError of what __set_name__ raises, while modules are imported."""
+
+    class Name:
+        def __set_name__(self, owner: type, name: str) -> None:
+            raise Interrupted
+
+    def stopped(arguments: object) -> int:
+        type("Owner", (), {"name": Name()})
+        return OK
+
+    monkeypatch.setitem(COMMAND_TABLE, "targets", stopped)
+    assert tilewright("targets") == (130, "", "interrupted\n")

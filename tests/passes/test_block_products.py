@@ -19,8 +19,8 @@ def panels_of_32(op: object, types: tuple[TensorType, ...]) -> bool:
     return isinstance(op, BlockMatMul) and types[3 if op.integers else 1].static_shape[2] == 32
 
 
-def n_bits(rows: int, depth: int, columns: int, bits: int, block: int, level: int = 0, zeros: bool = False) -> ModelProto:
-    r = np.random.default_rng(bits + rows)
+def n_bits(rows: int | str, depth: int, columns: int, bits: int, block: int, level: int = 0, zeros: bool = False) -> ModelProto:
+    r = np.random.default_rng(bits + (rows if isinstance(rows, int) else 0))
     blocks = depth // block
     arrays = {
         "w": r.integers(0, 256, (columns, blocks, block * bits // 8)).astype(np.uint8),
@@ -35,7 +35,7 @@ def n_bits(rows: int, depth: int, columns: int, bits: int, block: int, level: in
     return _model([node], [rows, depth], [rows, columns], arrays)
 
 
-def _model(nodes: list, x: list[int], y: list[int], arrays: dict[str, np.ndarray]) -> ModelProto:
+def _model(nodes: list, x: list[int | str], y: list[int | str], arrays: dict[str, np.ndarray]) -> ModelProto:
     values = [[helper.make_tensor_value_info(n, TensorProto.FLOAT, s)] for n, s in (("x", x), ("y", y))]
     graph = helper.make_graph(nodes, "g", *values, initializer=[numpy_helper.from_array(a, n) for n, a in arrays.items()])
     return helper.make_model(
@@ -71,6 +71,15 @@ def test_the_meaning_holds(rows: int, bits: int, block: int, zeros: bool, level:
 def test_many_rows_of_floats_are_converted_weights() -> None:
     graph = import_model(n_bits(100, 128, 64, 4, 32))
     assert kinds(block_products(graph, native=panels_of_32)) == kinds(graph)  # type: ignore[arg-type]
+
+
+def test_rows_of_open_size_are_told() -> None:
+    notes: list[str] = []
+    for level in (0, 4):
+        graph = import_model(n_bits("n", 128, 64, 4, 32, level))
+        after = block_products(graph, native=panels_of_32, note=notes.append)  # type: ignore[arg-type]
+        assert "BlockMatMul" not in kinds(after)
+    assert len(notes) == 2 and all("1 products become f32" in n and "open size" in n for n in notes)
 
 
 def test_rounding_goes_where_no_product_uses_it() -> None:

@@ -308,7 +308,7 @@ def test_the_command_writes_model_artifact_and_report(tmp_path: Path, capsys: py
     assert main([str(a) for a in arguments]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["meets"] and len(facts["trials"]) == 1 and facts["trials"][0]["layers"]
-    assert (out / "manifest.json").is_file() and (out / "prune.json").is_file()
+    assert (out / "artifact" / "manifest.json").is_file() and (out / "prune.json").is_file()
     page = (tmp_path / "r.html").read_text()
     assert "unstructured 60 %" in page and "<svg" in page
     pruned = onnx.load(facts["onnx"])

@@ -14,6 +14,7 @@ from tilewright.compiler.quantize.samples import Batch, read_samples
 from tilewright.frontend.onnx import import_model
 from tilewright.ir.errors import ModelError, OptionError
 from tilewright.ir.interpreter import run_graph
+from tilewright.ir.types import TensorType
 
 
 def interpreted(model: ModelProto, tensors: list[str], inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -93,6 +94,15 @@ def test_stacked_samples_and_the_split() -> None:
     assert (most.count(), rest.count()) == (6, 2)
     first = {b.inputs["x"].tobytes() for b in most} & {b.inputs["x"].tobytes() for b in rest}
     assert not first
+
+
+def test_of_few_batches_the_last_is_held_out() -> None:
+    x = np.arange(6.0, dtype=np.float32)[:, None]
+    types = {"x": TensorType("f32", (2, 1))}
+    for count in (2, 3):
+        most, rest = read_samples([x[: 2 * count]], types).split(4)
+        assert [b.inputs["x"][0, 0] for b in most] == [2 * n for n in range(count - 1)]
+        assert [b.inputs["x"][0, 0] for b in rest] == [2 * (count - 1)]
 
 
 @pytest.mark.parametrize(
