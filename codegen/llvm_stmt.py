@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..ir.expr import Expr, Var
-from ..ir.kernel import Alloc, Barrier, Block, Buffer, Do, For, If, Prefetch, Stmt, Store
+from ..ir.kernel import Alloc, Barrier, Block, Buffer, Do, For, If, Prefetch, Stmt, Store, parts_of
 from .llvm_memory import address, cell_of, print_store, stack_extent
 from .llvm_text import Cell, Held, Printer, Scope, llvm_type, unsupported, zero
 
@@ -180,6 +180,9 @@ def _print_loop(p: Printer, s: For, low: str, high: str, guarded: bool) -> None:
         ends = p.pure(f"add nsw i64 {low}, {high}", low, high)
         last = p.pure(f"add nsw i64 {ends}, -1", ends)
         p.env[s.var] = p.here(f"sub nsw i64 {last}, {counter}")
+    parts = parts_of(s)
+    if parts > 1:
+        p.env[s.var] = _interleaved(p, counter, parts, _extent(p, s.var))
     print_block(p, s.body)
     following = p.here(f"add nuw nsw i64 {counter}, 1")
     again = p.here(f"icmp slt i64 {following}, {high}")
@@ -200,6 +203,14 @@ def _print_loop(p: Printer, s: For, low: str, high: str, guarded: bool) -> None:
     p.loads.clear()
     _leave(p, before, results, [(entry, last)] if guarded else [], depth)
     p.new_statement()
+
+
+def _interleaved(p: Printer, counter: str, parts: int, extent: str) -> str:
+    """The iteration of this number: for a thread alone, the first one of each part, then the second, and so on."""
+    size = p.pure(f"udiv i64 {extent}, {parts}", extent)
+    first = p.here(f"mul nuw nsw i64 {p.here(f'urem i64 {counter}, {parts}')}, {size}")
+    other = p.here(f"add nuw nsw i64 {first}, {p.here(f'udiv i64 {counter}, {parts}')}")
+    return p.here(f"select i1 {p.pure('icmp eq i64 %nt, 1')}, i64 {other}, i64 {counter}")
 
 
 def _leave(

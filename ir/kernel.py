@@ -10,8 +10,9 @@ indexed by unrolled loops.  A name means every loop of that axis, so copies made
 Vectors are in the expressions, not a kind of loop.  Unrolled loops stay loops until they are printed.
 
 Loop attributes: "reduce" (a reduction: iterations depend on each other), "reverse" (a parallel or serial loop whose
-iterations, for each thread its own, run from the last to the first), ("resident", n) on a loop over blocks (a
-multiprocessor shall hold n at once, which limits the registers of a thread).
+iterations, for each thread its own, run from the last to the first), ("interleave", n) (a parallel loop over n equal parts
+one after the other; a thread that runs them all alone takes the first iteration of each part, then the second, ...),
+("resident", n) on a loop over blocks (a multiprocessor shall hold n at once, which limits the registers of a thread).
 Loop kinds: serial, unroll, parallel (iterations are shared among the threads that all run the kernel; only outermost
 loops), block.x/y/z and thread.x/y/z (CUDA), pipeline (HLS).
 Spaces: global (parameters), stack, register, shared (CUDA), local (HLS arrays), stream (HLS).
@@ -203,6 +204,11 @@ def nest(axes: tuple[Var, ...], body: Block, kind: str = "serial", attrs: tuple[
     for v in reversed(axes):
         body = (For(v, body, kind, attrs),)
     return body
+
+
+def parts_of(s: For) -> int:
+    """The n of ("interleave", n), 1 without it."""
+    return next((a[1] for a in s.attrs if isinstance(a, tuple) and a[0] == "interleave"), 1)
 
 
 StmtRule = Callable[[Stmt], Union[Stmt, tuple[Stmt, ...], list[Stmt], None]]

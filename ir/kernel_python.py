@@ -34,7 +34,7 @@ from .expr import (
     as_expr,
     bounds,
 )
-from .kernel import Alloc, Barrier, Block, Buffer, Do, For, If, Kernel, Prefetch, Read, Stmt, Store, Write
+from .kernel import Alloc, Barrier, Block, Buffer, Do, For, If, Kernel, Prefetch, Read, Stmt, Store, Write, parts_of
 from .kernel_launch import BINDINGS
 from .kernel_warp import Copies, is_warp_function
 from .traverse import children, walk
@@ -192,6 +192,8 @@ class _Writer:
             return
         bound = f"({count}) * tid // nt, ({count}) * (tid + 1) // nt" if s.kind == "parallel" else count
         iterations = f"reversed(range({bound}))" if "reverse" in s.attrs else f"range({bound})"
+        if (parts := parts_of(s)) > 1:
+            iterations = f"[v % {parts} * (({count}) // {parts}) + v // {parts} if nt == 1 else v for v in {iterations}]"
         self.line(f"for {name} in {iterations}:")
         self.indented(s.body)
         del self.variables[s.var]

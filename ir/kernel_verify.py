@@ -43,6 +43,7 @@ from .kernel import (
     Store,
     Write,
     flat_index,
+    parts_of,
     walk_block,
 )
 from .kernel_launch import BINDINGS, is_bound
@@ -157,6 +158,9 @@ class _Verifier:
         if s.kind == "parallel":
             shared = all(loop.kind == "serial" for loop in self.loops)
             self.need(shared, f"parallel loop {name} stands inside a loop that not every thread runs as a whole")
+        if (parts := parts_of(s)) != 1:
+            equal = isinstance(s.var.extent, int) and parts > 0 and s.var.extent % parts == 0
+            self.need(s.kind == "parallel" and equal, f"loop {name} cannot be {parts} equal parts that threads share")
         if s.kind == "unroll":
             self.need(isinstance(s.var.extent, int), f"unrolled loop {name} has no constant extent")
         if isinstance(s.var.extent, Expr):

@@ -4,11 +4,13 @@
     P[s] = V[s] U[s], U: those of the constant right operand (`strassen_weights.py`)
     y    = sums of the P, finished
 
-The rows of a quarter are those of one half of the matrix; with an odd number of rows the last one is read twice, and what
-it gives the second time is not stored.  P is scratch memory of a few panels of columns, small enough for the cache: the
-panels of one combination follow each other, and read its V from the cache.  With many rows each thread takes blocks of them
-through everything; with few, the threads share the columns, and each has a V of its own: one that all write and read
-costs two cores on different dies more than making it twice.
+A block is twice as many neighbouring rows as it has pairs, the first half of them paired with the second; rows that the last
+block lacks are read as the last one, and what they give is not stored.  P is scratch memory of a few panels of columns,
+small enough for the cache: the panels of one combination follow each other, and read its V from the cache.  With many rows
+each thread takes blocks of them through everything; with few, the threads share halves of the rows and groups of columns,
+and each has a V of its own, of the halves that it meets: one that all write and read costs two cores on different dies more
+than making it twice.  Two threads have a half of the rows each, from layer to layer; one takes a group of columns through
+both halves, and reads weights once.
 
 With an open number of rows (`schedule_open_halves`) the threads share the columns of one block after another, and the same
 kernel has the direct product for few rows, which reads quarters of the constant among the parts.
@@ -84,26 +86,32 @@ def schedule_large_product(group: Group, p: Product, machine: Machine) -> Schedu
 def schedule_halved(group: Group, p: Product, machine: Machine) -> Scheduled:
     """p: of `halved_product`, with a known number of rows, at least two."""
     plan = plan_halves(p, machine, group.choice, group.choice.parts or PRODUCTS)
-    blocked = plan.block != plan.rows
     v, sums, weights = _left(plan), _sums(plan), _parts(plan)
     product = _products(group, plan, machine)
     gather = axis("t_in", plan.block)
+    assert isinstance(plan.rows, int) and isinstance(plan.block, int)
+    blocks = -(-plan.rows // plan.block)
 
-    def columns(first: Expr, no: Expr) -> Block:
-        return _columns(plan, p, product, v, sums, weights, first, no)
-
-    if blocked:
-        assert isinstance(plan.rows, int) and isinstance(plan.block, int)
-        share, no = axis("share", plan.rows // plan.block), axis("no", plan.groups)
+    if not plan.shared:
+        share, no = axis("share", blocks), axis("no", plan.groups)
         first = share * plan.block
-        inner = (For(gather, _gather(plan, p, v, first, gather)), For(no, columns(first, no)))
+        columns = _columns(plan, p, product, v, sums, weights, first, no)
+        inner = (For(gather, _gather(plan, p, v, first, gather)), For(no, columns))
         body: Block = (For(share, (Alloc(v), Alloc(sums), *inner), "parallel"),)
     else:
-        share = axis("share", plan.groups)
-        zero = as_expr(0)
-        inner = (For(gather, _gather(plan, p, v, zero, gather)),)
-        body = (Alloc(v), *inner, For(share, (Alloc(sums), *columns(zero, share)), "parallel"))
-    how = f"blocks of {plan.block} row pairs" if blocked else "threads share columns"
+        share = axis("share", blocks * plan.groups)
+        half, no = share // plan.groups, share % plan.groups
+        first = half * plan.block
+        every, made = Buffer("v", "f32", (blocks, *v.shape), "stack"), Buffer("made", "i64", (blocks,), "stack")
+        clear, missing = axis("clear", blocks), binary("eq", made[half], 0)
+        inner = (
+            If(missing, (For(gather, _gather(plan, p, v, first, gather)), Store(made, (half,), as_expr(1)))),
+            Alloc(sums), *_columns(plan, p, product, v, sums, weights, first, no),
+        )
+        inner = replace_accesses(inner, v, every, lambda *at: (half, *at))
+        shared = For(share, inner, "parallel", (("interleave", blocks),) if blocks > 1 else ())
+        body = (Alloc(every), Alloc(made), For(clear, (Store(made, (clear,), as_expr(0)),)), shared)
+    how = f"blocks of {plan.block} row pairs" + (", whose columns threads share" if plan.shared else "")
     note = f"seven products of half the size, {how}, {plan.group} panels at a time; {product.note}"
     packs = (("w0", pack_parts(p, plan.width, plan.parts)),)
     return _finish(Scheduled(Kernel("halved", (*group.params, weights), body), packs, note), machine)
@@ -213,11 +221,21 @@ def _columns(
     return (*serial, For(combine, _combine(plan, p, sums, first, combine, no)))
 
 
+def _pair(plan: Plan, first: Expr, t: Expr) -> tuple[Expr, Expr]:
+    """The rows of a pair of the block that begins with pair `first`."""
+    upper = 2 * first + t
+    return upper, upper + plan.block
+
+
+def _is_whole(plan: Plan) -> bool:
+    """Whether every row of every block exists."""
+    return isinstance(plan.total, int) and isinstance(plan.block, int) and plan.total % (2 * plan.block) == 0
+
+
 def _gather(plan: Plan, p: Product, v: Buffer, first: Expr, t: Expr) -> Block:
     """V[:, t, :] of one row and its partner in the other half."""
-    upper = first + t
-    lower = upper + plan.rows
-    if not isinstance(plan.total, int) or plan.total % 2:
+    upper, lower = _pair(plan, first, t)
+    if not _is_whole(plan):
         lower = binary("min", lower, as_expr(plan.total) - 1)
 
     def read(row: Expr, k: Expr) -> Expr:
@@ -239,8 +257,7 @@ def _place(p: Product, row: Expr) -> list[Expr]:
 
 def _combine(plan: Plan, p: Product, sums: Buffer, first: Expr, t: Expr, no: Expr) -> Block:
     """The outputs of one row and its partner, in two groups of columns."""
-    upper = first + t
-    lower = upper + plan.rows
+    upper, lower = _pair(plan, first, t)
 
     def part(rows: tuple[Expr, ...], names: tuple[str, str, str]) -> Block:
         def body(n: Expr) -> Block:
@@ -255,6 +272,6 @@ def _combine(plan: Plan, p: Product, sums: Buffer, first: Expr, t: Expr, no: Exp
         return channel_loops(plan.span, plan.lanes, names, body)
 
     both = part((upper, lower), ("ob", "ol", "ot"))
-    if isinstance(plan.total, int) and plan.total % 2 == 0:
+    if _is_whole(plan):
         return both
     return (If(binary("lt", lower, as_expr(plan.total)), both, part((upper,), ("ob", "ol", "ot"))),)

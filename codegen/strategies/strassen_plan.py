@@ -23,10 +23,12 @@ from .tiles import Tile, tile_costs
 SMALLEST = 128  # of rows, columns and reduction: below, the additions cost more than an eighth of the product
 BLOCK_ROWS = (32, 112)  # rows of a block of one half, so that P and V stay in the second-level cache
 GATHER, COMBINE = 20.0, 20.0  # cycles per vector of a quarter, measured: four loads and seven stores; seven loads, four stores
+HALVES = 2  # of the rows of a product that threads share, each large enough for a block
 GROUPS = (1, 2, 3, 4)  # panels of one group
 STREAM = 9.0  # bytes per cycle of weights from beyond the second-level cache
 GAIN, SMALL_GAIN = 0.945, 0.93  # of the direct product's cycles, at most
 SMALL = 40e6  # multiply-adds of a product in which two threads lose more by sharing the sums than one gains
+ROWS_GAIN = 1.0  # where threads have rows of their own, which stay in their caches from layer to layer
 ROWS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 256, 384, 512, 1024, 2048, 4096)
 """Where the cost model is asked from how many rows on halving pays."""
 
@@ -35,7 +37,7 @@ ROWS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 256, 384, 512, 1024, 204
 class Plan:
     """rows, depth, columns: of a quarter, rows rounded up.  total: rows of the output.  block: rows of a quarter that are
     handled together.  tile: of the seven products.  group: panels of columns that are handled together.  most: rows of a
-    block at most.  parts: of the weights, see `HalvedWeights`."""
+    block at most.  parts: of the weights, see `HalvedWeights`.  shared: threads share the columns of a block."""
 
     rows: Dim
     depth: int
@@ -47,6 +49,7 @@ class Plan:
     group: int
     lanes: int
     parts: int
+    shared: bool = True
 
     @property
     def width(self) -> int:
@@ -96,11 +99,11 @@ def is_worth_halving(p: Product, machine: Machine, rows: int | None = None, choi
     direct *= max(1.0, total / 4096)
     plan, multiply = _plan(p, total, machine, choice)
     assert isinstance(plan.rows, int) and isinstance(plan.block, int)
-    blocks = plan.rows // plan.block
+    blocks = -(-plan.rows // plan.block)
     vectors = plan.rows * (plan.depth * GATHER + plan.columns * COMBINE) / plan.lanes
     weights = PRODUCTS * plan.depth * plan.columns * 4
     stream = blocks * weights / STREAM if weights > machine.l2 / 2 else 0.0
-    gain = SMALL_GAIN if total * depth * columns < SMALL else GAIN
+    gain = ROWS_GAIN if plan.shared and blocks > 1 else SMALL_GAIN if total * depth * columns < SMALL else GAIN
     return max(multiply, 1.8 * stream) + vectors < gain * direct
 
 
@@ -150,7 +153,7 @@ def _plan(p: Product, total: int, machine: Machine, choice: Choice) -> tuple[Pla
     rows, depth, columns = -(-total // 2), size_of(p.reduce[0]) // 2, size_of(p.columns) // 2
     low, high = BLOCK_ROWS
     blocks = [n for n in range(low, high + 1) if rows % n == 0] if rows >= 2 * low and rows > high else []
-    block = max(blocks, default=rows)
+    block = max(blocks, default=-(-rows // HALVES) if rows >= HALVES * low else rows)
     costs = list(tiles_of_columns(block, columns, depth, lanes, machine))
     fixed = (choice.panel or 0) // lanes
     costs = [(cycles, t) for cycles, t in costs if t.vectors == fixed] or costs
@@ -158,12 +161,13 @@ def _plan(p: Product, total: int, machine: Machine, choice: Choice) -> tuple[Pla
     tile = choice.tile(machine)
     if tile is not None and columns % (tile.vectors * lanes) == 0:
         best = tile
-    panels, shared = columns // (best.vectors * lanes), block == rows
+    panels, shared, count = columns // (best.vectors * lanes), not blocks, -(-rows // block)
     size = PRODUCTS * block * best.vectors * lanes * 4  # of P for one panel
     fits = [g for g in GROUPS if panels % g == 0 and g * size <= machine.l2 // 2]
-    even = [g for g in fits if panels // g >= 8 or panels // g % 4 == 0] if shared else fits
-    plan = Plan(rows, depth, columns, total, block, block, best, max(even, default=1), lanes, PRODUCTS)
-    return plan, PRODUCTS * cycles * (rows // block)
+    if shared:  # parts of the rows that take turns with one group's weights, which stay in the cache best if they are few
+        fits = [g for g in fits if panels // g >= 8 or panels // g % 4 == 0] if count == 1 else []
+    plan = Plan(rows, depth, columns, total, block, block, best, max(fits, default=1), lanes, PRODUCTS, shared)
+    return plan, PRODUCTS * cycles * count
 
 
 def tiles_of_columns(rows: int, columns: int, depth: int, lanes: int, machine: Machine) -> Iterator[tuple[float, Tile]]:

@@ -12,6 +12,7 @@ from tilewright.codegen.machine import parse_machine
 from tilewright.ir.expr import Expr, Load, Ramp, Type, Var, binary, cast, const, fma, select, splat
 from tilewright.ir.kernel import Alloc, Barrier, Buffer, For, If, Kernel, Prefetch, Stmt, Store, axis, store
 from tilewright.ir.kernel_interpreter import run_kernel
+from tilewright.ir.kernel_verify import verify_kernel
 from tilewright.ir.types import DTYPES
 
 V3 = parse_machine("cpu:x86-64-v3")
@@ -205,6 +206,21 @@ def test_barrier_separates_parallel_loops() -> None:
             For(i, (store(y, (i,), y[i] + t[15 - i]),), "parallel"), Barrier("pool"))
     arrays = {"X": floats(16), "T": np.zeros(16, np.float32), "Y": np.zeros(16, np.float32)}
     check(Kernel("k", (x, t, y), (For(r, step),)), arrays, threads=3)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_parts_take_turns_for_a_thread_alone(threads: int) -> None:
+    """The order in which iterations run is seen in what each finds of those before it."""
+    y, seen, i = Buffer("Y", "f32", (3, 4)), Buffer("seen", "f32", (1,), "stack"), axis("i", 12)
+    body = (store(seen, (0,), seen[0] + 1.0), store(y, (i // 4, i % 4), seen[0]))
+    kernel = Kernel("k", (y,), (
+        Alloc(seen), store(seen, (0,), const(0.0, "f32")), For(i, body, "parallel", (("interleave", 3),)),
+    ))
+    verify_kernel(kernel, scheduled=True)
+    arrays = {"Y": np.zeros((3, 4), np.float32)}
+    check(kernel, arrays, threads=threads)
+    if threads == 1:
+        np.testing.assert_array_equal(arrays["Y"], [[1, 4, 7, 10], [2, 5, 8, 11], [3, 6, 9, 12]])
 
 
 def test_what_threads_exchange_is_not_noalias() -> None:
