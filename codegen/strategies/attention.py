@@ -3,17 +3,19 @@
 For each head the keys are packed transposed and the values in panels, once, in scratch memory; then for each tile of
 rows the scores of all keys are computed into scratch, turned into weights, and multiplied into the values.  No array of
 queries times keys exists.  It is seven computations, merged by the schedules of any group; keys are padded to whole
-panels with scores of minus infinity.
+vectors with scores of minus infinity: where half of the last panel would be padding, it is one vector wide.
+
+Threads share the tiles of all heads, so that three heads keep two of them busy; each packs the heads that it meets.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...ir.compute import Compute, acc_var, lower_group
 from ...ir.dims import as_dim, multiply_dims
 from ...ir.expr import Expr, as_expr, binary, call, cast, const, load, select
-from ...ir.kernel import Buffer, Kernel, axis
+from ...ir.kernel import Alloc, Buffer, For, If, Kernel, Store, axis, substitute_block, walk_block
 from ...ir.ops.norm import Attention
 from ...ir.types import Dim
 from ..machine import Machine
@@ -36,6 +38,7 @@ from .scheduled import Group, Scheduled
 
 LEAST = -3.4028234663852886e38  # masks may hold it, for keys that count only where every key is masked
 ROWS = 8  # query rows at a time: with two vectors of keys, sixteen accumulators
+STEPS = 4  # of the product with the values, unrolled
 SMALLEST = 4  # fewer query rows do not pay for packing the keys
 
 
@@ -102,64 +105,89 @@ def attention_sizes(q: Buffer, k: Buffer, v: Buffer, machine: Machine) -> Attent
     return AttentionSizes(batch, heads, groups, as_dim(rows // chunks), keys, depth, width, chunks, lanes, panel, value_panel)
 
 
+@dataclass(frozen=True)
+class _Keys:
+    """Panels of keys of one width: packed as `name`, the first one begins with key `start`."""
+
+    name: str
+    start: int
+    blocks: Dim
+    panel: int
+
+
+def _panels_of_keys(z: AttentionSizes) -> list[_Keys]:
+    last = z.keys % z.panel if isinstance(z.keys, int) else 0
+    if not (0 < last <= z.lanes < z.panel) or not isinstance(z.blocks, int):
+        return [_Keys("kp", 0, z.blocks, z.panel)]
+    whole = z.blocks - 1
+    return [_Keys("kp", 0, whole, z.panel), _Keys("kq", whole * z.panel, 1, z.lanes)]
+
+
 def _computes(op: Attention, out: Buffer, operands: tuple[Buffer, ...], z: AttentionSizes) -> tuple[Compute, ...]:
     q, k, v, *mask = operands
-    p, m, j = axis("p", z.shares), axis("m", z.rows), axis("j", z.padded)
+    parts = _panels_of_keys(z)
+    padded = as_dim(sum((as_expr(part.blocks) * part.panel for part in parts), as_expr(0)))
+    steps = -(-z.keys // STEPS) * STEPS if isinstance(z.keys, int) else padded
+    p, m, j = axis("p", z.shares), axis("m", z.rows), axis("j", padded)
     b, h, row = p // (z.heads * z.chunks), p // z.chunks % z.heads, p % z.chunks * as_expr(z.rows) + m
     g = h // (z.heads // z.groups)
-    blocks = z.blocks
-    packed_k = Buffer("kp", "f32", (z.shares, blocks, z.depth, z.panel), "stack")
-    packed_v = Buffer("vp", "f32", (z.shares, z.width // z.value_panel, z.padded, z.value_panel), "stack")
-    scores = Buffer("s", "f32", (z.shares, z.rows, z.padded), "stack")
+    packed_v = Buffer("vp", "f32", (z.shares, z.width // z.value_panel, steps, z.value_panel), "stack")
+    scores = Buffer("s", "f32", (z.shares, z.rows, padded), "stack")
     weights = Buffer("e", "f32", scores.shape, "stack")
     most, total = (Buffer(n, "f32", (z.shares, z.rows), "stack") for n in ("mx", "sm"))
 
     def key(s: Expr) -> Expr:  # padding keys read the last one
-        return s if z.padded == z.keys else binary("min", s, as_expr(z.keys) - 1)
+        return s if padded == z.keys else binary("min", s, as_expr(z.keys) - 1)
 
-    kb, kv, ki = axis("kb", blocks), axis("kv", z.panel // z.lanes), axis("ki", z.lanes)
-    kt, kd = axis("kt", z.depth // z.lanes), axis("kd", z.lanes)
-    at, deep = kb * z.panel + kv * z.lanes + ki, kt * z.lanes + kd
-    pack_k = Compute(
-        packed_k, (p, kb, kv, kt, ki, kd), cast(load(k, b, g, key(at), deep), "f32"), index=(p, kb, deep, kv * z.lanes + ki)
-    )
-    vb, vr, vv = axis("vb", z.width // z.value_panel), axis("vr", z.padded), axis("vv", z.value_panel // z.lanes)
+    packing, scoring = [], []
+    for part in parts:
+        packed_k = Buffer(part.name, "f32", (z.shares, part.blocks, z.depth, part.panel), "stack")
+        kb, kv, ki = axis("kb", part.blocks), axis("kv", part.panel // z.lanes), axis("ki", z.lanes)
+        kt, kd = axis("kt", z.depth // z.lanes), axis("kd", z.lanes)
+        at, deep = part.start + kb * part.panel + kv * z.lanes + ki, kt * z.lanes + kd
+        packing.append(Compute(
+            packed_k, (p, kb, kv, kt, ki, kd), cast(load(k, b, g, key(at), deep), "f32"), index=(p, kb, deep, kv * z.lanes + ki)
+        ))
+        so, si, d = axis("so", part.blocks), axis("si", part.panel), axis("d", z.depth)
+        column = part.start + so * part.panel + si
+        finish = _finish(op, mask, z, (b, h, row), column, padded)
+        scoring.append(Compute(
+            scores, (p, m, so, si), cast(load(q, b, h, row, d), "f32") * packed_k[p, so, d, si], (d,), "add", finish,
+            (p, m, column),
+        ))
+    vb, vr, vv = axis("vb", z.width // z.value_panel), axis("vr", steps), axis("vv", z.value_panel // z.lanes)
     vl = axis("vl", z.lanes)
     pack_v = Compute(
         packed_v, (p, vb, vr, vv, vl), cast(load(v, b, g, key(vr), vb * z.value_panel + vv * z.lanes + vl), "f32"),
         index=(p, vb, vr, vv * z.lanes + vl),
     )
-    so, si, d = axis("so", blocks), axis("si", z.panel), axis("d", z.depth)
-    finish = _finish(op, mask, z, (b, h, row), so * z.panel + si)
-    score = Compute(
-        scores, (p, m, so, si), cast(load(q, b, h, row, d), "f32") * packed_k[p, so, d, si], (d,), "add", finish,
-        (p, m, so * z.panel + si),
-    )
     highest = Compute(most, (p, m), scores[p, m, j], (j,), "max")
     safe = binary("max", most[p, m], LEAST)  # a row without any key gives 0 / 0, not inf - inf
     weight = Compute(weights, (p, m, j), call("exp", scores[p, m, j] - safe))
     summed = Compute(total, (p, m), weights[p, m, j], (j,), "add")
-    co, ci, r = axis("co", z.width // z.value_panel), axis("ci", z.value_panel), axis("r", z.padded)
+    co, ci, r = axis("co", z.width // z.value_panel), axis("ci", z.value_panel), axis("r", steps)
     product = Compute(
         out, (p, m, co, ci), weights[p, m, r] * packed_v[p, co, r, ci], (r,), "add",
         acc_var("f32") * (1.0 / total[p, m]), (b, h, row, co * z.value_panel + ci),
     )
-    return pack_k, pack_v, score, highest, weight, summed, product
+    return *packing, pack_v, *scoring, highest, weight, summed, product
 
 
-def _finish(op: Attention, mask: list[Buffer], z: AttentionSizes, at: tuple[Expr, Expr, Expr], key: Expr) -> Expr:
+def _finish(
+    op: Attention, mask: list[Buffer], z: AttentionSizes, at: tuple[Expr, Expr, Expr], key: Expr, padded: Dim
+) -> Expr:
     """Scale, mask, causality and padding of one score."""
     score: Expr = acc_var("f32") * op.scale
     hidden = const(float("-inf"), "f32")
     if mask:
         shape = mask[0].shape
-        inside = binary("min", key, as_expr(z.keys) - 1) if z.padded != z.keys else key
+        inside = binary("min", key, as_expr(z.keys) - 1) if padded != z.keys else key
         full = (*at, inside)[4 - len(shape) :]
         score = score + cast(load(mask[0], *(as_expr(0) if n == 1 else i for n, i in zip(shape, full, strict=True))), "f32")
     if op.causal:
         shift = as_expr(z.keys) - as_expr(z.rows) * z.chunks
         score = select(binary("le", key, at[2] + shift), score, hidden)
-    if z.padded != z.keys:
+    if padded != z.keys:
         score = select(binary("lt", key, as_expr(z.keys)), score, hidden)
     return score
 
@@ -167,7 +195,7 @@ def _finish(op: Attention, mask: list[Buffer], z: AttentionSizes, at: tuple[Expr
 def schedule_attention(group: Group, machine: Machine) -> Scheduled:
     assert isinstance(group.op, Attention)
     q, k, v = group.operands[:3]
-    z = attention_sizes(q, k, v, machine)
+    z = replace(attention_sizes(q, k, v, machine), rows=q.shape[2], chunks=1)
     (out,) = [p for p in group.params if p.name.startswith("y")]
     computes = _computes(group.op, out, group.operands, z)
     kernel = _merge(lower_group("attention", group.params, computes))
@@ -180,9 +208,10 @@ def schedule_attention(group: Group, machine: Machine) -> Scheduled:
         kernel = reorder(kernel, [name, "mi"], ["mi", name])
     kernel = split(split(kernel, "si", z.lanes, "nv", "nl"), "ci", z.lanes, "nv", "nl")
     steps = 4 if z.depth % 4 == 0 else 1
-    kernel = split(split(kernel, "d", steps), "r", 4)
+    kernel = split(split(kernel, "d", steps), "r", STEPS)
     kernel = unroll(kernel, "mi", "nv", "di", "ri")
-    kernel = vectorize(legalize_math(parallel(kernel, "p"), machine), "nl", "jl", "vl")
+    kernel = parallel(kernel, "p") if isinstance(z.shares, Expr) or isinstance(z.rows, Expr) else _share_tiles(kernel)
+    kernel = vectorize(legalize_math(kernel, machine), "nl", "jl", "vl")
     kernel = fma_contract(kernel) if machine.fma else kernel
     return Scheduled(kernel, note=f"heads in parallel, {ROWS} rows at a time, keys in panels of {z.panel}")
 
@@ -190,10 +219,36 @@ def schedule_attention(group: Group, machine: Machine) -> Scheduled:
 def _merge(kernel: Kernel) -> Kernel:
     """One loop over heads, one over rows; temporaries live inside them."""
     kernel = merge(merge(kernel, "p"), "m")
-    for name in ("kp", "vp"):
-        kernel = localize(kernel, name, "p", "stack", 1)
+    for name in ("kp", "kq", "vp"):
+        if any(isinstance(s, Alloc) and s.buf.name == name for s in walk_block(kernel.body)):
+            kernel = localize(kernel, name, "p", "stack", 1)
     for name in ("s", "e"):
         kernel = localize(kernel, name, "m", "stack", 2)
     for name in ("mx", "sm"):
         kernel = localize(kernel, name, "m", "register", 2)
     return kernel
+
+
+def _share_tiles(kernel: Kernel) -> Kernel:
+    """for p: { pack; for t: tile }  ->  for (p, t) in parallel: { if p is not packed: pack; tile }
+
+    The tiles of a head are those of all loops over rows, one after the other; there are as many in every head.
+    """
+    (heads,) = kernel.body
+    assert isinstance(heads, For) and isinstance(heads.var.extent, int)
+    allocs = [s for s in heads.body if isinstance(s, Alloc)]
+    rows = [s for s in heads.body if isinstance(s, For) and s.var.name.startswith("m")]
+    pack = tuple(s for s in heads.body if s not in allocs and s not in rows)
+    counts = [s.var.extent for s in rows if isinstance(s.var.extent, int)]
+    total = sum(counts)
+    share, head = axis("share", heads.var.extent * total), Buffer("packed", "i64", (1,), "stack")
+    p, tile = share // total, share % total
+    body, first = (), total
+    for s, n in zip(reversed(rows), reversed(counts), strict=True):
+        first -= n
+        here = substitute_block(s.body, {s.var: tile - first})
+        body = (If(binary("lt", tile, as_expr(first + n)), here, body),) if body else here
+    packed = If(binary("ne", head[0], p), (*pack, Store(head, (as_expr(0),), p)))
+    inner = substitute_block((packed, *body), {heads.var: p})
+    none = Store(head, (as_expr(0),), as_expr(-1))
+    return replace(kernel, body=(*allocs, Alloc(head), none, For(share, inner, "parallel")))
