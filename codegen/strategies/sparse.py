@@ -25,19 +25,20 @@ from math import prod
 
 import numpy as np
 
-from ...ir.expr import Expr, Var, as_expr, binary, cast, load
-from ...ir.kernel import Alloc, Block, Buffer, For, If, Kernel, Prefetch, Stmt, Store, axis, substitute_block
+from ...ir.expr import Expr, as_expr, binary, cast, load
+from ...ir.kernel import Alloc, Block, Buffer, For, If, Kernel, Stmt, Store, axis
 from ...ir.traverse import substitute
 from ..machine import Machine
 from ..math import legalize_math
-from ..schedule import cut, fma_contract, has_loop, parallel, split, transpose_tile, unroll, vectorize
+from ..schedule import fma_contract, has_loop, parallel, transpose_tile
 from .join import join_kernels
 from .nests import several_vectors, stores_of, vector_loops
 from .product import Dot
 from .scheduled import Group, Pack, Scheduled
 from .sparse_bytes import FinishedBytes, finishes_bytes
+from .sparse_floats import FloatSums
 from .sparse_forms import IMAGE, ROW, SparseProduct
-from .sparse_integers import AHEAD, LINE, IntegerSums, packed_values
+from .sparse_integers import AHEAD, IntegerSums, packed_values
 from .sparse_weights import SparseWeights
 
 WORTH = 1.1  # expected gain from which the sparse kernel is taken, unless it was measured
@@ -137,15 +138,14 @@ class _Part:
         self.packs[name] = pack
         return Buffer(name, "i32" if p.word > 1 else self.source.dtype, (prod(pack.shape),)), base  # type: ignore[arg-type]
 
-    def _index(self, base: Expr) -> tuple[Buffer, Callable[[Expr], Expr]]:
-        """(step of each block, number of a block -> where its rows begin in the copy).  In 16 bits where that is enough."""
+    def _steps(self) -> tuple[Buffer, int]:
+        """(step of each block, elements of the copy per unit of it).  In 16 bits where that is enough."""
         p, w = self.p, self.w
         offset = p.copy_offset if p.panels is None else None
         steps = np.pad(w.index(offset or (lambda k: k)), (0, AHEAD))
         short = int(steps.max(initial=0)) < 1 << 16
         index = self._buffer("index", steps.astype(np.uint16 if short else np.int32), "u16" if short else "i32")
-        each = 1 if offset else self.width
-        return index, lambda block: base + cast(load(index, block), "i64") * each
+        return index, 1 if offset else self.width
 
     # -- loops
 
@@ -173,12 +173,16 @@ class _Part:
     def _integer_products(self, sums: Buffer, copy: Buffer, chunk: Expr, base: Expr) -> Block:
         w, dot = self.w, self.plan.dot
         assert dot is not None
-        index, at = self._index(base)
+        index, each = self._steps()
         count = dot.count // self.p.word
         values = self._buffer("values", packed_values(w, count), "i32")
         starts = self._buffer("starts", w.starts() // count, "i32")
         self._constants = {b.name: b for b in (values, index, starts)}
         order = self._order()
+
+        def at(block: Expr) -> Expr:
+            return base + cast(load(index, block), "i64") * each
+
         return IntegerSums(w, dot, copy, at, values, starts, order, self.width, self.lanes, count).block(sums, chunk)
 
     def _order(self) -> Buffer | None:
@@ -189,47 +193,11 @@ class _Part:
 
     def _products(self, sums: Buffer, copy: Buffer, chunk: Expr, base: Expr) -> Block:
         w, size = self.w, self.w.layout
-        values = self._buffer("values", w.values(), "f32")
-        index, at = self._index(base)
-        starts = self._buffer("starts", w.starts() // size.steps, "i32")
-        self._constants = {b.name: b for b in (values, index, starts)}
-        t, g = axis("t", w.tiles), axis("g", w.groups)
-        order = self._order()
-        place: Expr = g if order is None else cast(load(order, chunk, t, g), "i64")
-        r, ni, u = axis("r", size.block), axis("ni", self.width), axis("u", size.steps)
-        vectors = size.block * (self.pitch // self.lanes)
-        sets = next((s for s in (1, 2, 4) if size.steps % s == 0 and vectors * s >= 8), 1)
-        acc = Buffer("acc", "f32", (sets, size.block, self.pitch), "register")
-        first = cast(load(starts, chunk, t, g), "i64")
-        q = Var.of("q", cast(load(starts, chunk, t, g + 1), "i64") - first)
-        j = (first + q) * size.steps + u
-        cell = (u % sets if sets > 1 else as_expr(0), r, ni)
-        x = load(copy, at(j) + ni)
-        step = Store(acc, cell, binary("add", load(acc, *cell), load(values, j, r) * x))
-        own = (place * size.block + r, ni)
-        zero = as_expr(0.0, load(acc, *cell).type)
-        clear: Expr = load(sums, *own) if w.tiles > 1 else zero
-        total: Expr = load(acc, 0, r, ni)
-        for s in range(1, sets):
-            total = total + load(acc, s, r, ni)
-
-        def tile(body: Block) -> Block:
-            return (For(r, (For(ni, body),), "unroll"),)
-
-        clears = tile((Store(acc, (as_expr(0), r, ni), clear),))
-        for s in range(1, sets):
-            clears += tile((Store(acc, (as_expr(s), r, ni), zero),))
-        soon: Block = ()
-        if w.tiles == 1:
-            ahead = at(j + AHEAD)
-            soon = tuple(Prefetch(copy, (ahead + v,), 1) for v in range(0, self.width, LINE))
-        work = For(q, (For(u, (*tile((step,)), *soon), "unroll", ("reduce",)),), "serial", ("reduce",))
-        one = (Alloc(acc), *clears, work, *tile((Store(sums, own, total),)))
-        if w.tiles == 1:
-            return (For(g, substitute_block(one, {t: as_expr(0)})),)
-        n = axis("z", size.chunk)
-        zeros = For(n, (For(ni, (Store(sums, (n, ni), zero),)),))
-        return (zeros, For(t, (For(g, one),), "serial", ("reduce",)))
+        values = w.values().reshape(-1, size.bundle * size.block)
+        index, each = self._steps()
+        made = (self._buffer("values", values, "f32"), index, self._buffer("starts", w.starts() // size.bundle, "i32"))
+        self._constants = {b.name: b for b in made}
+        return FloatSums(w, copy, base, each, made[0], index, made[2], self._order(), self.width, self.lanes).block(sums, chunk)
 
     def _turn(self, sums: Buffer, turned: Buffer) -> Stmt:
         """turned[i, n] = sums[n, i] in square tiles."""
@@ -262,19 +230,7 @@ class _Part:
         k = legalize_math(parallel(k, "p"), machine)
         k = fma_contract(k) if machine.fma else k
         k = transpose_tile(k, "ti", "tj") if lanes > 1 else k
-        if self.plan.dot is None:
-            k = self._vectors_of_rows(k)
         finish = [s for s in stores_of(k.body) if s.buf == self.p.compute.out]
         if not has_loop(k, "fn"):
             return k
         return vector_loops(k, "fn", lanes, several_vectors(finish))
-
-    def _vectors_of_rows(self, k: Kernel) -> Kernel:
-        lanes, whole = self.lanes, self.width // self.lanes * self.lanes
-        if whole:
-            if whole < self.width:
-                k = cut(k, "ni", whole, "ni", "nt")
-            k = unroll(split(k, "ni", lanes, "nv", "nl"), "nv")
-        for v in ("nl", "nt") if whole else ("ni",):
-            k = vectorize(k, v) if has_loop(k, v) else k
-        return k

@@ -34,13 +34,23 @@ MOST_DENSITY = 0.8  # above it no pattern pays
 SMALLEST = 2048  # weights below which nothing is gained
 DENSE_SHARE = 0.97  # of the multiply-add peak that the dense kernel reaches
 HALVED = 0.9  # of that, for large products as seven of half the size
-BLOCK_OVERHEAD = 1.25  # cycles of a block over those of its multiplications or loads
+BLOCK_OVERHEAD = {8: 1.04, 4: 1.22, 2: 1.06, 1: 1.1}  # R -> cycles of a block over those of its multiplications or loads
+WORD_OVERHEAD = 1.25  # the same for words of integers
+LEAST_CYCLES = 6.0  # of one step of all groups in lockstep, where rows are few
+BUNDLED_CYCLES = 12.0  # per group and tile, where groups run in lockstep; and its sums, below
 GROUP_CYCLES = 25.0  # per group and tile: clearing or loading and storing its sums, and a loop whose end is not foreseen
 TURN_CYCLES = 4.5  # per vector of results turned round, and of the left operand where its rows are one run
 COPY_CYCLES = 20.0  # per vector of a left operand whose rows are no run
 CHUNK = 64  # outputs of one chunk: their sums stay in the first-level cache
-SHAPES = {32: ((8, 3), (4, 4), (2, 8), (1, 8)), 16: ((4, 3), (2, 4), (1, 8)), 8: ((2, 2), (1, 4))}
-"""Registers of the machine -> (R, vectors of rows in a panel), the coarsest blocks first."""
+Shape = tuple[int, int, int]
+SHAPES: dict[int, tuple[Shape, ...]] = {
+    32: ((8, 3, 1), (4, 4, 1), (2, 4, 2), (1, 4, 4)), 16: ((4, 3, 1), (2, 4, 1), (1, 8, 1)), 8: ((2, 2, 1), (1, 4, 1)),
+}
+"""Registers of the machine -> (R, vectors of rows in a panel, groups in lockstep), the coarsest blocks first."""
+WORD_SHAPES: dict[int, tuple[Shape, ...]] = {
+    32: ((8, 3, 1), (4, 4, 1), (2, 8, 1), (1, 8, 1)), 16: ((4, 3, 1), (2, 4, 1), (1, 8, 1)), 8: ((2, 2, 1), (1, 4, 1)),
+}
+"""The same for words of integers."""
 DEEP = 1.06  # integers of a block over those that are not zero: rounding makes zeros too
 COARSE = 4  # blocks from this height on load little enough to read the copy from the second-level cache
 
@@ -72,8 +82,8 @@ def plan_sparse(group: Group, arrays: Mapping[str, np.ndarray], machine: Machine
     best: tuple[float, SparseProduct, SparseWeights, int] | None = None
     for form, steps in forms:
         kept = np.ascontiguousarray(steps.T != 0)
-        for r, v in _shapes(machine, _mixed(form, dot)):
-            cycles, layout, width = _candidate(form, kept, r, v, machine, dot)
+        for shape in _shapes(machine, form, dot):
+            cycles, layout, width = _candidate(form, kept, shape, machine, dot)
             if best is None or cycles < best[0]:
                 best = cycles, form, SparseWeights(steps, layout), width
     if best is None or best[0] * NEAR > dense:
@@ -98,20 +108,20 @@ def _mixed(product: SparseProduct, dot: Dot | None) -> Dot | None:
 
 def block_heights(plan: SparsePlan, machine: Machine) -> tuple[int, ...]:
     """Of the kernels that the machine's registers hold."""
-    return tuple(r for r, _ in _shapes(machine, _mixed(plan.product, plan.dot)))
+    return tuple(r for r, _, _ in _shapes(machine, plan.product, plan.dot))
 
 
 def at_height(plan: SparsePlan, height: int, machine: Machine) -> SparsePlan:
     """The same weights in blocks of another height.  Raises OptionError for one that the machine has no kernel for."""
     if height == plan.weights.layout.block:
         return plan
-    vectors = dict(_shapes(machine, _mixed(plan.product, plan.dot))).get(height)
-    if vectors is None:
+    shape = next((s for s in _shapes(machine, plan.product, plan.dot) if s[0] == height), None)
+    if shape is None:
         raise OptionError(f"tuning: {machine.name} has no sparse kernel for blocks of {height}; remove the entry, or tune "
                           "again")
     matrix = plan.weights.matrix
     kept = np.ascontiguousarray(matrix.T != 0)
-    cycles, layout, width = _candidate(plan.product, kept, height, vectors, machine, plan.dot)
+    cycles, layout, width = _candidate(plan.product, kept, shape, machine, plan.dot)
     return replace(plan, weights=SparseWeights(matrix, layout), width=width, sparse=cycles)
 
 
@@ -151,16 +161,18 @@ def _matrix(c: Compute) -> Found | None:
     return None if product is None else (product, (p.compute, p.right, p.columns))
 
 
-def _shapes(machine: Machine, dot: Dot | None) -> tuple[tuple[int, int], ...]:
-    table = SHAPES if dot is None else sparse_integers.SHAPES
+def _shapes(machine: Machine, product: SparseProduct, dot: Dot | None) -> tuple[Shape, ...]:
+    mixed = sparse_integers.SHAPES if dot is not None else SHAPES
+    table = WORD_SHAPES if product.word > 1 else mixed
     return table[max(n for n in table if n <= machine.vector_registers)]
 
 
 def _candidate(
-    product: SparseProduct, kept: np.ndarray, block: int, vectors: int, machine: Machine, dot: Dot | None
+    product: SparseProduct, kept: np.ndarray, shape: Shape, machine: Machine, dot: Dot | None
 ) -> tuple[float, Layout, int]:
     """(expected cycles, layout, rows of a panel) with blocks of this height.  kept[outputs, depth]."""
     dot = _mixed(product, dot)
+    block, vectors, bundle = shape
     lanes = machine.lanes("f32")
     columns, depth = kept.shape
     width = min(vectors * lanes, product.rows)
@@ -169,20 +181,22 @@ def _candidate(
     whole = columns // block * block
     blocks = int(kept[:whole].reshape(-1, block, depth).any(axis=1).sum()) + int(kept[whole:].any(axis=0).sum())
     groups = -(-columns // block) * -(-depth // tile)
+    overhead = WORD_OVERHEAD if product.word > 1 else BLOCK_OVERHEAD[block]
+    per_group = BUNDLED_CYCLES if bundle > 1 else GROUP_CYCLES
     total = 0.0
     for count, rows in ((product.rows // width, width), (1, product.rows % width)):
         v = -(-rows // lanes)
         if dot is None:
-            each = max(block * v / 2, (block + v + 1) / 2, 4.0 if block * v < 8 else 0.0) * BLOCK_OVERHEAD
+            each = max(block * v / 2, (v + 1 + block / bundle) / 2, LEAST_CYCLES / bundle) * overhead
         else:  # blocks are filled up to whole groups: half a group each on average
             each = sparse_integers.cycles_of_group(block, v, dot.count, machine) / dot.count
             total += count * groups * each * (dot.count - 1) / 2 if rows else 0.0
-        total += count * (blocks * each + groups * (GROUP_CYCLES + block * v)) if rows else 0.0
+        total += count * (blocks * each + groups * (per_group + block * v)) if rows else 0.0
     total += TURN_CYCLES * product.rows * columns / lanes
     copied = product.rows * depth if product.copy is None else prod(product.copy.shape) / product.images
     per_vector = sparse_integers.COPY_CYCLES if dot is not None else TURN_CYCLES
     total += (per_vector if product.copy is None or product.line else COPY_CYCLES) * copied / lanes
-    return product.images * total, Layout(block, chunk, tile, 1 if dot is None else dot.count), width
+    return product.images * total, Layout(block, chunk, tile, 1 if dot is None else dot.count, bundle), width
 
 
 def _tile(product: SparseProduct, block: int, width: int, machine: Machine, dot: Dot | None) -> int:

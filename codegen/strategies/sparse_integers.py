@@ -103,6 +103,7 @@ class IntegerSums:
         for v in range(0, self.width, self.lanes):
             n = min(self.lanes, self.width - v)
             made.append(Store(words, (as_expr(v),), Load.of(self.copy, (begin + v,), Type("i32", n))))
+        made.append(Prefetch(self.values, (group + SOON // (4 * self.w.layout.block), as_expr(0)), 1))
         if self.w.tiles == 1:
             ahead = self.at(group + AHEAD)
             made += [Prefetch(self.copy, (ahead + v,), 1) for v in range(0, self.width, LINE)]
@@ -135,10 +136,13 @@ class IntegerSums:
 
 AHEAD = 8  # blocks: what a block reads is asked for so much earlier where it comes from the second-level cache
 LINE = 16  # words in a cache line
+SOON = 1536  # bytes: weights are asked for so much earlier, since they may come from memory
 OVERHEAD = 1.1  # of a group of blocks over its instructions
 COPY_CYCLES = 2.0  # per 16 elements of the left operand
-SHAPES = {32: ((8, 2), (4, 4), (2, 4), (1, 8)), 16: ((4, 2), (2, 4), (1, 4)), 8: ((2, 2), (1, 2))}
-"""Registers of the machine -> (R, vectors of rows in a panel), the coarsest blocks first."""
+SHAPES = {
+    32: ((8, 2, 1), (4, 4, 1), (2, 4, 1), (1, 8, 1)), 16: ((4, 2, 1), (2, 4, 1), (1, 4, 1)), 8: ((2, 2, 1), (1, 2, 1)),
+}
+"""Registers of the machine -> (R, vectors of rows in a panel, 1), the coarsest blocks first."""
 
 
 def cycles_of_group(block: int, vectors: int, count: int, machine: Machine) -> float:

@@ -9,7 +9,9 @@ tile of the reduction follow each other:
 
 Groups of a chunk may stand in another order for every tile (`order`), those with equal numbers of blocks next to each other,
 so that the processor foresees where the short loops end.  With `steps` > 1 the number of blocks of a group in a tile is a
-multiple of it: the list is filled up with zeros that repeat the last step, so no product is added that the model lacks.
+multiple of it.  With `bundle` > 1 so many groups, neighbours in that order, have equally many blocks, which alternate: the
+first of each group, the second of each, ..; `starts` are those of bundles.  Lists are filled up with zeros that repeat a step
+of the same group, so no product is added that the model lacks.
 """
 
 from __future__ import annotations
@@ -24,12 +26,13 @@ import numpy as np
 @dataclass(frozen=True)
 class Layout:
     """block: R.  chunk: outputs of one chunk, a multiple of R.  tile: steps of the reduction in one tile.  steps: multiple of
-    which the number of blocks of a group in a tile is."""
+    which the number of blocks of a group in a tile is.  bundle: groups of a chunk that are walked in lockstep."""
 
     block: int
     chunk: int
     tile: int
     steps: int = 1
+    bundle: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,35 +81,47 @@ class SparseWeights:
         filled = -(-counts // steps) * steps
         order = np.argsort(-filled, axis=2, kind="stable") if self.is_reordered else np.broadcast_to(
             np.arange(self.groups), counts.shape)
-        lengths = np.take_along_axis(filled, order, axis=2)
-        starts = np.zeros((self.chunks, self.tiles, self.groups + 1), np.int64)
-        starts.reshape(-1, self.groups + 1)[:, 1:] = np.cumsum(lengths.reshape(-1, self.groups), axis=1)
+        bundles = self.groups // size.bundle
+        longest = np.take_along_axis(filled, order, axis=2).reshape(self.chunks, self.tiles, bundles, size.bundle).max(axis=3)
+        starts = np.zeros((self.chunks, self.tiles, bundles + 1), np.int64)
+        starts.reshape(-1, bundles + 1)[:, 1:] = np.cumsum(longest.reshape(-1, bundles) * size.bundle, axis=1)
         totals = starts[:, :, -1].reshape(-1)
         base = np.concatenate([[0], np.cumsum(totals)])
         starts += base[:-1].reshape(self.chunks, self.tiles, 1)
         values = np.zeros((int(base[-1]), size.block), self.matrix.dtype)
-        index = np.zeros(int(base[-1]), np.int64)
         in_order = np.take_along_axis(in_tiles.transpose(0, 2, 1, 3), order[..., None], axis=2)
         where, inside = np.nonzero(in_order.reshape(-1, size.tile))
         real = np.take_along_axis(counts, order, axis=2)
         before = np.cumsum(real) - real.reshape(-1)  # blocks in front of each group, without fillings
-        at = starts[:, :, :-1].reshape(-1)[where] + np.arange(len(where)) - before[where]
         chunk, tile, _ = np.unravel_index(where, order.shape)
         group = order.reshape(-1)[where]
         k = tile * size.tile + inside
+        first = (np.repeat(starts[:, :, :-1], size.bundle, axis=2)
+                 + np.tile(np.arange(size.bundle), bundles)).reshape(-1)  # of each group, in order
+        index = self._fillings(order, longest, kept)
+        number = np.arange(len(where)) - before[where]
+        at = first[where] + number * size.bundle
         index[at] = k
         values[at] = self._padded[chunk, group, :, k]
-        if steps > 1:
-            last = starts[:, :, 1:] - 1
-            for missing in range(1, steps):
-                where = (lengths - real) >= missing
-                index[(last[where] - missing + 1)] = index[(starts[:, :, :-1] + real - 1)[where]]
+        missing = np.repeat(longest, size.bundle, axis=2) - real
+        last = np.maximum(real.reshape(-1) - 1, 0) * size.bundle + first
+        for n in range(1, int(missing.max(initial=0)) + 1):
+            some = (missing.reshape(-1) >= n) & (real.reshape(-1) > 0)
+            index[last[some] + n * size.bundle] = index[last[some]]
         return values, index, starts, order
+
+    def _fillings(self, order: np.ndarray, longest: np.ndarray, kept: np.ndarray) -> np.ndarray:
+        """For every block the first step of its group: what a group without blocks in a tile repeats beside longer ones."""
+        size = self.layout
+        own = np.take_along_axis(np.broadcast_to(kept.argmax(axis=2)[:, None], order.shape), order, axis=2)
+        by_bundle = own.reshape(-1, 1, size.bundle)
+        lengths = longest.reshape(-1)
+        return np.repeat(by_bundle, lengths, axis=0).reshape(-1).astype(np.int64)
 
     @property
     def is_reordered(self) -> bool:
-        """Whether groups stand in another order: only where a group's loop is short."""
-        return self.tiles > 1
+        """Whether groups stand in another order: where a group's loop is short, and where several run in lockstep."""
+        return self.tiles > 1 or self.layout.bundle > 1
 
     @property
     def blocks(self) -> int:
@@ -121,7 +136,7 @@ class SparseWeights:
         return offset(self._lists[1]).astype(np.int32)
 
     def starts(self) -> np.ndarray:
-        """[chunks, tiles, groups + 1]"""
+        """[chunks, tiles, bundles + 1]"""
         return self._lists[2].astype(np.int32)
 
     def order(self) -> np.ndarray:
