@@ -92,7 +92,8 @@ def compile(
     """
     for word in unknown:
         known = list(compile.__kwdefaults__ or {})
-        raise OptionError(f"compile: no option is called {word!r}{nearest(word, known)}; options are {', '.join(known)}")
+        near = nearest(word, known) or f"; options are {', '.join(known)}"
+        raise OptionError(f"compile: no option is called {word!r}{near}")
     done = compile_with(
         model, target, shapes=shapes, dims=dims, specialize=specialize, name=name, accuracy=accuracy, precision=precision,
         transform_weights=transform_weights, profile=profile, debug_bounds=debug_bounds,

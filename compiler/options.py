@@ -140,6 +140,9 @@ def make_options(
         raise OptionError(f"jobs: expected a positive number of processes, got {jobs!r}")
     if tune is not None and (isinstance(tune, bool) or not isinstance(tune, (int, float)) or not 0 < tune < 1e9):
         raise OptionError(f"tune: expected a number of seconds above 0, got {tune!r}")
+    for option, given in (("shapes", shapes), ("dims", dims), ("specialize", specialize), ("fpga", fpga)):
+        if given is not None and not isinstance(given, Mapping):
+            raise OptionError(f"{option}: expected a dict by name, got {given!r}")
     one = {n: size for n, size in (dims or {}).items() if isinstance(size, str) or not isinstance(size, Sequence)}
     several = {n: size for n, size in (dims or {}).items() if n not in one}
     sizes, ranges = _checked_dims(one)

@@ -157,8 +157,9 @@ def _to_numpy(where: str, value: Any, copy: bool) -> np.ndarray:
             return np.asarray(value)
         return np.asarray(memoryview(value))
     except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        why = f" ({error})" if hasattr(value, "__dlpack__") else ""
         raise OptionError(
-            f"{where}: expected an array (NumPy, DLPack or buffer protocol), got {type(value).__name__}: {error}; "
+            f"{where}: expected an array (NumPy, DLPack or buffer protocol), got {type(value).__name__}{why}; "
             f"convert it to a NumPy array"
         ) from error
 
@@ -170,9 +171,14 @@ def _check(kind: str, spec: TensorSpec, array: np.ndarray) -> None:
             f"convert it with .astype({str(spec.numpy)!r})"
         )
     if not spec.fits(array.shape):
-        raise OptionError(
-            f"{kind} {spec.name!r}: expected shape {spec.shape}, got {array.shape}; compile the model for this shape"
-        )
+        raise OptionError(f"{kind} {spec.name!r}: {shape_difference(spec, array.shape)}")
+
+
+def shape_difference(spec: TensorSpec, shape: tuple[int, ...]) -> str:
+    """What is wrong with a shape, and what to do."""
+    wanted, given = (f"[{', '.join(map(str, sizes))}]" for sizes in (spec.shape, shape))
+    advice = "compile the model for this shape" if len(shape) == len(spec.shape) else "reshape it"
+    return f"expected shape {wanted}, got {given}; {advice}"
 
 
 def _not_dense(kind: str, spec: TensorSpec) -> OptionError:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...ir.errors import OptionError
-from ..arrays import TensorSpec
+from ..arrays import TensorSpec, shape_difference
 
 _DL_CUDA = (2, 13)  # kDLCUDA, kDLCUDAManaged
 _DL_CODES = {"i": 0, "u": 1, "f": 2, "b": 6}
@@ -105,7 +105,7 @@ def _check(where: str, spec: TensorSpec, dtype: np.dtype | None, got: str, shape
     if dtype is None:
         raise OptionError(f"{where}: expected element type {spec.dtype}, got {got}; convert it on the GPU")
     if shape != spec.shape:
-        raise OptionError(f"{where}: expected shape {spec.shape}, got {shape}; compile the model for this shape")
+        raise OptionError(f"{where}: {shape_difference(spec, shape)}")
 
 
 def _check_dense(where: str, shape: tuple[int, ...], strides: tuple[int, ...] | None, unit: int) -> None:

@@ -33,6 +33,7 @@ def test_only_what_decides_the_bytes_is_in_the_key() -> None:
         ({"name": "a b"}, ["name", "C identifier"]),
         ({"embed_limit": -1}, ["embed_limit", "bytes", "-1"]),
         ({"jobs": 0}, ["jobs", "positive", "0"]),
+        ({"dims": 3}, ["dims: expected a dict by name, got 3"]),
         ({"dims": {"batch": -1}}, ["dims['batch']", "-1"]),
         ({"dims": {"batch": 2**60}}, ["dims['batch']", "2^40"]),
         ({"dims": {"batch": True}}, ["dims['batch']", "True"]),

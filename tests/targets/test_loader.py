@@ -120,7 +120,8 @@ def test_bound_buffers_must_be_as_they_are(module: Module) -> None:
     (lambda x, k: (x, k.astype(np.int32)), "input 'k': expected element type i64"),
     (lambda x, k: (x, 3), "input 'k': expected an array .* got int"),
     (lambda x, k: (x.tolist(), k), "input 'x': expected an array .* got list"),
-    (lambda x, k: (x[:2], k), r"input 'x': expected shape \(4, 8\), got \(2, 8\); compile the model for this shape"),
+    (lambda x, k: (x[:2], k), r"input 'x': expected shape \[4, 8\], got \[2, 8\]; compile the model for this shape"),
+    (lambda x, k: (x[0], k), r"input 'x': expected shape \[4, 8\], got \[8\]; reshape it"),
     (lambda x, k: ({"x": x, "q": k},), "names 'x', 'k'; missing 'k' and unknown 'q'"),
     (lambda x, k: (x.astype(object), k), "expected element type f32"),
 ])
