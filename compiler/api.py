@@ -91,8 +91,7 @@ def compile(
     InternalError (a bug).
     """
     for word in unknown:
-        known = list(compile.__kwdefaults__ or {})
-        near = nearest(word, known) or f"; options are {', '.join(known)}"
+        near = nearest(word, compile.__kwdefaults__ or {}) or "; help(tilewright.compile) lists them"
         raise OptionError(f"compile: no option is called {word!r}{near}")
     done = compile_with(
         model, target, shapes=shapes, dims=dims, specialize=specialize, name=name, accuracy=accuracy, precision=precision,
