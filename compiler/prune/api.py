@@ -3,9 +3,9 @@
     pruned = prune("model.onnx", "samples/", pattern="8x1", sparsity=0.5)
     pruned.save("model-pruned.onnx");  artifact = tilewright.compile(pruned.model)
 
-Layers are taken in the order of execution, in stages.  For each stage samples run through the original and through what has
-been pruned so far; then, layer by layer: the mask is chosen, the weights that stay and the bias are fitted to the original's
-outputs.  At the end normalisations are re-estimated, and kept if that helps.  Every fourth batch is held out, to judge.
+Layers are taken in the order of execution, in stages (`walk`).  For each stage samples run through the original and through
+what has been pruned so far; then, layer by layer: the mask is chosen, the weights that stay and the bias are fitted to the
+original's outputs.  At the end normalisations are re-estimated, and kept if that helps.  Every fourth batch is held out, to judge.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from ...ir.errors import ModelError, OptionError
 from ..onnx_edit import Model, OnnxEdit
 from ..options import one_of
 from ..quantize.activations import ActivationRunner
-from ..quantize.samples import Batch, Samples, Source, as_samples
+from ..quantize.samples import Samples, Source, as_samples
 from ..writing import write_whole
 from .allocate import allocate, cost_curve
 from .budget import densities_for
 from .judge import Agreement, agreement
-from .layers import Layer, exposed, find_layers, make_stages
-from .moments import Moments, gather_moments
+from .layers import Layer, find_layers
+from .moments import Moments
 from .norms import find_norms, refit_norms
 from .patterns import Pattern, parse_pattern
 from .reconstruct import IMPORTANCES, choose, refit, relative_error, scores
+from .walk import Walk
 
 ALLOCATIONS = ("auto", "uniform")
 HELD_OUT = 4  # every so many batches one judges
@@ -156,28 +157,17 @@ class _Job:
         return Pruned(pruned, pattern.name, 1 - self.density, self.importance, tuple(self.reports), result, skipped, self.cut)
 
     def _prune(self, layers: list[Layer], samples: Samples, allocation: str) -> None:
-        stages = make_stages(layers)
-        teacher = ActivationRunner(self.original, exposed(layers))
-        first = gather_moments(teacher, None, layers, [len(x.matrix(self.edit)) for x in layers], samples)
-        densities = self._densities(layers, first, allocation, next(iter(samples)))
-        done = 0
-        for n, stage in enumerate(stages):
-            moments = {x.name: first.pop(x.name) for x in stage}
-            if n and self.reconstruct:
-                student = ActivationRunner(self.edit.finish(), exposed(stage), cache=False)
-                moments = gather_moments(teacher, student, stage, [len(x.matrix(self.edit)) for x in stage], samples)
-                student.close()
-            for layer in stage:
-                self.progress("prune", done, len(layers))
-                self._layer(layer, moments[layer.name], densities[layer.name])
-                done += 1
-        teacher.close()
+        densities = self._densities(layers, samples, allocation)
+        for stage in Walk(self.edit, layers, samples, follow=self.reconstruct):
+            for layer in stage.layers:
+                self.progress("prune", len(self.reports), len(layers))
+                self._layer(layer, stage.moments[layer.name], densities[layer.name])
 
-    def _densities(
-        self, layers: list[Layer], moments: Mapping[str, Moments], allocation: str, batch: Batch
-    ) -> dict[str, float]:
+    def _densities(self, layers: list[Layer], samples: Samples, allocation: str) -> dict[str, float]:
         if not self.seconds and (allocation == "uniform" or self.pattern.of):
             return {layer.name: self.density for layer in layers}
+        moments = Walk(self.edit, layers, samples, follow=False).everything()
+        batch = next(iter(samples))
         curves, sizes = {}, {}
         for layer in layers:
             w = layer.matrix(self.edit)

@@ -22,11 +22,12 @@ from ..quantize.samples import Samples, Source, as_samples
 from .allocate import allocate, cost_curve
 from .api import HELD_OUT, LayerReport, Pruned
 from .judge import agreement
-from .layers import Layer, exposed, find_layers, make_stages
-from .moments import Moments, gather_moments
+from .layers import Layer, find_layers
+from .moments import Moments
 from .patterns import Pattern
 from .reconstruct import damped, refit, relative_error
 from .spaces import Analysis, Carried, Follower, Space
+from .walk import Walk
 
 Progress = Callable[[str, int, int], None]
 LEAST_UNITS = 1
@@ -52,11 +53,9 @@ def prune_channels(
     teacher = ActivationRunner(original)
     samples = as_samples(data, teacher.inputs)
     learn, judge = samples.split(HELD_OUT)
-    sources = ActivationRunner(original, exposed(readers))
-    depths = [len(r.matrix(edit)) for r in readers]
-    moments = gather_moments(sources, None, readers, depths, learn)
+    moments = Walk(edit, readers, learn, follow=False).everything()
     kept = _select(found, spaces, readers, edit, moments, sparsity, importance, allocation)
-    reports = _fit(edit, found, readers, kept, sources, moments, learn, reconstruct, progress)
+    reports = _fit(edit, found, readers, kept, learn, reconstruct, progress)
     cut_channels(edit, found, kept)
     pruned = edit.finish()
     skipped = {s.name: s.locked for s in found.spaces if s.parent is None and s.locked}
@@ -154,32 +153,28 @@ def _unit_costs(w: np.ndarray, own: np.ndarray, units: np.ndarray, importance: s
 
 
 def _fit(
-    edit: OnnxEdit, found: Analysis, readers: Sequence[Layer], kept: Mapping[Space, np.ndarray], teacher: ActivationRunner,
-    moments: dict[str, Moments], samples: Samples, reconstruct: bool, progress: Progress,
+    edit: OnnxEdit, found: Analysis, readers: Sequence[Layer], kept: Mapping[Space, np.ndarray], samples: Samples,
+    reconstruct: bool, progress: Progress,
 ) -> list[LayerReport]:
     """Zeros for the units that go, in the order of execution."""
     reports: list[LayerReport] = []
-    for n, stage in enumerate(make_stages(list(readers))):
-        if n and reconstruct:
-            student = ActivationRunner(edit.finish(), exposed(stage), cache=False)
-            moments |= gather_moments(teacher, student, stage, [len(r.matrix(edit)) for r in stage], samples)
-            student.close()
-        for layer in stage:
+    for stage in Walk(edit, readers, samples, follow=reconstruct):
+        for layer in stage.layers:
             progress("prune", len(reports), len(readers))
             original = layer.matrix(edit)
             mask = np.ones(len(original), bool)
             for space, units in _rows_of(found.readers[layer.name], len(original)):
                 if space in kept:
                     mask[np.delete(units, kept[space], axis=0).reshape(-1)] = False
-            own, cross = moments[layer.name].normal(bool(layer.bias) and reconstruct)
+            own, cross = stage.moments[layer.name].normal(bool(layer.bias) and reconstruct)
             full = np.broadcast_to(mask[:, None], original.shape)
             made = np.where(full, original, 0)
             before = relative_error(made, original, own, cross, own)
             if reconstruct:
-                made = refit(original, full, own, moments[layer.name].target(original, bool(layer.bias)))
+                made = refit(original, full, own, stage.moments[layer.name].target(original, bool(layer.bias)))
                 if layer.bias:
                     bias = edit.constants[layer.bias]
-                    off = moments[layer.name].offset(original, made)
+                    off = stage.moments[layer.name].offset(original, made)
                     edit.constants[layer.bias] = (bias + off.reshape(bias.shape)).astype(bias.dtype)
             layer.store(edit, made)
             error = relative_error(made, original, own, cross, own)

@@ -15,7 +15,6 @@ from onnx import NodeProto
 
 from ..onnx_edit import OnnxEdit, attributes
 
-STAGES = 12
 SMALLEST = 1024  # weights; pruning fewer brings nothing
 
 
@@ -155,16 +154,5 @@ def _residual(node: NodeProto, bias: str, edit: OnnxEdit, users: dict[str, list[
 
 
 def exposed(layers: Sequence[Layer]) -> list[str]:
-    """The tensors that `moments` looks at."""
+    """The tensors that moments are taken of."""
     return sorted({name for n in layers for name in (n.source, n.residual) if name})
-
-
-def make_stages(layers: list[Layer]) -> list[list[Layer]]:
-    """Nearly equal runs of layers; those of one input stay together."""
-    size = -(-len(layers) // STAGES)
-    stages: list[list[Layer]] = []
-    for layer in layers:
-        if not stages or (len(stages[-1]) >= size and layer.source != stages[-1][-1].source):
-            stages.append([])
-        stages[-1].append(layer)
-    return stages

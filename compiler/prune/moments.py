@@ -9,12 +9,11 @@ Nothing else is kept, so memory does not grow with the samples.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..quantize.activations import ActivationRunner
-from ..quantize.samples import Samples
+from ..onnx_edit import OnnxEdit
 from .layers import Layer
 
 ROWS = 1024  # of one layer and run
@@ -39,10 +38,13 @@ class Moments:
             product, total = z.T @ d, d.sum(axis=0, dtype=np.float64)
             self.drift = product + (0 if self.drift is None else self.drift)
             self.drift_mean = total + (0 if self.drift_mean is None else self.drift_mean)
-        z, x = z.astype(np.float32), x.astype(np.float32)
+        same = x is z
+        z = z.astype(np.float32, copy=False)
+        x = z if same else x.astype(np.float32, copy=False)
         self.count += len(z)
-        self.own += z.T @ z
-        self.cross += z.T @ x if x is not z else z.T @ z
+        own = z.T @ z
+        self.own += own
+        self.cross += own if x is z else z.T @ x
         self.mean += z.sum(axis=0, dtype=np.float64)
         self.teacher_mean += x.sum(axis=0, dtype=np.float64)
 
@@ -72,23 +74,34 @@ class Moments:
         return off if self.drift_mean is None else off + self.drift_mean / n
 
 
-def gather_moments(
-    teacher: ActivationRunner, student: ActivationRunner | None, layers: Sequence[Layer], depths: Sequence[int],
-    samples: Samples,
-) -> dict[str, Moments]:
-    """By layer.  student: None while it is still equal to the teacher.  Both runners expose `layers.exposed`."""
-    found = {layer.name: Moments(depth) for layer, depth in zip(layers, depths, strict=True)}
-    for number, batch in enumerate(samples):
-        x = teacher.run(batch.inputs)
-        z = x if student is None else student.run(batch.inputs)
-        for layer in layers:
-            seed = zlib.crc32(f"{number} {layer.name}".encode())
-            rows = layer.rows(x[layer.source], ROWS, np.random.default_rng(seed))
-            own = rows if student is None else layer.rows(z[layer.source], ROWS, np.random.default_rng(seed))
-            drift = None
-            if student is not None and layer.residual:
-                kept, now = x[layer.residual], z[layer.residual]
-                if kept.size // kept.shape[-1] == x[layer.source].size // x[layer.source].shape[-1]:  # row for row
-                    drift = layer.rows(kept - now, ROWS, np.random.default_rng(seed))
-            found[layer.name].add(own, rows, drift)
+def empty_moments(layers: Sequence[Layer], edit: OnnxEdit) -> dict[str, Moments]:
+    """By layer.  Products that read the same tensor share theirs."""
+    shared: dict[tuple[str, str], Moments] = {}
+    found = {}
+    for layer in layers:
+        key = (layer.source, layer.name if layer.is_convolution else layer.residual)
+        if key not in shared:
+            shared[key] = Moments(len(layer.matrix(edit)))
+        found[layer.name] = shared[key]
     return found
+
+
+def add_rows(
+    found: Mapping[str, Moments], layers: Sequence[Layer], number: int, x: Mapping[str, np.ndarray], z: Mapping[str, np.ndarray]
+) -> None:
+    """Take in batch `number`: the tensors of the original and of the pruned model; the same mapping while they are equal."""
+    done: set[int] = set()
+    for layer in layers:
+        moments = found[layer.name]
+        if id(moments) in done:
+            continue
+        done.add(id(moments))
+        seed = zlib.crc32(f"{number} {layer.name}".encode())
+        rows = layer.rows(x[layer.source], ROWS, np.random.default_rng(seed))
+        own = rows if x is z else layer.rows(z[layer.source], ROWS, np.random.default_rng(seed))
+        drift = None
+        if x is not z and layer.residual:
+            kept, now = x[layer.residual], z[layer.residual]
+            if kept.size // kept.shape[-1] == x[layer.source].size // x[layer.source].shape[-1]:  # row for row
+                drift = layer.rows(kept - now, ROWS, np.random.default_rng(seed))
+        moments.add(own, rows, drift)

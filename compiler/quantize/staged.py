@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..onnx_edit import OnnxEdit
-from ..prune.layers import Layer, exposed, make_stages
-from ..prune.moments import Moments, gather_moments
+from ..prune.layers import Layer
+from ..prune.moments import Moments
 from ..prune.reconstruct import damped, relative_error
-from .activations import ActivationRunner
+from ..prune.walk import Walk
 from .rounding import Curvature, refine, sweep
 from .samples import Samples
 from .weights import block_scales, nearest
@@ -50,20 +50,11 @@ def round_in_stages(
     progress: Progress = lambda what, done, total: None,
 ) -> dict[str, Rounded]:
     """By layer.  groups: weights of a block by layer.  The weights and biases in `edit` are changed."""
-    teacher = ActivationRunner(edit.finish(), exposed(layers))
     made: dict[str, Rounded] = {}
-    for number, stage in enumerate(make_stages(list(layers))):
-        depths = [len(n.matrix(edit)) for n in stage]
-        student = None
-        if number:
-            student = ActivationRunner(edit.finish(), exposed(stage), cache=False)
-        moments = gather_moments(teacher, student, stage, depths, samples)
-        if student is not None:
-            student.close()
-        for layer in stage:
+    for stage in Walk(edit, layers, samples):
+        for layer in stage.layers:
             progress("round", len(made), len(layers))
-            made[layer.name] = _round_layer(edit, layer, moments[layer.name], bits, groups[layer.name])
-    teacher.close()
+            made[layer.name] = _round_layer(edit, layer, stage.moments[layer.name], bits, groups[layer.name])
     return made
 
 
