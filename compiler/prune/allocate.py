@@ -1,7 +1,8 @@
 """How many weights each layer keeps: fewer where it is expected to cost less.
 
 The expected cost of pruning a layer to some density is what its least important blocks carry of the layer's output, by the
-diagonal second-order score.  Densities are raised together by one price per weight (a Lagrange multiplier), so that the whole
+diagonal second-order score; where the whole model was run with the layer pruned (`sensitivity`), the curve is scaled to what
+that cost.  Densities are raised together by one price per weight (a Lagrange multiplier), so that the whole
 model meets the target; no layer loses more than `MOST` times the average or becomes emptier than `LEAST`.
 """
 

@@ -20,7 +20,7 @@ from ..onnx_edit import Model, OnnxEdit
 from ..quantize.activations import ActivationRunner
 from ..quantize.samples import Samples, Source, as_samples
 from .allocate import allocate, cost_curve
-from .api import HELD_OUT, LayerReport, Pruned
+from .api import LayerReport, Pruned, divided
 from .judge import agreement
 from .layers import Layer, find_layers
 from .moments import Moments
@@ -52,7 +52,7 @@ def prune_channels(
     readers = [layers[n] for n in found.readers if n in layers]
     teacher = ActivationRunner(original)
     samples = as_samples(data, teacher.inputs)
-    learn, judge = samples.split(HELD_OUT)
+    learn, judge = divided(samples)
     moments = Walk(edit, readers, learn, follow=False).everything()
     kept = _select(found, spaces, readers, edit, moments, sparsity, importance, allocation)
     reports = _fit(edit, found, readers, kept, learn, reconstruct, progress)

@@ -20,7 +20,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from ...frontend.onnx.structure import read_names
 from ..onnx_edit import OnnxEdit
-from .layers import Layer
+from .layers import Layer, exposed
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def cut(stages: Sequence[Sequence[Layer]], edit: OnnxEdit) -> list[Piece]:
     """One piece per stage."""
     fixed = _fixed(edit)
     computed = {*edit.inputs, *(name for n in edit.nodes for name in n.output)}
-    wanted = [tuple(dict.fromkeys(n for x in stage for n in (x.source, x.residual) if n)) for stage in stages]
+    wanted = [tuple(exposed(stage)) for stage in stages]
     taken = _share_out(wanted, edit, fixed)
     made = [tuple(o for n in nodes for o in n.output if o) for nodes in taken]
     reads = [tuple(n for n in _read(nodes) if n in computed and n not in own) for nodes, own in zip(taken, made, strict=True)]

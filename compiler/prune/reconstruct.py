@@ -3,8 +3,9 @@
     magnitude  |w|                                                       needs no data
     wanda      |w| * norm of its input, compared within an output        (Sun et al. 2023)
     obd        w^2 * E[z^2] / 2                                          (diagonal second order, LeCun et al. 1990)
-    obs        the same in rounds, after each of which the weights       (the "surgeon": full second order for what stays,
-               that stay are solved anew for what has gone                Hassibi and Stork 1993)
+    obs        w^2 / [H^-1]_jj / 2, what its loss costs when all others   (the "surgeon", Hassibi and Stork 1993)
+               make up for it; in rounds, after each of which the
+               weights that stay are solved anew for what has gone
 
 H = E[z z^T] over the inputs of the layer in the model that is being pruned.  Afterwards, whatever chose the mask, the weights
 that stay are the solution of least squares to the original outputs (`refit`): min ||z W - x W0||^2 under the mask.
@@ -58,7 +59,7 @@ def _in_rounds(
         rounds = [(n, (p + 1) / parts) for n in range(pattern.of - 1, pattern.keep - 1, -1) for p in range(parts)]
     else:
         rounds = [(0, 1 - (1 - density) * (1 - (1 - n / ROUNDS) ** 2)) for n in range(1, ROUNDS + 1)]
-    power = np.maximum(np.diag(own), 0)[:, None]
+    power = 1 / np.diag(np.linalg.inv(damped(own).astype(np.float32))).clip(_SMALL * _SMALL)[:, None]
     solver = Refit(weights, own, target)
     made, mask = weights, np.ones(weights.shape, bool)
     for keep, share in rounds:
