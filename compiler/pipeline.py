@@ -101,10 +101,12 @@ def _whole_graph_passes() -> Passes:
 WHOLE_GRAPH_PASSES = _whole_graph_passes()
 """For targets whose own compiler takes whole graphs: it fuses, and it has convolutions with borders."""
 
-GPU_PASSES: Passes = tuple(step for step in GRAPH_PASSES
-                           if step[0] not in ("explicit_padding", "channel_words", "scale_weights", "row_means"))
+GPU_PASSES: Passes = tuple((name, partial(fuse, joins=True) if name == "fuse" else function)
+                           for name, function in GRAPH_PASSES
+                           if name not in ("explicit_padding", "channel_words", "scale_weights", "row_means"))
 """For kernels whose copies to shared memory fill in zeros: a border costs a condition, not a launch.  They read
-constant weights in rows, and no row of pixels stays in a cache."""
+constant weights in rows, and no row of pixels stays in a cache.  A launch costs more than to decide which part of a Concat
+an element is of."""
 
 STREAM_PASSES: Passes = tuple(step for step in GRAPH_PASSES
                               if step[0] not in (*_FOR_LOOPS, "merge_products", "lower_quantization"))

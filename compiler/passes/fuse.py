@@ -28,7 +28,7 @@ from ...ir.ops.base import form_of
 from ...ir.ops.contract import Conv, MatMul
 from ...ir.ops.control import Fused
 from ...ir.ops.elementwise import Binary, Bitcast, Cast, Select, Unary
-from ...ir.ops.movement import Pad
+from ...ir.ops.movement import Concat, Pad, Reshape, Slice, Transpose
 from ...ir.ops.norm import Attention
 from ...ir.ops.quantize import Lookup, Saturate
 from ...ir.ops.quantized_attention import QuantizedAttention
@@ -41,6 +41,7 @@ ELEMENTWISE = (Unary, Binary, Select, Cast, Bitcast, Saturate, Lookup)
 CHEAP = (Binary, Select, Cast, Bitcast, Saturate, Lookup)  # elementwise, without functions that take many instructions
 MAX_ROW_ELEMENTS = 32768  # a row of a "rows" group has to stay in the second-level cache
 TYPICAL_ROW = 128  # elements of an open dimension
+MOST_PARTS = 4  # of a Concat that its readers select from
 MAX_NODES = 100  # of a group: one pass over memory is little beside so much work, and code must not grow without bound
 
 
@@ -53,8 +54,8 @@ class _Group:
 class _Fuser:
     """The state of one run: positions of nodes, users, descendants as bit sets, and the group of each node."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, joins: bool = False) -> None:
+        self.graph, self.joins = graph, joins
         self.nodes = graph.nodes
         self.position = {n: i for i, n in enumerate(graph.nodes)}
         self.users = {v: [self.position[n] for n in ns] for v, ns in graph.users().items()}
@@ -284,7 +285,7 @@ class _Fuser:
 
     def _reads_once(self, user: int, v: Value) -> bool:
         node = self.nodes[user]
-        return isinstance(node.op, (Reduce, Pad)) or _is_no_larger(node.outputs[0].type.shape, v.type.shape)
+        return isinstance(node.op, (Reduce, Pad, Concat)) or _is_no_larger(node.outputs[0].type.shape, v.type.shape)
 
     def _convex(self, members: set[int]) -> bool:
         mask = sum(1 << m for m in members)
@@ -300,8 +301,29 @@ class _Fuser:
                 continue
             if isinstance(node.op, ELEMENTWISE):
                 self.take("map", self.grow(i))
-            elif form_of(node.op) == "compute" and not is_view(self.graph, node, self.users_of):
+                continue
+            joined = isinstance(node.op, Concat) and self.joins and (self._is_joined(i) or self._is_copied(i))
+            if joined or (form_of(node.op) == "compute" and not is_view(self.graph, node, self.users_of)):
                 self.take("map", {i})
+
+    def _is_joined(self, i: int) -> bool:
+        """Whether few parts, slices or elementwise, are joined for elementwise nodes of the same shape alone."""
+        made = [self._producer(v) for v in self.nodes[i].inputs]
+        parts = len(made) <= MOST_PARTS and all(
+            p is not None and isinstance(self.nodes[p].op, (Slice, *ELEMENTWISE)) and self.users[v] == [i]
+            for p, v in zip(made, self.nodes[i].inputs, strict=True))
+        (out,) = self.nodes[i].outputs
+        readers = self.users.get(out, ())
+        return parts and bool(readers) and out not in self.kept and all(
+            isinstance(self.nodes[u].op, ELEMENTWISE) and self.shape(u) == self.shape(i) for u in readers)
+
+    def _is_copied(self, i: int) -> bool:
+        """Whether all of few parts have to be copied, whole lines at a time."""
+        node = self.nodes[i]
+        made = [self._producer(v) for v in node.inputs]
+        old = all(p is None or isinstance(self.nodes[p].op, (Slice, Reshape, Transpose)) for p in made)
+        assert isinstance(node.op, Concat)
+        return old and 2 <= len(made) <= MOST_PARTS and node.op.axis < len(self.shape(i)) - 1
 
     def users_of(self, v: Value) -> list[Node]:
         return [self.nodes[u] for u in self.users.get(v, ())]
@@ -344,9 +366,10 @@ def _is_no_larger(a: Sequence[Dim], b: Sequence[Dim]) -> bool:
     return at_least(normal_dim(as_expr(multiply_dims(b)) - as_expr(multiply_dims(a))), 0)
 
 
-def fuse(graph: Graph) -> Graph:
-    """Wrap every group in a `Fused` node; views, irregular operators and control flow stay as they are."""
-    f = _Fuser(graph)
+def fuse(graph: Graph, *, joins: bool = False) -> Graph:
+    """Wrap every group in a `Fused` node; views, irregular operators and control flow stay as they are.  joins: elementwise
+    readers of a Concat select its parts themselves, where these are slices or elementwise (the halves of a rotation)."""
+    f = _Fuser(graph, joins)
     for i, node in enumerate(graph.nodes):
         if isinstance(node.op, (Attention, QuantizedAttention)):
             f.take("attention", {i})

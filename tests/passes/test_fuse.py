@@ -202,6 +202,31 @@ def test_a_gather_is_computed_where_it_is_read() -> None:
     assert groups(fused(b, y)) == [("map", ["Gather", "Binary"])]
 
 
+@pytest.mark.parametrize("joins", [False, True])
+def test_readers_may_select_the_halves_of_a_rotation(joins: bool) -> None:
+    """x * cos + Concat(-right half, left half) * sin: one group where launches are dear, else written in place."""
+    b = Builder()
+    x, cos, sin = b.input("x", f32(2, 3, 8)), b.input("cos", f32(3, 8)), b.input("sin", f32(3, 8))
+    left, right = (b.add(Slice((0, 0, n), (2, 3, 4), (1, 1, 1)), x) for n in (0, 4))
+    turned = b.add(Concat(2), b.add(Unary("neg"), right), left)
+    y = b.add(Binary("add"), b.add(Binary("mul"), x, cos), b.add(Binary("mul"), turned, sin))
+    before = b.graph([y])
+    after = fuse(before, joins=joins)
+    verify_graph(after, after="fuse")
+    assert kinds(after) == {"map": 1 if joins else 2}
+    values = [np.random.default_rng(n).standard_normal(v.type.static_shape).astype("f4") for n, v in enumerate(before.inputs)]
+    np.testing.assert_array_equal(run_graph(after, values)[0], run_graph(before, values)[0])
+
+
+@pytest.mark.parametrize(("axis", "is_map"), [(1, True), (2, False)])
+def test_parts_that_are_copied_are_one_map_along_whole_lines(axis: int, is_map: bool) -> None:
+    """A token behind its cache; along the last axis the parts are not vectors of one kind."""
+    b = Builder()
+    parts = [b.input("past", f32(2, 3, 8)), b.input("new", f32(*((2, 1, 8) if axis == 1 else (2, 3, 1))))]
+    graph = fuse(b.graph([b.add(Concat(axis), *parts)]), joins=True)
+    assert kinds(graph) == ({"map": 1} if is_map else {})
+
+
 def test_what_two_groups_read_is_computed_once() -> None:
     b = Builder()
     x = b.add(Unary("exp"), b.input("x", f32(4, 6)))
