@@ -21,7 +21,7 @@ class Dialect:
     bindings: loop kind -> the number of the block or thread that runs it.  before, inside: loop kind -> line before the loop,
     or first in its body.  spaces: buffer space -> what stands before a declaration; a space that is missing is refused.
     barriers: scope -> statement.  instructions: names that a `Do` may have, each a function of that name.
-    signature: the head of a kernel, with {name}, {parameters} and {threads}, with the blocks that shall be
+    signature: the head of a kernel, with {name}, {parameters}, {cluster} and {threads}, with the blocks that shall be
     resident after it.  restrict: after the `*` of a parameter that no
     other overlaps.  shared_limit: bytes of shared memory that declarations may take, beyond it one array is cut up.
     snippets: helper functions by name, printed if used; DEVICE in them becomes `device`.

@@ -102,8 +102,9 @@ class _KernelPrinter(StorePrinter):
             self.line("DYNAMIC_SHARED(shared_memory);")
         self.block(self.kernel.body)
         threads = block[0] * block[1] * block[2]
-        bounds = ", ".join(map(str, (threads, *_resident(self.kernel))))
-        head = self.dialect.signature.format(name=self.kernel.name, parameters=parameters, threads=bounds)
+        bounds = ", ".join(map(str, (threads, *_asked(self.kernel, "resident"))))
+        cluster = "".join(f"__cluster_dims__({n}, 1, 1) " for n in _asked(self.kernel, "cluster"))
+        head = self.dialect.signature.format(name=self.kernel.name, parameters=parameters, threads=bounds, cluster=cluster)
         text = "\n".join([head, "{", *self.lines, "}", ""])
         return PrintedKernel(self.kernel.name, grid, block, self.shared.total, self.shared.total if self.dynamic else 0, text)
 
@@ -312,10 +313,10 @@ def _is_start(s: Stmt, following: Stmt) -> bool:
     return following.buf == s.buf and following.value.type.lanes == 1 and not reads(following.value, s.buf)
 
 
-def _resident(kernel: Kernel) -> tuple[int, ...]:
-    """How many blocks a multiprocessor shall hold at once, if a loop says so."""
+def _asked(kernel: Kernel, what: str) -> tuple[int, ...]:
+    """How many blocks a multiprocessor shall hold at once ("resident"), or a cluster has, if a loop says so."""
     found = (a for s in walk_block(kernel.body) if isinstance(s, For) for a in s.attrs)
-    return next(((int(a[1]),) for a in found if isinstance(a, tuple) and a[0] == "resident"), ())
+    return next(((int(str(a[1])),) for a in found if isinstance(a, tuple) and a[0] == what), ())
 
 
 def _tiles(s: Do) -> list[Buffer]:

@@ -19,8 +19,12 @@ What a kernel may use beyond plain C++:
          their addresses in shared memory; wgmma_fence() before, wgmma_commit(), wgmma_wait(n); fence_async_proxy()
     Do bulk_copy_2d, _3d(tile, map place, barrier)   cp.async.bulk.tensor (sm_90a): a box of what a tensor map describes, in
          rows of 128 bytes, permuted; zeros outside; its bytes are counted by the barrier
+    Do bulk_share_2d, _3d(tile, map place, barrier, blocks)
+                                                     the same to every block of the cluster that has a bit in `blocks`
     Do mbarrier_init(barrier, arrivals), fence_mbarrier_init(), mbarrier_arrive(barrier), mbarrier_wait(barrier, parity),
          mbarrier_expect(barrier, bytes)             barriers in shared memory (u64); expect arrives and adds bytes to wait for
+    Do mbarrier_arrive_at(barrier, block), cluster_sync()
+                                                     at another block's barrier; all threads of a cluster
     Barrier "block", "warp"                          __syncthreads, __syncwarp
 
 Fragments are register arrays in the order of the registers: element e of thread (g = lane / 4, t = lane % 4) of a 16-bit
@@ -154,17 +158,24 @@ DEVICE void wgmma_m64n{columns}k16_{dtype}(float *d, const void *a, const void *
 """
 
 
-def _bulk_copy(rank: int) -> str:
-    """One bulk tensor copy.  The coordinates come with the contiguous axis first."""
+def _bulk_copy(rank: int, shared: bool) -> str:
+    """One bulk tensor copy, to several blocks of the cluster if `shared`.  The coordinates come with the contiguous axis
+    first."""
     names = [f"c{n}" for n in range(rank)]
     parameters, places = ", ".join(f"int {n}" for n in names), ", ".join(f"%{n + 2}" for n in range(rank))
-    return f"""
-DEVICE void bulk_copy_{rank}d(void *tile, const tensor_map *map, {parameters}, unsigned long long *barrier)
+    name, multicast, mask, blocks, given = f"bulk_copy_{rank}d", "", "", "", ""
+    comment = ""
+    if shared:
+        name, multicast, mask = f"bulk_share_{rank}d", ".multicast::cluster", f", %{rank + 3}"
+        blocks, given = ", int blocks", ', "h"((unsigned short)blocks)'
+        comment = "\n// To the same place in every block of the cluster with a bit in `blocks`, counted by its own barrier."
+    return f"""{comment}
+DEVICE void {name}(void *tile, const tensor_map *map, {parameters}, unsigned long long *barrier{blocks})
 {{
     const unsigned to = (unsigned)__cvta_generic_to_shared(tile), done = (unsigned)__cvta_generic_to_shared(barrier);
-    asm volatile("cp.async.bulk.tensor.{rank}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
-                 "[%0], [%1, {{{places}}}], [%{rank + 2}];"
-                 ::"r"(to), "l"(map), {", ".join(f'"r"({n})' for n in names)}, "r"(done) : "memory");
+    asm volatile("cp.async.bulk.tensor.{rank}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes{multicast} "
+                 "[%0], [%1, {{{places}}}], [%{rank + 2}]{mask};"
+                 ::"r"(to), "l"(map), {", ".join(f'"r"({n})' for n in names)}, "r"(done){given} : "memory");
 }}
 """
 
@@ -187,10 +198,27 @@ struct __align__(64) tensor_map {
     unsigned long long words[16];
 };
 """,
-    **{f"bulk_copy_{rank}d": _bulk_copy(rank) for rank in (2, 3)},
+    **{f"bulk_copy_{rank}d": _bulk_copy(rank, False) for rank in (2, 3)},
+    **{f"bulk_share_{rank}d": _bulk_copy(rank, True) for rank in (2, 3)},
     "mbarrier_init": _barrier_function("mbarrier_init", "arrivals", "mbarrier.init.shared::cta.b64 [%0], %1"),
     "mbarrier_expect": _barrier_function("mbarrier_expect", "bytes", "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1"),
     "mbarrier_arrive": _barrier_function("mbarrier_arrive", "", "mbarrier.arrive.shared::cta.b64 _, [%0]"),
+    "mbarrier_arrive_at": """
+// Arrives at the barrier that the block of this number in the cluster has at the same place.
+DEVICE void mbarrier_arrive_at(unsigned long long *barrier, int block)
+{
+    asm volatile("{ .reg .b32 there; mapa.shared::cluster.u32 there, %0, %1; "
+                 "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there]; }"
+                 ::"r"((unsigned)__cvta_generic_to_shared(barrier)), "r"(block) : "memory");
+}
+""",
+    "cluster_sync": """
+// All threads of all blocks of the cluster meet.
+DEVICE void cluster_sync()
+{
+    asm volatile("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;" ::: "memory");
+}
+""",
     "fence_mbarrier_init": """
 // Makes barriers that this thread has initialised visible to bulk copies.
 DEVICE void fence_mbarrier_init() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
@@ -295,7 +323,7 @@ CUDA = Dialect(
     },
     spaces={"shared": "__shared__ __align__(16) ", "register": "", "stack": "",
             "tensor_map": "const __grid_constant__ tensor_map "},
-    signature='extern "C" __global__ void __launch_bounds__({threads})\n{name}({parameters})',
+    signature='extern "C" __global__ void {cluster}__launch_bounds__({threads})\n{name}({parameters})',
     device="static __device__ __forceinline__",
     bindings={f"{kind}.{d}": f"{index}.{d}" for kind, index in (("block", "blockIdx"), ("thread", "threadIdx")) for d in "xyz"},
     before={"unroll": "#pragma unroll"},

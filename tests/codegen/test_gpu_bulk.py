@@ -20,7 +20,7 @@ from tilewright.codegen.strategies.gpu import bulk, contract, persistent
 from tilewright.codegen.strategies.gpu.bulk import BulkPipeline
 from tilewright.codegen.strategies.gpu.tiles import tile_candidates
 from tilewright.codegen.strategies.gpu.warpgroup import WarpgroupCore
-from tilewright.ir.expr import as_expr
+from tilewright.ir.expr import Expr, as_expr
 from tilewright.ir.graph import Builder
 from tilewright.ir.kernel import Barrier, Block, Do, For, If
 from tilewright.ir.kernel_launch import split_launches
@@ -105,6 +105,93 @@ def test_wide_tiles(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = [halves(40, 136), halves(136, 40)]
     got, _ = run(MatMul(), arrays, (1,), HOPPER)
     np.testing.assert_allclose(got.astype("f4"), arrays[0].astype("f4") @ arrays[1].astype("f4"), rtol=0, atol=0.1)
+
+
+CLUSTERS: dict[str, list[np.ndarray]] = {
+    "edges": [halves(250, 200), halves(200, 136)],
+    "one column of tiles": [halves(128, 136), halves(136, 104)],
+    "batches": [halves(3, 120, 96), halves(3, 96, 136)],
+    "several tiles a block": [halves(384, 328), halves(328, 192)],
+}
+
+
+def in_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small tiles, as wide as those that blocks share, on a machine with room for two blocks."""
+    tile = next(x for x in tile_candidates("f16", "f32", True, FEW, True) if (x.rows, x.columns) == (64, 128))
+    monkeypatch.setattr(contract, "choose_tile", lambda *_: (tile, ""))
+    monkeypatch.setattr(persistent, "resident_blocks", lambda *_: 2)
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_blocks_that_share_an_operand(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_clusters(monkeypatch)
+    arrays = CLUSTERS[name]
+    got, made = run(MatMul(), arrays, (1,), FEW)
+    assert "those of the right operand for 2 blocks at once" in made.note
+    expected = MatMul().evaluate(*arrays)[0].astype("f4")
+    np.testing.assert_allclose(got.astype("f4"), expected, rtol=0, atol=2e-3 * np.abs(expected).max())
+
+
+def test_an_odd_number_of_rows_of_tiles_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_clusters(monkeypatch)
+    made, kernel = schedule(MatMul(), [halves(130, 72), halves(72, 136)], (1,), FEW)
+    assert made.views and "cluster" not in print_kernel(kernel, CUDA).text
+
+
+def arrivals_at_home(self: BulkPipeline, step: Expr) -> Do:
+    """Both threads of a warp tell their own block alone."""
+    return Do("mbarrier_arrive", (bulk._place(self.empty, step % self.stages),))
+
+
+def without_the_last_meeting(self: BulkPipeline) -> Block:
+    return ()
+
+
+def whole_copies(self: BulkPipeline, at: tuple[Expr, Expr, Expr], stage: Expr) -> Block:
+    """Every block brings its part to itself alone."""
+    (share,) = copy_right(self, at, stage)
+    assert isinstance(share, Do)
+    return (Do("bulk_copy_2d", share.args[:-1]),)
+
+
+def the_same_part(self: BulkPipeline, at: tuple[Expr, Expr, Expr], stage: Expr) -> Block:
+    return copy_right(replace(self, rank=as_expr(0)), at, stage)
+
+
+def fewer_arrivals(self: BulkPipeline) -> Block:
+    """As if the warps of one block were all that read a stage."""
+    first, meeting = start(self)
+    assert isinstance(first, If)
+    (loop, fence) = first.then
+    assert isinstance(loop, For)
+    full, empty = loop.body
+    assert isinstance(empty, Do)
+    made = replace(loop, body=(full, replace(empty, args=(empty.args[0], as_expr(self.consumers)))))
+    return (replace(first, then=(made, fence)), meeting)
+
+
+def without_the_first_meeting(self: BulkPipeline) -> Block:
+    return start(self)[:-1]
+
+
+copy_right, start = BulkPipeline.copy_right, BulkPipeline.start
+SHARING_MISTAKES = {
+    "the other block is not told": ("give_back", arrivals_at_home, "race"),
+    "a block ends while the other one writes to it": ("end", without_the_last_meeting, "all threads of which have returned"),
+    "a part is not shared": ("copy_right", whole_copies, "deadlock"),
+    "both bring the same part": ("copy_right", the_same_part, "race"),
+    "a stage is free when one block is done": ("start", fewer_arrivals, "race|more than 4 arrivals"),
+    "barriers are used before the other block has made them": ("start", without_the_first_meeting, "not initialised"),
+}
+
+
+@pytest.mark.parametrize("mistake", SHARING_MISTAKES)
+def test_mistakes_of_sharing_are_found(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_clusters(monkeypatch)
+    method, wrong, message = SHARING_MISTAKES[mistake]
+    monkeypatch.setattr(BulkPipeline, method, wrong)
+    with pytest.raises(EmulationError, match=message):
+        run(MatMul(), CLUSTERS["several tiles a block"], (1,), FEW)
 
 
 def without(block: Block, fn: str) -> Block:

@@ -45,6 +45,7 @@ from .warpgroup import WarpgroupCore
 
 Core = Union[MatrixCore, PlainCore, WarpgroupCore, PairedCore]
 EPILOGUE_THREADS = 256
+CLUSTER = 2  # blocks that share the right operand's stages
 PLAIN_RESIDENT = 2  # blocks of a multiprocessor that registers are limited for, in plain arithmetic
 
 
@@ -136,10 +137,11 @@ def _views(
     they do not convert."""
     if not (tile.warpgroup and machine.has("tma") and (p.left.dtype, p.right.dtype) == types):
         return (), tile
+    cluster = CLUSTER if -(-p.sizes[1] // tile.rows) % CLUSTER == 0 and tile.columns >= 128 else 1
     left = tensor_view("left", p.left, p.sizes[0], tile.rows, tile.depth)
-    right = tensor_view("right", p.right, p.sizes[0], tile.columns, tile.depth)
+    right = tensor_view("right", p.right, p.sizes[0], tile.columns // cluster, tile.depth)
     size = DTYPES[p.left.dtype].size
-    pieces = (replace(tile, bulk=True, piece=n) for n in PIECES if tile.columns % n == 0)
+    pieces = (replace(tile, bulk=True, piece=n, cluster=cluster) for n in PIECES if tile.columns % n == 0)
     fitting = next((t for t in pieces if t.shared_bytes(size, 4) <= machine.shared_bytes), None)
     return (((left, right), fitting) if left is not None and right is not None and fitting is not None else ((), tile))
 

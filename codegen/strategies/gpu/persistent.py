@@ -35,7 +35,7 @@ def staying_product(plan: ProductPlan, partial: Buffer | None) -> Block:
     size, acc_size = DTYPES[plan.types[0]].size, DTYPES[plan.p.compute.acc].size
     together = plan.machine.shared_per_processor // (tile.shared_bytes(size, acc_size) + 1024)
     resident = max(1, min(together, resident_blocks(tile, acc_size, plan.machine)))
-    blocks = min(total, plan.machine.processors * resident)
+    blocks = max(tile.cluster, min(total, plan.machine.processors * resident) // tile.cluster * tile.cluster)
     block, turn = axis("block", blocks), axis("turn", -(-total // blocks))
     number = turn * blocks + block
     batch, split, tile_row, tile_column = tile_numbers(number, plan.counts())
@@ -43,7 +43,7 @@ def staying_product(plan: ProductPlan, partial: Buffer | None) -> Block:
     lane, warp = axis("lane", 32), axis("warp", consumers + PRODUCERS)
     row, column, steps = tile_row * tile.rows, tile_column * tile.columns, tile.steps(plan.p.sizes[3])
     left, right = plan.views
-    bulk = BulkPipeline(core, left, right, consumers, warp, lane)
+    bulk = BulkPipeline(core, left, right, consumers, warp, lane, tile.cluster, block % tile.cluster)
     before, own_row = turn * steps, warp * tile.warp_tile[0]
 
     def over_tiles(body: Block, note: str) -> Block:
@@ -56,9 +56,10 @@ def staying_product(plan: ProductPlan, partial: Buffer | None) -> Block:
     finish = _finish_pieces(plan, core, sums, partial, (batch, split, row + own_row, column), warp, lane)
     consume = over_tiles((*core.start(), *bulk.consume(before, steps, (own_row, as_expr(0))), *finish),
                          "the others multiply them, and finish the sums of a tile while its successor is brought")
-    body = (*bulk.allocate(), Alloc(sums), *bulk.start(), Barrier("block"), *bulk.run(produce, consume))
+    body = (*bulk.allocate(), Alloc(sums), *bulk.start(), *bulk.run(produce, consume), *bulk.end())
     inside = nest((warp,), nest((lane,), body, "thread.x"), "thread.y")
-    return nest((block,), inside, "block.x", (("resident", resident),))
+    cluster = (("cluster", tile.cluster),) if tile.cluster > 1 else ()
+    return nest((block,), inside, "block.x", (("resident", resident), *cluster))
 
 
 def _finish_pieces(

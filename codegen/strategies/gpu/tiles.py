@@ -26,7 +26,7 @@ SPARE_REGISTERS = 64
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
 CLOCK_OF_L2 = 2.2  # times the bandwidth of memory
 OLDER_SHARE = 0.65  # of the peak of tensor cores made for warpgroups that mma.sync reaches
-RASTER = 8  # rows of tiles that follow each other
+RASTERS = (8, 4, 2)  # rows of tiles that follow each other, the first number that divides them
 PAIRED_GAIN = 1.8  # of sparse tensor cores, in arithmetic and in bytes of weights
 OVERLAP = 0.85  # of the faster one of arithmetic and memory that hides behind the other
 
@@ -35,8 +35,9 @@ OVERLAP = 0.85  # of the faster one of arithmetic and memory that hides behind t
 class GpuTile:
     """matrix: by tensor cores; warpgroup: by four warps together (sm_90a); bulk: a warp of its own brings the
     tiles by bulk copies, and blocks stay for several tiles, the sums of which warps finish `piece` columns at a time.  depth:
-    elements of k in a stage.  paired: by sparse tensor cores, two of any four weights along k are zero.  threads: of the warps
-    that multiply."""
+    elements of k in a stage.  cluster: blocks that make neighbouring tiles of the same columns, each of which brings a part of
+    the right operand's stages to all of them.  paired: by sparse tensor cores, two of any four weights along k are zero.
+    threads: of the warps that multiply."""
 
     rows: int
     columns: int
@@ -50,6 +51,7 @@ class GpuTile:
     bulk: bool = False
     piece: int = 0
     paired: bool = False
+    cluster: int = 1
 
     @property
     def threads(self) -> int:
@@ -74,8 +76,11 @@ class GpuTile:
     def __str__(self) -> str:
         split = f", k in {self.splits} parts" if self.splits > 1 else ""
         rows, columns = self.warp_tile
+        brought = ", brought by bulk copies" if self.bulk else ""
+        if self.cluster > 1:
+            brought += f", those of the right operand for {self.cluster} blocks at once"
         return (f"tiles of {self.rows} x {self.columns} x {self.depth} in {self.stages} stages, "
-                f"{rows} x {columns} a warp{split}{', brought by bulk copies' if self.bulk else ''}")
+                f"{rows} x {columns} a warp{split}{brought}")
 
 
 # (rows, columns, warps along rows, warps along columns)
@@ -215,7 +220,7 @@ def _reason(tile: GpuTile, sizes: tuple[int, int, int, int], dtype: str, time: f
 def tile_numbers(block: Expr, counts: tuple[int, int, int, int]) -> tuple[Expr, Expr, Expr, Expr]:
     """(batch, split, row of tiles, column of tiles) of a block.  Several rows of tiles share each column before the next."""
     batches, splits, rows, columns = counts
-    raster = RASTER if rows % RASTER == 0 and columns > 1 else 1
+    raster = next(n for n in (*RASTERS, 1) if rows % n == 0) if columns > 1 else 1
     if raster == 1:
         return tuple(split_index([batches, splits, rows, columns], block))  # type: ignore[return-value]
     batch, split, group, column, within = split_index([batches, splits, rows // raster, columns, raster], block)

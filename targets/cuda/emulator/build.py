@@ -6,6 +6,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ _COMPILERS = ("g++", "clang++")
 _RUNTIME = ("emulator.cpp", "memory_check.cpp", "instructions.cpp", "bulk.cpp")
 _HEADERS = ("cuda_emulator.h", "emulator.h")
 _LIBRARIES = "libraries.so"
+_CLUSTER = re.compile(r"__cluster_dims__\((\d+), 1, 1\)[^\n]*\n(\w+)\(")
 _ALWAYS = ("-std=c++17", "-g0", "-fPIC", "-ffp-contract=off", "-w")
 # The checks' calls without the libraries that usually answer them: ours do.  Fused multiply-adds are one instruction.
 _KERNELS = ("-fsanitize=thread", "-fsanitize=bounds", "-fno-sanitize-recover=bounds")
@@ -86,7 +88,8 @@ def build_library(text: str, kernels: Iterable[str], optimise: bool = False) -> 
     Raises TargetError without a C++ compiler, or with its words when it refuses the text."""
     runtime = _runtime_folder()
     with TemporaryFolder("tilewright-emulator-") as folder:
-        lines = [text, "", *(f"EMULATED_KERNEL({kernel})" for kernel in kernels), ""]
+        clusters = {name: n for n, name in _CLUSTER.findall(text)}
+        lines = [text, "", *(f"EMULATED_KERNEL({kernel}, {clusters.get(kernel, 1)})" for kernel in kernels), ""]
         (folder / "kernels.cpp").write_text("\n".join(lines), encoding="utf-8")
         compiler = find_compiler()
         _run([*compiler, *_kernel_flags(optimise), f"-I{runtime}", "-c", "kernels.cpp", "-o", "kernels.o"], folder)

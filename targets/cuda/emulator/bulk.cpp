@@ -49,11 +49,11 @@ int number_of(const void *address, int line)
     fail("line %d: a barrier in shared memory that was not initialised", line);
 }
 
-/* The barrier at an address, which the thread must have seen initialised. */
-Mbarrier &barrier_at(void *address, int line)
+/* The barrier at an address of a block of the cluster, which the thread must have seen initialised. */
+Mbarrier &barrier_at(void *address, int line, int rank)
 {
     Mbarrier &barrier = launch.barriers[(size_t)number_of(address, line)];
-    check_access(address, 8, false);
+    check_shared_of(rank, address, 8, false);
     return barrier;
 }
 
@@ -90,6 +90,47 @@ void arrive(Mbarrier &barrier, int line)
     barrier.pending--;
     thread.known[(size_t)launch.current] = ++thread.clock;
     join(barrier.known, thread.known);
+}
+
+/* A box to the shared memory of one block of the cluster. */
+void copy_box(const Map &map, int axes, const int *at, void *tile, void *address, int rank, int line)
+{
+    Mbarrier &barrier = barrier_at(address, line, rank);
+    if (!barrier.fenced) {
+        fail("line %d: the barrier was not made visible to bulk copies after its initialisation", line);
+    }
+    const int number = number_of(address, line);
+    const uint32_t per_piece = 16 / map.element_bytes, planes = axes == 3 ? map.box[2] : 1;
+    BulkCopy copy;
+    for (uint32_t row = 0; row < map.box[1] * planes; row++) {
+        for (uint32_t piece = 0; piece < 8; piece++) {
+            const long long x = (long long)at[0] + piece * per_piece, y = (long long)at[1] + row % map.box[1];
+            const long long z = axes == 3 ? (long long)at[2] + row / map.box[1] : 0;
+            uintptr_t to = (uintptr_t)tile + row * 128 + piece * 16;
+            to ^= to >> 3 & 0x70;
+            const bool inside = x >= 0 && y >= 0 && z >= 0 && (uint64_t)y < map.sizes[1]
+                && (axes < 3 || (uint64_t)z < map.sizes[2]) && (uint64_t)x < map.sizes[0];
+            const unsigned char *from = map.address;
+            size_t bytes = 0; /* of the piece that lie in the matrix */
+            if (inside) {
+                from += (uint64_t)x * map.element_bytes + (uint64_t)y * map.strides[1] + (uint64_t)z * map.strides[2];
+                bytes = std::min((size_t)(map.sizes[0] - (uint64_t)x), (size_t)per_piece) * map.element_bytes;
+                for (size_t n = 0; n < bytes; n += map.element_bytes) {
+                    check_access(from + n, map.element_bytes, false);
+                }
+            }
+            if (!in_shared_of(rank, (void *)to, 16)) {
+                fail("line %d: a bulk copy writes outside of shared memory", line);
+            }
+            check_unfenced((void *)to, 16, line);
+            check_shared_of(rank, (void *)to, 16, true);
+            memset((void *)to, 0xff, 16);
+            give_to_copy((void *)to, 16, number, barrier.phase);
+            copy.pieces.push_back({ (unsigned char *)to, from, bytes });
+        }
+    }
+    barrier.started += (uint64_t)map.box[0] * map.box[1] * planes * map.element_bytes;
+    barrier.copies.push_back(copy);
 }
 
 } // namespace
@@ -176,7 +217,7 @@ void emulator_mbarrier_fence(void)
 
 void emulator_mbarrier_arrive(unsigned long long *address, long long bytes, int line)
 {
-    Mbarrier &barrier = barrier_at(address, line);
+    Mbarrier &barrier = barrier_at(address, line, own_rank());
     try_complete(barrier, number_of(address, line));
     arrive(barrier, line);
     barrier.expected += (uint64_t)bytes;
@@ -185,9 +226,21 @@ void emulator_mbarrier_arrive(unsigned long long *address, long long bytes, int 
     }
 }
 
+/* An arrival at the barrier of another block of the cluster. */
+void emulator_mbarrier_arrive_at(unsigned long long *own, int rank, int line)
+{
+    void *const address = in_block(own, rank, line);
+    Mbarrier &barrier = barrier_at(address, line, rank);
+    try_complete(barrier, number_of(address, line));
+    arrive(barrier, line);
+    if (!barrier.expected) {
+        try_complete(barrier, number_of(address, line));
+    }
+}
+
 void emulator_mbarrier_wait(unsigned long long *address, int parity, int line)
 {
-    Mbarrier &barrier = barrier_at(address, line);
+    Mbarrier &barrier = barrier_at(address, line, own_rank());
     Thread &thread = launch.threads[launch.current];
     thread.barrier = number_of(address, line);
     thread.parity = parity & 1;
@@ -198,49 +251,23 @@ void emulator_mbarrier_wait(unsigned long long *address, int parity, int line)
     join(thread.known, barrier.known);
 }
 
-void emulator_bulk_copy(int rank, void *tile, const tensor_map *given, const int *at, unsigned long long *address, int line)
+/* blocks: a bit for each block of the cluster that is given the box, at the same place, and counted by the same barrier. */
+void emulator_bulk_copy(int axes, void *tile, const tensor_map *given, const int *at, unsigned long long *address, unsigned blocks,
+                        int line)
 {
     Map map;
     memcpy(&map, given, sizeof map);
-    Mbarrier &barrier = barrier_at(address, line);
-    if (!barrier.fenced) {
-        fail("line %d: the barrier was not made visible to bulk copies after its initialisation", line);
-    }
-    if ((int)map.rank != rank || (uintptr_t)tile % 128 || map.box[0] * map.element_bytes != 128) {
+    if ((int)map.rank != axes || (uintptr_t)tile % 128 || map.box[0] * map.element_bytes != 128) {
         fail("line %d: a bulk copy of %d axes with a map of %u, or a tile that is not made of rows of 128 aligned bytes", line,
-             rank, map.rank);
+             axes, map.rank);
     }
-    const int number = number_of(address, line);
-    const uint32_t per_piece = 16 / map.element_bytes, planes = rank == 3 ? map.box[2] : 1;
-    BulkCopy copy;
-    for (uint32_t row = 0; row < map.box[1] * planes; row++) {
-        for (uint32_t piece = 0; piece < 8; piece++) {
-            const long long x = (long long)at[0] + piece * per_piece, y = (long long)at[1] + row % map.box[1];
-            const long long z = rank == 3 ? (long long)at[2] + row / map.box[1] : 0;
-            uintptr_t to = (uintptr_t)tile + row * 128 + piece * 16;
-            to ^= to >> 3 & 0x70;
-            const bool inside = x >= 0 && y >= 0 && z >= 0 && (uint64_t)y < map.sizes[1]
-                && (rank < 3 || (uint64_t)z < map.sizes[2]) && (uint64_t)x < map.sizes[0];
-            const unsigned char *from = map.address;
-            size_t bytes = 0; /* of the piece that lie in the matrix */
-            if (inside) {
-                from += (uint64_t)x * map.element_bytes + (uint64_t)y * map.strides[1] + (uint64_t)z * map.strides[2];
-                bytes = std::min((size_t)(map.sizes[0] - (uint64_t)x), (size_t)per_piece) * map.element_bytes;
-                for (size_t n = 0; n < bytes; n += map.element_bytes) {
-                    check_access(from + n, map.element_bytes, false);
-                }
-            }
-            if (!in_shared((void *)to, 16)) {
-                fail("line %d: a bulk copy writes outside of shared memory", line);
-            }
-            check_unfenced((void *)to, 16, line);
-            check_access((void *)to, 16, true);
-            memset((void *)to, 0xff, 16);
-            give_to_copy((void *)to, 16, number, barrier.phase);
-            copy.pieces.push_back({ (unsigned char *)to, from, bytes });
+    if (!blocks || blocks >> launch.cluster) {
+        fail("line %d: a bulk copy to the blocks 0x%x of a cluster of %d", line, blocks, launch.cluster);
+    }
+    for (int rank = 0; rank < launch.cluster; rank++) {
+        if (blocks >> rank & 1u) {
+            copy_box(map, axes, at, in_block(tile, rank, line), in_block(address, rank, line), rank, line);
         }
     }
-    barrier.started += (uint64_t)map.box[0] * map.box[1] * planes * map.element_bytes;
-    barrier.copies.push_back(copy);
 }
 }

@@ -23,12 +23,14 @@ struct dim3 {
 
 extern "C" {
 extern dim3 emulator_thread, emulator_block, emulator_block_size, emulator_grid_size;
-void emulator_register(const char *name, void (*call)(void **arguments));
+void emulator_register(const char *name, int cluster, void (*call)(void **arguments));
 void emulator_meet_block(int line);
+void emulator_meet_cluster(int line);
 void emulator_meet_warp(unsigned mask, int line);
 /* Gives every thread of the mask `bytes` from the thread with number `source` in the warp. */
 void emulator_exchange(unsigned mask, const void *mine, void *theirs, size_t bytes, int source, int line);
 unsigned char *emulator_dynamic_shared(void);
+int emulator_rank(void);
 void emulator_copy_start(void *to, const void *from, int bytes, int condition);
 void emulator_copy_commit(void);
 void emulator_copy_wait(int groups);
@@ -43,8 +45,10 @@ struct tensor_map; /* below */
 void emulator_mbarrier_init(unsigned long long *barrier, int arrivals, int line);
 void emulator_mbarrier_fence(void);
 void emulator_mbarrier_arrive(unsigned long long *barrier, long long bytes, int line);
+void emulator_mbarrier_arrive_at(unsigned long long *barrier, int rank, int line);
 void emulator_mbarrier_wait(unsigned long long *barrier, int parity, int line);
-void emulator_bulk_copy(int rank, void *tile, const struct tensor_map *map, const int *at, unsigned long long *barrier, int line);
+void emulator_bulk_copy(int axes, void *tile, const struct tensor_map *map, const int *at, unsigned long long *barrier,
+                        unsigned blocks, int line);
 }
 
 #define threadIdx emulator_thread
@@ -56,6 +60,7 @@ void emulator_bulk_copy(int rank, void *tile, const struct tensor_map *map, cons
 #define __host__
 #define __forceinline__ inline __attribute__((unused))
 #define __launch_bounds__(...)
+#define __cluster_dims__(...)
 #define __grid_constant__
 #define __align__(n) __attribute__((aligned(n)))
 /* Blocks do not overlap in time, so one instance is enough; all of them lie in a section that the run time can find. */
@@ -138,14 +143,18 @@ struct __align__(64) tensor_map {
 #define mbarrier_expect(barrier, bytes) emulator_mbarrier_arrive(barrier, bytes, __LINE__)
 #define mbarrier_arrive(barrier) emulator_mbarrier_arrive(barrier, 0, __LINE__)
 #define mbarrier_wait(barrier, parity) emulator_mbarrier_wait(barrier, (int)(parity), __LINE__)
-#define bulk_copy_2d(tile, map, x, y, barrier) emulator_copy_box(tile, map, barrier, __LINE__, x, y)
-#define bulk_copy_3d(tile, map, x, y, z, barrier) emulator_copy_box(tile, map, barrier, __LINE__, x, y, z)
+#define mbarrier_arrive_at(barrier, rank) emulator_mbarrier_arrive_at(barrier, (int)(rank), __LINE__)
+#define cluster_sync() emulator_meet_cluster(__LINE__)
+#define bulk_copy_2d(tile, map, x, y, barrier) emulator_copy_box(tile, map, barrier, 1u << emulator_rank(), __LINE__, x, y)
+#define bulk_copy_3d(tile, map, x, y, z, barrier) emulator_copy_box(tile, map, barrier, 1u << emulator_rank(), __LINE__, x, y, z)
+#define bulk_share_2d(tile, map, x, y, barrier, blocks) emulator_copy_box(tile, map, barrier, blocks, __LINE__, x, y)
+#define bulk_share_3d(tile, map, x, y, z, barrier, blocks) emulator_copy_box(tile, map, barrier, blocks, __LINE__, x, y, z)
 template <class... I>
 __attribute__((no_sanitize("thread"))) inline void emulator_copy_box(
-    void *tile, const tensor_map *map, unsigned long long *barrier, int line, I... at)
+    void *tile, const tensor_map *map, unsigned long long *barrier, unsigned blocks, int line, I... at)
 {
     const int places[] = { (int)at... };
-    emulator_bulk_copy((int)sizeof...(at), tile, map, places, barrier, line);
+    emulator_bulk_copy((int)sizeof...(at), tile, map, places, barrier, blocks, line);
 }
 
 /* An argument of a launch: an address, or a tensor map at one. */
@@ -161,7 +170,7 @@ template <> struct emulator_argument<tensor_map> {
     }
 };
 
-/* EMULATED_KERNEL(name) makes a kernel known to the run time. */
+/* EMULATED_KERNEL(name, cluster) makes a kernel known to the run time. */
 template <size_t... I> struct emulator_numbers {
 };
 template <size_t N, size_t... I> struct emulator_count : emulator_count<N - 1, N - 1, I...> {
@@ -178,8 +187,8 @@ template <class... P> inline void emulator_apply(void (*kernel)(P...), void **ar
 {
     emulator_call(kernel, arguments, typename emulator_count<sizeof...(P)>::type());
 }
-#define EMULATED_KERNEL(name)                                                               \
+#define EMULATED_KERNEL(name, cluster)                                                      \
     static void emulated_##name(void **arguments) { emulator_apply(name, arguments); }      \
-    __attribute__((constructor)) static void register_##name() { emulator_register(#name, emulated_##name); }
+    __attribute__((constructor)) static void register_##name() { emulator_register(#name, cluster, emulated_##name); }
 
 #endif

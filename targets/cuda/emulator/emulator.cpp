@@ -29,9 +29,14 @@ namespace {
 constexpr size_t STACK_BYTES = 256 << 10;
 constexpr int MAX_THREADS = 1024;
 
-std::map<std::string, void (*)(void **)> &kernels()
+struct Kernel {
+    void (*call)(void **);
+    int cluster; /* blocks that run together, with consecutive numbers along x */
+};
+
+std::map<std::string, Kernel> &kernels()
 {
-    static std::map<std::string, void (*)(void **)> table;
+    static std::map<std::string, Kernel> table;
     return table;
 }
 
@@ -132,6 +137,7 @@ void resume(int number)
     thread.state = State::READY;
     launch.current = number;
     emulator_thread = thread.index;
+    emulator_block = thread.block;
     emulator_switch(&scheduler_pointer, thread.stack_pointer);
     if (thread.state == State::DONE) {
         free_stacks.push_back(thread.stack);
@@ -219,7 +225,7 @@ bool run_warp(int first, int count)
     return ran;
 }
 
-/* Opens the barrier of the block if all wait at it.  False if nothing can go on: the message says why. */
+/* Opens the barrier of the block, or of the cluster, if all wait at it.  False if nothing can go on: the message says why. */
 bool release_block()
 {
     int waiting = 0, line = 0, alive = 0;
@@ -295,9 +301,9 @@ void run_block()
     }
 }
 
-void prepare(const unsigned block[3], unsigned seed)
+void prepare(const unsigned block[3], int cluster, unsigned seed)
 {
-    const int count = (int)(block[0] * block[1] * block[2]);
+    const int own = (int)(block[0] * block[1] * block[2]), count = own * cluster;
     if (!stacks) {
         stacks = (unsigned char *)mmap(nullptr, MAX_THREADS * STACK_BYTES, PROT_READ | PROT_WRITE,
                                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -316,8 +322,10 @@ void prepare(const unsigned block[3], unsigned seed)
     launch.warp_epochs.assign((size_t)(count + WARP - 1) / WARP, 0);
     launch.current = -1;
     launch.block_number = 0;
+    launch.block_threads = own;
+    launch.cluster = cluster;
     for (int i = 0; i < count; i++) {
-        const unsigned n = (unsigned)i;
+        const unsigned n = (unsigned)(i % own);
         launch.threads[i].index = dim3{ n % block[0], n / block[0] % block[1], n / (block[0] * block[1]) };
     }
     random_bits.seed(seed);
@@ -352,6 +360,11 @@ void wait_for_phase()
     wait(State::AT_PHASE, thread.mask, thread.line);
 }
 
+int own_rank()
+{
+    return launch.current / launch.block_threads;
+}
+
 int lane()
 {
     return launch.current % WARP;
@@ -376,12 +389,20 @@ using namespace emulator;
 
 extern "C" {
 
-void emulator_register(const char *name, void (*call)(void **arguments))
+void emulator_register(const char *name, int cluster, void (*call)(void **arguments))
 {
-    kernels()[name] = call;
+    kernels()[name] = { call, cluster };
 }
 
 void emulator_meet_block(int line)
+{
+    if (launch.cluster > 1) {
+        fail("line %d: a barrier of one block in a cluster, which the emulator does not have", line);
+    }
+    wait(State::AT_BLOCK, 0, line);
+}
+
+void emulator_meet_cluster(int line)
 {
     wait(State::AT_BLOCK, 0, line);
 }
@@ -389,6 +410,11 @@ void emulator_meet_block(int line)
 void emulator_meet_warp(unsigned mask, int line)
 {
     meet_warp(mask, line);
+}
+
+int emulator_rank(void)
+{
+    return own_rank();
 }
 
 void emulator_exchange(unsigned mask, const void *mine, void *theirs, size_t bytes, int source, int line)
@@ -420,21 +446,25 @@ int emulator_launch(const char *name, const unsigned grid[3], const unsigned blo
         snprintf(text, room, "no kernel %s", name);
         return 1;
     }
-    if (block[0] * block[1] * block[2] > MAX_THREADS) {
-        snprintf(text, room, "%u threads in a block", block[0] * block[1] * block[2]);
+    const int cluster = found->second.cluster;
+    const unsigned threads = block[0] * block[1] * block[2];
+    if (threads * (unsigned)cluster > MAX_THREADS || (cluster > 1 && (threads % WARP || grid[0] % (unsigned)cluster))) {
+        snprintf(text, room, "%u blocks of %u threads in clusters of %d", grid[0], threads, cluster);
         return 1;
     }
-    prepare(block, seed);
+    prepare(block, cluster, seed);
     launch.regions.assign(regions, regions + region_count);
     begin_launch(dynamic_shared);
-    running_kernel = found->second;
+    running_kernel = found->second.call;
     running_arguments = arguments;
     emulator_grid_size = dim3{ grid[0], grid[1], grid[2] };
     emulator_block_size = dim3{ block[0], block[1], block[2] };
     for (unsigned z = 0; z < grid[2]; z++) {
         for (unsigned y = 0; y < grid[1]; y++) {
-            for (unsigned x = 0; x < grid[0] && !failed; x++) {
-                emulator_block = dim3{ x, y, z };
+            for (unsigned x = 0; x < grid[0] && !failed; x += (unsigned)cluster) {
+                for (size_t n = 0; n < launch.threads.size(); n++) {
+                    launch.threads[n].block = dim3{ x + (unsigned)n / threads, y, z };
+                }
                 run_block();
                 launch.block_number++;
             }

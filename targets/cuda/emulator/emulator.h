@@ -74,7 +74,7 @@ struct Thread {
     State state;
     unsigned mask; /* of the warp operation that it waits for */
     int line;      /* of the barrier or warp operation that it waits at */
-    dim3 index;
+    dim3 index, block;
     int groups; /* of asynchronous copies, closed */
     std::vector<Copy> copies;
     int product_groups; /* of the matrix unit, closed */
@@ -87,10 +87,12 @@ struct Thread {
     uint32_t slot[16]; /* what it shows the other threads of its warp */
 };
 
+/* threads: of all blocks of the cluster that runs, one after the other; block_threads: of each. */
 struct Launch {
     std::vector<Thread> threads;
+    int block_threads, cluster;
     std::vector<Region> regions;
-    std::vector<Mbarrier> barriers; /* of the block that runs */
+    std::vector<Mbarrier> barriers; /* of the cluster that runs */
     std::vector<unsigned> warp_epochs; /* advanced when the threads of a warp have met */
     unsigned epoch;                    /* advanced when the threads of a block have met, and for each block */
     unsigned block_epoch;              /* the epoch in which the block began */
@@ -107,6 +109,11 @@ extern Launch launch;
 void begin_launch(size_t dynamic_shared);
 bool on_a_stack(const void *address);
 bool in_shared(const void *address, size_t bytes);
+int own_rank(); /* of the block in its cluster */
+/* The place in the shared memory of another block of the cluster where the own block has this one; fails if that block has ended. */
+void *in_block(const void *address, int rank, int line);
+bool in_shared_of(int rank, const void *address, size_t bytes);
+void check_shared_of(int rank, void *address, size_t bytes, bool write); /* of what lies there */
 void check_access(const void *address, size_t bytes, bool write);
 
 /* Fails unless what threads have written to these bytes of shared memory was made visible to copies and the matrix unit. */

@@ -222,8 +222,8 @@ void emulator_fence_async(void)
 void emulator_warpgroup(int kind, int columns, float *d, const void *a, const void *b, int line)
 {
     Thread &thread = launch.threads[launch.current];
-    if ((size_t)(launch.current / (4 * WARP) + 1) * 4 * WARP > launch.threads.size()) {
-        fail("line %d: the thread is not in a group of four warps; the block has %zu threads", line, launch.threads.size());
+    if ((launch.current % launch.block_threads / (4 * WARP) + 1) * 4 * WARP > launch.block_threads) {
+        fail("line %d: the thread is not in a group of four warps; the block has %d threads", line, launch.block_threads);
     }
     meet_warp(0xffffffffu, line);
     bool known = false;
@@ -245,7 +245,7 @@ void emulator_warpgroup_commit(void)
 
 static void finish_product(const Product &p, std::vector<float> &values)
 {
-    const int warp = launch.current / WARP % 4, group = lane() / 4, member = lane() % 4;
+    const int warp = launch.current % launch.block_threads / WARP % 4, group = lane() / 4, member = lane() % 4;
     check_tile(p.left, 64, p.line);
     check_tile(p.right, p.columns, p.line);
     for (int n = 0; n < p.columns / 2; n++) {

@@ -3,7 +3,7 @@
  * The kernels are compiled with -fsanitize=thread,bounds, without the libraries of these options: the functions that the
  * compiler then calls are the ones at the end of this file.
  *
- * A shadow record per byte of shared memory, and per element of the buffers that the kernel writes, holds the last writer
+ * A shadow record per byte of the shared memory of a block (or of all blocks of a cluster), and per element of the buffers that the kernel writes, holds the last writer
  * and the last reader.  Two accesses of which one writes must be by the same thread, or have a barrier of the block between
  * them, or be in one warp with an operation of the warp between them; in global memory they must not be in different blocks.
  * Shared memory is filled with ones (NaN) when a block first touches it.
@@ -45,9 +45,16 @@ struct Shadow {
     std::vector<Reader> readers; /* where there are barriers with phases: those that nothing has come after */
 };
 
-std::vector<unsigned char> dynamic;
+std::vector<unsigned char> dynamic; /* of all blocks of a cluster, each at a multiple of 1024 */
+size_t shared_bytes;                /* that each of them has */
 std::vector<Shadow> static_shadow, dynamic_shadow;
 std::vector<std::vector<Shadow>> global_shadow; /* of the regions that are written */
+
+unsigned char *shared_start(int rank)
+{
+    const uintptr_t first = ((uintptr_t)dynamic.data() + 1023) & ~(uintptr_t)1023;
+    return (unsigned char *)(first + (size_t)rank * ((shared_bytes + 2047) & ~(size_t)1023));
+}
 
 bool same_block_ordered(int warp, When then)
 {
@@ -135,10 +142,10 @@ void note(Shadow &s, bool write, const char *where)
     }
 }
 
-void check_shared(unsigned char *address, size_t bytes, bool write, unsigned char *start, std::vector<Shadow> &shadow)
+void check_shared(unsigned char *address, size_t bytes, bool write, Shadow *shadow)
 {
     for (size_t n = 0; n < bytes; n++) {
-        Shadow &s = shadow[(size_t)(address - start) + n];
+        Shadow &s = shadow[n];
         if (s.block != launch.block_number) {
             s = Shadow();
             s.block = launch.block_number;
@@ -159,7 +166,12 @@ Shadow *shadow_of(const void *address)
     if (a >= __start_emulated_shared && a < __stop_emulated_shared) {
         return &static_shadow[(size_t)(a - __start_emulated_shared)];
     }
-    return &dynamic_shadow[(size_t)(a - emulator_dynamic_shared())];
+    for (int rank = 0; rank < launch.cluster; rank++) {
+        if (a >= shared_start(rank) && a < shared_start(rank) + shared_bytes) {
+            return &dynamic_shadow[(size_t)rank * shared_bytes + (size_t)(a - shared_start(rank))];
+        }
+    }
+    fail("an address outside of shared memory");
 }
 
 /* Whether the access lies in one of the buffers of the launch, which is then checked. */
@@ -214,9 +226,10 @@ bool check_global(unsigned char *address, size_t bytes, bool write)
 
 void begin_launch(size_t dynamic_shared)
 {
-    /* More, so that the memory can start at a multiple of 1024, as kernels declare it. */
-    dynamic.assign(dynamic_shared + 1024, 0xff);
-    dynamic_shadow.assign(dynamic_shared, Shadow());
+    /* More, so that the memory can start at a multiple of 1024, as kernels declare it, with a gap between blocks. */
+    shared_bytes = dynamic_shared;
+    dynamic.assign((dynamic_shared + 2048) * (size_t)launch.cluster + 1024, 0xff);
+    dynamic_shadow.assign(dynamic_shared * (size_t)launch.cluster, Shadow());
     static_shadow.assign((size_t)(__stop_emulated_shared - __start_emulated_shared), Shadow());
     global_shadow.clear();
     for (const Region &r : launch.regions) {
@@ -230,7 +243,41 @@ bool in_shared(const void *address, size_t bytes)
     const unsigned char *const a = (const unsigned char *)address;
     const unsigned char *const d = emulator_dynamic_shared();
     return (a >= __start_emulated_shared && a + bytes <= __stop_emulated_shared)
-        || (a >= d && a + bytes <= d + dynamic_shadow.size());
+        || (a >= d && a + bytes <= d + shared_bytes);
+}
+
+void *in_block(const void *address, int rank, int line)
+{
+    const unsigned char *const a = (const unsigned char *)address;
+    if (!in_shared(a, 1) || (rank != own_rank() && a >= __start_emulated_shared && a < __stop_emulated_shared)) {
+        fail("line %d: no place in the dynamic shared memory of the block", line);
+    }
+    if (rank < 0 || rank >= launch.cluster) {
+        fail("line %d: block %d of a cluster of %d", line, rank, launch.cluster);
+    }
+    bool runs = false;
+    for (int n = 0; n < launch.block_threads; n++) {
+        runs |= launch.threads[(size_t)(rank * launch.block_threads + n)].state != State::DONE;
+    }
+    if (!runs) {
+        fail("line %d: the shared memory of block %d of the cluster, all threads of which have returned", line, rank);
+    }
+    return rank == own_rank() ? (void *)a : (void *)(shared_start(rank) + (a - emulator_dynamic_shared()));
+}
+
+bool in_shared_of(int rank, const void *address, size_t bytes)
+{
+    const unsigned char *const a = (const unsigned char *)address, *const start = shared_start(rank);
+    return rank == own_rank() ? in_shared(address, bytes) : a >= start && a + bytes <= start + shared_bytes;
+}
+
+void check_shared_of(int rank, void *address, size_t bytes, bool write)
+{
+    if (rank == own_rank()) {
+        check_access(address, bytes, write);
+    } else {
+        check_shared((unsigned char *)address, bytes, write, shadow_of(address));
+    }
 }
 
 void check_access(const void *address, size_t bytes, bool write)
@@ -244,14 +291,14 @@ void check_access(const void *address, size_t bytes, bool write)
         fail("a misaligned %s of %zu bytes", write ? "write" : "read", bytes);
     }
     if (a >= __start_emulated_shared && a < __stop_emulated_shared) {
-        check_shared(a, bytes, write, __start_emulated_shared, static_shadow);
+        check_shared(a, bytes, write, shadow_of(a));
         return;
     }
     if (check_global(a, bytes, write) || (a >= __ehdr_start && a < _end)) {
         return;
     }
     if (in_shared(a, bytes)) {
-        check_shared(a, bytes, write, emulator_dynamic_shared(), dynamic_shadow);
+        check_shared(a, bytes, write, shadow_of(a));
         return;
     }
     outside(a, bytes, write);
@@ -287,7 +334,7 @@ extern "C" {
 
 unsigned char *emulator_dynamic_shared(void)
 {
-    return (unsigned char *)(((uintptr_t)dynamic.data() + 1023) & ~(uintptr_t)1023);
+    return shared_start(launch.current < 0 ? 0 : own_rank());
 }
 
 #define ACCESS(bytes)                                                                           \
