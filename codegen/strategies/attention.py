@@ -5,12 +5,14 @@ rows the scores of all keys are computed into scratch, turned into weights, and 
 queries times keys exists.  It is seven computations, merged by the schedules of any group; keys are padded to whole
 vectors with scores of minus infinity: where half of the last panel would be padding, it is one vector wide.
 
-Threads share the tiles of all heads, so that three heads keep two of them busy; each packs the heads that it meets.
+Threads share the heads, or, if these are few, the tiles of all heads, so that three heads keep two threads busy; each packs
+the heads that it meets.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import log
 
 from ...ir.compute import Compute, acc_var, lower_group
 from ...ir.dims import as_dim, multiply_dims
@@ -39,6 +41,7 @@ from .scheduled import Group, Scheduled
 LEAST = -3.4028234663852886e38  # masks may hold it, for keys that count only where every key is masked
 ROWS = 8  # query rows at a time: with two vectors of keys, sixteen accumulators
 STEPS = 4  # of the product with the values, unrolled
+MANY_HEADS = 8  # that threads share evenly enough
 SMALLEST = 4  # fewer query rows do not pay for packing the keys
 
 
@@ -163,7 +166,7 @@ def _computes(op: Attention, out: Buffer, operands: tuple[Buffer, ...], z: Atten
     )
     highest = Compute(most, (p, m), scores[p, m, j], (j,), "max")
     safe = binary("max", most[p, m], LEAST)  # a row without any key gives 0 / 0, not inf - inf
-    weight = Compute(weights, (p, m, j), call("exp", scores[p, m, j] - safe))
+    weight = Compute(weights, (p, m, j), call("exp" if mask else "exp2", scores[p, m, j] - safe))
     summed = Compute(total, (p, m), weights[p, m, j], (j,), "add")
     co, ci, r = axis("co", z.width // z.value_panel), axis("ci", z.value_panel), axis("r", steps)
     product = Compute(
@@ -176,8 +179,8 @@ def _computes(op: Attention, out: Buffer, operands: tuple[Buffer, ...], z: Atten
 def _finish(
     op: Attention, mask: list[Buffer], z: AttentionSizes, at: tuple[Expr, Expr, Expr], key: Expr, padded: Dim
 ) -> Expr:
-    """Scale, mask, causality and padding of one score."""
-    score: Expr = acc_var("f32") * op.scale
+    """Scale, mask, causality and padding of one score; without a mask it is that of a power of two, which costs less."""
+    score: Expr = acc_var("f32") * (op.scale if mask else op.scale / log(2))
     hidden = const(float("-inf"), "f32")
     if mask:
         shape = mask[0].shape
@@ -210,10 +213,13 @@ def schedule_attention(group: Group, machine: Machine) -> Scheduled:
     steps = 4 if z.depth % 4 == 0 else 1
     kernel = split(split(kernel, "d", steps), "r", STEPS)
     kernel = unroll(kernel, "mi", "nv", "di", "ri")
-    kernel = parallel(kernel, "p") if isinstance(z.shares, Expr) or isinstance(z.rows, Expr) else _share_tiles(kernel)
+    known = isinstance(z.shares, int) and isinstance(z.rows, int)
+    tiles = known and (z.shares < MANY_HEADS or z.shares % 2 == 1)  # type: ignore[operator]
+    kernel = _share_tiles(kernel) if tiles else parallel(kernel, "p")
     kernel = vectorize(legalize_math(kernel, machine), "nl", "jl", "vl")
     kernel = fma_contract(kernel) if machine.fma else kernel
-    return Scheduled(kernel, note=f"heads in parallel, {ROWS} rows at a time, keys in panels of {z.panel}")
+    shared = "tiles of all heads" if tiles else "heads"
+    return Scheduled(kernel, note=f"{shared} in parallel, {ROWS} rows at a time, keys in panels of {z.panel}")
 
 
 def _merge(kernel: Kernel) -> Kernel:

@@ -23,7 +23,7 @@ from .tiles import Tile, tile_costs
 SMALLEST = 128  # of rows, columns and reduction: below, the additions cost more than an eighth of the product
 BLOCK_ROWS = (32, 112)  # rows of a block of one half, so that P and V stay in the second-level cache
 GATHER, COMBINE = 20.0, 20.0  # cycles per vector of a quarter, measured: four loads and seven stores; seven loads, four stores
-HALVES = 2  # of the rows of a product that threads share, each large enough for a block
+PARTS = (2, 3)  # blocks of the rows of a product whose columns threads share, too; two are best for two threads
 GROUPS = (1, 2, 3, 4)  # panels of one group
 STREAM = 9.0  # bytes per cycle of weights from beyond the second-level cache
 GAIN, SMALL_GAIN = 0.945, 0.93  # of the direct product's cycles, at most
@@ -153,7 +153,7 @@ def _plan(p: Product, total: int, machine: Machine, choice: Choice) -> tuple[Pla
     rows, depth, columns = -(-total // 2), size_of(p.reduce[0]) // 2, size_of(p.columns) // 2
     low, high = BLOCK_ROWS
     blocks = [n for n in range(low, high + 1) if rows % n == 0] if rows >= 2 * low and rows > high else []
-    block = max(blocks, default=-(-rows // HALVES) if rows >= HALVES * low else rows)
+    block = max(blocks, default=-(-rows // _parts(total, PRODUCTS * depth * columns * 4, machine)))
     costs = list(tiles_of_columns(block, columns, depth, lanes, machine))
     fixed = (choice.panel or 0) // lanes
     costs = [(cycles, t) for cycles, t in costs if t.vectors == fixed] or costs
@@ -168,6 +168,15 @@ def _plan(p: Product, total: int, machine: Machine, choice: Choice) -> tuple[Pla
         fits = [g for g in fits if panels // g >= 8 or panels // g % 4 == 0] if count == 1 else []
     plan = Plan(rows, depth, columns, total, block, block, best, max(fits, default=1), lanes, PRODUCTS, shared)
     return plan, PRODUCTS * cycles * count
+
+
+def _parts(total: int, weights: int, machine: Machine) -> int:
+    """How many blocks rows become that threads share with the columns.  Rows that are computed for nothing cost more than
+    lines that change owner where weights come from beyond the second-level cache."""
+    parts = [n for n in PARTS if total >= 2 * n * BLOCK_ROWS[0] - 1]
+    if weights <= 2 * machine.l2:
+        parts = parts[:1]
+    return min(parts, key=lambda n: n * -(-total // (2 * n)), default=1)
 
 
 def tiles_of_columns(rows: int, columns: int, depth: int, lanes: int, machine: Machine) -> Iterator[tuple[float, Tile]]:

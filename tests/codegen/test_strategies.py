@@ -190,6 +190,7 @@ def heads(b: int, h: int, rows: int, d: int, seed: int = 0) -> np.ndarray:
 ATTENTION = {  # (rows, keys, heads, groups, depth, width), causal, shape of the mask
     "plain": ((9, 20, 2, 2, 16, 32), False, None),
     "whole-panels": ((16, 32, 1, 1, 16, 16), False, None),
+    "many-heads": ((9, 20, 8, 8, 16, 32), False, None),
     "narrow-last-panel": ((9, 37, 3, 3, 16, 16), True, (9, 37)),
     "few-keys": ((8, 3, 2, 2, 16, 16), False, None),
     "grouped": ((11, 17, 4, 2, 16, 16), False, None),
