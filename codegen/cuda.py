@@ -40,7 +40,6 @@ from .c_dialect import Dialect
 from .c_snippets import ARITHMETIC, INTEGER_TYPES
 from .machine_gpu import STATIC_SHARED
 
-SHUFFLES = ("shuffle", "shuffle_xor", "shuffle_down")
 WARP_WIDTHS = (32, 16, 8, 4, 2)
 _OPERATIONS = {"add": "x + y", "mul": "x * y", "max": "x < y ? y : x", "min": "y < x ? y : x"}
 

@@ -19,7 +19,7 @@ from ..ir.types import DTYPES
 from .c_dialect import comment_text, snippet_text, used_snippets
 from .c_like import PrintedKernel, print_kernel
 from .cuda import CUDA, INSTRUCTIONS
-from .machine_gpu import GpuMachine
+from .machine_gpu import MAX_GRID, MAX_THREADS, GpuMachine
 from .program import Address, Call, Program, all_calls
 from .strategies.gpu.library import LibraryProduct, read_library_product
 from .strategies.gpu.library_conv import LibraryConvolution, read_library_convolution
@@ -136,8 +136,9 @@ def module_text(title: str, functions: Mapping[str, str], names: Collection[str]
 
 def _check_limits(printed: PrintedKernel, machine: GpuMachine, kernel: Kernel) -> None:
     threads = printed.block[0] * printed.block[1] * printed.block[2]
-    limits = ((threads, 1024, "threads in a block"), (printed.shared_bytes, machine.shared_bytes, "bytes of shared memory"),
-              *zip(printed.grid, (2**31 - 1, 65535, 65535), ("blocks in x", "blocks in y", "blocks in z"), strict=True))
+    limits = ((threads, MAX_THREADS, "threads in a block"),
+              (printed.shared_bytes, machine.shared_bytes, "bytes of shared memory"),
+              *zip(printed.grid, MAX_GRID, ("blocks in x", "blocks in y", "blocks in z"), strict=True))
     for got, most, what in limits:
         if got > most:
             raise InternalError(f"kernel {printed.name}: {got} {what}, {machine.name} has at most {most}", str(kernel))

@@ -9,10 +9,10 @@ from dataclasses import replace
 from ..ir.compute import lower_group
 from ..ir.dims import multiply_dims, normal_dim, symbols
 from ..ir.expr import Var
-from ..ir.kernel import Alloc, Buffer, For, Kernel, Prefetch, walk_block
+from ..ir.kernel import Alloc, Buffer, For, Kernel, Prefetch, values_of, walk_block
 from ..ir.types import DTYPES, Dim
 from .arena import ALIGNMENT
-from .schedule.rewrite import accesses, values
+from .schedule.rewrite import accesses
 from .strategies.scheduled import Group, Scheduled
 
 
@@ -61,7 +61,7 @@ def aligned(nbytes: Dim) -> Dim:
 def size_params(kernel: Kernel) -> tuple[Var, ...]:
     """The symbols that a kernel takes as run-time sizes, by name: the variables in it that no loop defines."""
     bound = {s.var for s in walk_block(kernel.body) if isinstance(s, For)}
-    used: list[Dim] = [e for s in walk_block(kernel.body) for e in values(s)]
+    used: list[Dim] = [e for s in walk_block(kernel.body) for e in values_of(s)]
     buffers = {a.buf for a in accesses(kernel.body)} | {s.buf for s in walk_block(kernel.body) if isinstance(s, Alloc)}
     used += [d for b in buffers for d in (*b.shape, *(b.strides or ()))]
     return tuple(sorted((v for v in symbols(used) if v not in bound), key=lambda v: v.name))

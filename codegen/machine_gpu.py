@@ -14,7 +14,6 @@ from ..ir.errors import OptionError
 from ..ir.types import DTYPES
 
 KIB, MIB = 1024, 1024 * 1024
-PREFIX = "sm_"
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ ARCHITECTURES: dict[str, GpuArchitecture] = {
 ALL = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 
 MAX_THREADS = 1024  # of one block
-MAX_GRID = (2**31 - 1, 65535, 65535)
+MAX_GRID = (2**31 - 1, 65535, 65535)  # blocks of a launch along x, y and z
 REGISTERS = 65536  # of one multiprocessor, 32 bits each
 STATIC_SHARED = 48 * KIB  # beyond it shared memory must be asked for at the launch
 WARP = 32

@@ -26,7 +26,7 @@ from ..ir.products import at_least
 from ..ir.traverse import substitute, walk
 from ..ir.types import DTYPES, Dim, TensorType
 from ..ir.verify import subgraphs
-from .arena import ALIGNMENT, Interval
+from .arena import Interval
 
 TYPICAL = 64  # of an unbounded dimension, where a choice has to be made at compile time
 
@@ -126,16 +126,6 @@ def slots_of(
         reached.append(below)
         slots.append(Slot(sizes[n], tuple(sorted(near))))
     return tuple(slots), [number[n] for n in range(len(sizes))]
-
-
-def place_slots(slots: Sequence[Slot], sizes: Mapping[Var, int]) -> tuple[list[int], int]:
-    """The offsets and the size of the arena for these sizes: what the emitted plan computes."""
-    at: list[int] = []
-    ends: list[int] = []
-    for slot in slots:
-        at.append(max((ends[m] for m in slot.after), default=0))
-        ends.append(at[-1] + -(-evaluate(slot.size, sizes) // ALIGNMENT) * ALIGNMENT)
-    return at, max(ends, default=0)
 
 
 # ---- what must hold ------------------------------------------------------------------------------------------------

@@ -271,6 +271,24 @@ def walk_block(block: Block) -> Iterator[Stmt]:
             yield from walk_block(s.other)
 
 
+def values_of(s: Stmt) -> tuple[Expr, ...]:
+    """The expressions of one statement, without those of its blocks: what it computes, where it stores, how often it loops."""
+    match s:
+        case Store():
+            return (*s.idx, s.value)
+        case For():
+            return (s.var.extent,) if isinstance(s.var.extent, Expr) else ()
+        case If():
+            return (s.cond,)
+        case Prefetch() | Read():
+            return s.idx
+        case Write():
+            return (s.value,)
+        case Do():
+            return s.args
+    return ()
+
+
 def coefficient(buf: Buffer, idx: tuple[Expr, ...], var: Var) -> Dim | None:
     """How many elements the address moves when var grows by one: an expression where strides are symbolic; None if it is
     not linear in var."""

@@ -11,8 +11,23 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from .errors import InternalError
-from .expr import Expr, Load, Var
-from .kernel import Alloc, Barrier, Block, Buffer, Do, For, If, Kernel, Prefetch, Read, Stmt, Store, Write, walk_block
+from .expr import Load, Var
+from .kernel import (
+    Alloc,
+    Barrier,
+    Block,
+    Buffer,
+    Do,
+    For,
+    Kernel,
+    Prefetch,
+    Read,
+    Stmt,
+    Store,
+    Write,
+    values_of,
+    walk_block,
+)
 from .traverse import walk
 
 BINDINGS = ("block.x", "block.y", "block.z", "thread.x", "thread.y", "thread.z")
@@ -73,7 +88,7 @@ def _with_used_params(kernel: Kernel, part: Kernel) -> Kernel:
 def mentions(block: Block) -> Iterator[Buffer | Var]:
     """Every buffer and variable that a block uses, with repetitions."""
     for s in walk_block(block):
-        for root in _roots(s):
+        for root in values_of(s):
             for e in walk(root):
                 if isinstance(e, Load):
                     yield e.buf
@@ -89,20 +104,3 @@ def mentions(block: Block) -> Iterator[Buffer | Var]:
                 yield s.stream
             case Do():
                 yield from s.bufs
-
-
-def _roots(s: Stmt) -> tuple[Expr, ...]:
-    match s:
-        case For():
-            return (s.var.extent,) if isinstance(s.var.extent, Expr) else ()
-        case If():
-            return (s.cond,)
-        case Store():
-            return (*s.idx, s.value)
-        case Prefetch() | Read():
-            return s.idx
-        case Write():
-            return (s.value,)
-        case Do():
-            return s.args
-    return ()

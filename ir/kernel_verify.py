@@ -44,6 +44,7 @@ from .kernel import (
     Write,
     flat_index,
     parts_of,
+    values_of,
     walk_block,
 )
 from .kernel_launch import BINDINGS, is_bound
@@ -261,7 +262,7 @@ class _Verifier:
                 yield from self.accesses(buf, (*s.then, *s.other), unrolled)
             if isinstance(s, Store) and s.buf == buf:
                 yield s.idx, s.value.type.lanes, unrolled
-            for root in _values(s):
+            for root in values_of(s):
                 for e in walk(root):
                     if isinstance(e, Load) and e.buf == buf and len(e.idx) == len(buf.shape):
                         yield e.idx, e.type.lanes, unrolled
@@ -293,22 +294,6 @@ def _bound_kinds(body: Block) -> dict[int, set[str]]:
         inner = [x for x in walk_block((s,)) if isinstance(x, For) and x.var.extent != 1]
         kinds |= {x.kind for x in inner if x.kind in BINDINGS}
     return found
-
-
-def _values(s: Stmt) -> tuple[Expr, ...]:
-    """The expressions of one statement."""
-    match s:
-        case Store():
-            return (*s.idx, s.value)
-        case If():
-            return (s.cond,)
-        case Prefetch() | Read():
-            return s.idx
-        case Write():
-            return (s.value,)
-        case Do():
-            return s.args
-    return ()
 
 
 def _same(e: Expr) -> bool:

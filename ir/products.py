@@ -48,11 +48,6 @@ def from_sum(s: Sum) -> Expr:
     return from_linear(s.get((), 0), terms)
 
 
-def is_positive(e: Expr | int) -> bool:
-    """Whether it is 1 or more wherever all symbolic dimensions are 1 or more; False where that does not show."""
-    return at_least(e, 1)
-
-
 def at_least(e: Expr | int, low: int) -> bool:
     """Whether an expression of symbolic dimensions is `low` or more wherever all of them are 1 or more."""
     if isinstance(e, int):

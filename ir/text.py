@@ -27,7 +27,7 @@ import numpy as np
 
 from .expr import I64, Expr, Var
 from .graph import Graph, Node, Value
-from .kernel import Alloc, Barrier, Block, Buffer, Do, For, If, Kernel, Prefetch, Read, Stmt, Store, Write
+from .kernel import Alloc, Barrier, Block, Buffer, Do, For, If, Kernel, Prefetch, Read, Stmt, Store, Write, values_of
 from .text_expr import shared_parts, show_expr, show_name, show_part, show_plain, show_with
 from .traverse import walk
 from .types import Dim, dtype_of
@@ -74,23 +74,8 @@ def _buffer(b: Buffer) -> str:
 
 
 def _roots(s: Stmt) -> tuple[Expr, ...]:
-    """The expressions of a statement itself."""
-    match s:
-        case For():
-            return (s.var.extent,) if isinstance(s.var.extent, Expr) else ()
-        case If():
-            return (s.cond,)
-        case Alloc():
-            return tuple(d for d in s.buf.shape if isinstance(d, Expr))
-        case Store():
-            return (*s.idx, s.value)
-        case Prefetch() | Read():
-            return s.idx
-        case Write():
-            return (s.value,)
-        case Do():
-            return s.args
-    return ()
+    """The expressions of a statement itself, and of the shape of what it allocates."""
+    return tuple(d for d in s.buf.shape if isinstance(d, Expr)) if isinstance(s, Alloc) else values_of(s)
 
 
 def _block(block: Block, indent: str) -> Iterator[str]:

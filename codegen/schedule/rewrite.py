@@ -24,8 +24,8 @@ from ...ir.kernel import (
     Read,
     Stmt,
     Store,
-    Write,
     map_block,
+    values_of,
     walk_block,
 )
 from ...ir.traverse import rewrite, uses, walk
@@ -124,24 +124,6 @@ class Access(NamedTuple):
     writes: bool
 
 
-def values(s: Stmt) -> tuple[Expr, ...]:
-    """The expressions of one statement, without those of its blocks."""
-    match s:
-        case Store():
-            return (*s.idx, s.value)
-        case For():
-            return (s.var.extent,) if isinstance(s.var.extent, Expr) else ()
-        case If():
-            return (s.cond,)
-        case Prefetch() | Read():
-            return s.idx
-        case Write():
-            return (s.value,)
-        case Do():
-            return s.args
-    return ()
-
-
 def loads_of(*roots: Expr) -> list[Load]:
     """The distinct loads of expressions."""
     return list(dict.fromkeys(e for root in roots for e in walk(root) if isinstance(e, Load)))
@@ -149,7 +131,7 @@ def loads_of(*roots: Expr) -> list[Load]:
 
 def reads(s: Stmt) -> list[Load]:
     """The distinct loads of one statement, without those of its blocks."""
-    return loads_of(*values(s))
+    return loads_of(*values_of(s))
 
 
 def accesses(block: Block) -> Iterator[Access]:

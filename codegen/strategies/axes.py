@@ -11,7 +11,6 @@ from ...ir.expr import Expr, Load, Var, as_expr, const, linear
 from ...ir.kernel import Buffer, axis, flat_index
 from ...ir.traverse import children, substitute, uses
 from ...ir.types import Dim
-from ..views import is_dense
 
 
 def substitute_axes(c: Compute, mapping: dict[Expr, Expr], axes: Sequence[Var], reduce: Sequence[Var]) -> Compute:
@@ -105,10 +104,6 @@ def rename_axes(c: Compute, names: dict[Var, str]) -> Compute:
     new: dict[Var, Var] = {v: Var.of(names.get(v, v.name), v.extent) for v in (*c.axes, *c.reduce)}
     mapping: dict[Expr, Expr] = {old: v for old, v in new.items()}  # noqa: C416 - keys and values are widened
     return substitute_axes(c, mapping, [new[v] for v in c.axes], [new[v] for v in c.reduce])
-
-
-def is_dense_buffer(b: Buffer) -> bool:
-    return b.strides is None or is_dense(b.shape, b.strides)
 
 
 def size_of(v: Var) -> int:

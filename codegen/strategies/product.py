@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from ...ir.compute import Compute
 from ...ir.expr import Bin, Cast, Expr, Load, Var
-from ...ir.kernel import Buffer, axis, coefficient
+from ...ir.kernel import axis, coefficient
 from ...ir.traverse import substitute, uses
 from ..machine import Machine
 from ..sizing import Symbol
@@ -123,12 +123,6 @@ def _collapse(c: Compute, last: Var) -> Compute:
     c = collapse_axes(c, keep=rows | {last})
     around = {a for a, b in pairwise(c.axes[:-1]) if a in rows and isinstance(b.extent, int) and b.extent >= LONG}
     return collapse_axes(c, keep=frozenset({last, *around})) if rows else c
-
-
-def right_axis(p: Product, buf: Buffer, v: Var) -> int | None:
-    """The dimension of the right operand that v alone walks, with step one."""
-    found = [d for d, i in enumerate(p.right.idx) if i is v]
-    return found[0] if len(found) == 1 and sum(uses(i, v) for i in p.right.idx) == 1 else None
 
 
 def grouped(p: Product, machine: Machine) -> Product:

@@ -20,7 +20,6 @@ from .features import feature_bits
 from .naming import c_string, comment_text, distinct_identifiers
 
 ABI_VERSION = 1
-WEIGHTS_ID_BYTES = 32
 RUNTIME_SOURCES = (
     "tw_bounds.c", "tw_check.c", "tw_float.c", "tw_host.c", "tw_memory.c", "tw_model.c", "tw_profile.c", "tw_sizes.c",
     "tw_threads.c",
