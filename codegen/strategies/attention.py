@@ -3,7 +3,8 @@
 For each head the keys are packed transposed and the values in panels, once, in scratch memory; then for each tile of
 rows the scores of all keys are computed into scratch, turned into weights, and multiplied into the values.  No array of
 queries times keys exists.  It is seven computations, merged by the schedules of any group; keys are padded to whole
-vectors with scores of minus infinity: where half of the last panel would be padding, it is one vector wide.
+vectors with scores of minus infinity: where half of the last panel would be padding, it is one vector wide.  Panels without
+padding have a loop of their own.
 
 Threads share the heads, or, if these are few, the tiles of all heads, so that three heads keep two threads busy; each packs
 the heads that it meets.
@@ -113,12 +114,16 @@ class _Keys:
     """Panels of keys of one width: packed as `name`, the first one begins with key `start`."""
 
     name: str
-    start: int
+    start: Dim
     blocks: Dim
     panel: int
 
 
 def _panels_of_keys(z: AttentionSizes) -> list[_Keys]:
+    """All of one width, or a last one that is a vector wide, where that is enough; of an open number there is none or one."""
+    if not isinstance(z.keys, int) and z.lanes < z.panel:
+        wide = as_dim((z.keys + (z.lanes - 1)) // z.panel)
+        return [_Keys("kp", 0, wide, z.panel), _Keys("kq", as_dim(wide * z.panel), as_dim(z.blocks - wide), z.lanes)]
     last = z.keys % z.panel if isinstance(z.keys, int) else 0
     if not (0 < last <= z.lanes < z.panel) or not isinstance(z.blocks, int):
         return [_Keys("kp", 0, z.blocks, z.panel)]
@@ -130,7 +135,7 @@ def _computes(op: Attention, out: Buffer, operands: tuple[Buffer, ...], z: Atten
     q, k, v, *mask = operands
     parts = _panels_of_keys(z)
     padded = as_dim(sum((as_expr(part.blocks) * part.panel for part in parts), as_expr(0)))
-    steps = -(-z.keys // STEPS) * STEPS if isinstance(z.keys, int) else padded
+    steps = as_dim((z.keys + (STEPS - 1)) // STEPS * STEPS)
     p, m, j = axis("p", z.shares), axis("m", z.rows), axis("j", padded)
     b, h, row = p // (z.heads * z.chunks), p // z.chunks % z.heads, p % z.chunks * as_expr(z.rows) + m
     g = h // (z.heads // z.groups)
@@ -147,17 +152,22 @@ def _computes(op: Attention, out: Buffer, operands: tuple[Buffer, ...], z: Atten
         packed_k = Buffer(part.name, "f32", (z.shares, part.blocks, z.depth, part.panel), "stack")
         kb, kv, ki = axis("kb", part.blocks), axis("kv", part.panel // z.lanes), axis("ki", z.lanes)
         kt, kd = axis("kt", z.depth // z.lanes), axis("kd", z.lanes)
-        at, deep = part.start + kb * part.panel + kv * z.lanes + ki, kt * z.lanes + kd
+        at, deep = as_expr(part.start) + kb * part.panel + kv * z.lanes + ki, kt * z.lanes + kd
         packing.append(Compute(
             packed_k, (p, kb, kv, kt, ki, kd), cast(load(k, b, g, key(at), deep), "f32"), index=(p, kb, deep, kv * z.lanes + ki)
         ))
-        so, si, d = axis("so", part.blocks), axis("si", part.panel), axis("d", z.depth)
-        column = part.start + so * part.panel + si
-        finish = _finish(op, mask, z, (b, h, row), column, padded)
-        scoring.append(Compute(
-            scores, (p, m, so, si), cast(load(q, b, h, row, d), "f32") * packed_k[p, so, d, si], (d,), "add", finish,
-            (p, m, column),
-        ))
+        whole = as_dim((z.keys - part.start) // part.panel) if part.start == 0 or isinstance(z.keys, int) else 0
+        for first, count, padding in ((0, whole, False), (whole, as_dim(part.blocks - whole), True)):
+            if count == 0:
+                continue
+            so, si, d = axis("so", count), axis("si", part.panel), axis("d", z.depth)
+            block = so + as_expr(first)
+            column = as_expr(part.start) + block * part.panel + si
+            finish = _finish(op, mask, z, (b, h, row), column, padding)
+            scoring.append(Compute(
+                scores, (p, m, so, si), cast(load(q, b, h, row, d), "f32") * packed_k[p, block, d, si], (d,), "add", finish,
+                (p, m, column),
+            ))
     vb, vr, vv = axis("vb", z.width // z.value_panel), axis("vr", steps), axis("vv", z.value_panel // z.lanes)
     vl = axis("vl", z.lanes)
     pack_v = Compute(
@@ -177,20 +187,21 @@ def _computes(op: Attention, out: Buffer, operands: tuple[Buffer, ...], z: Atten
 
 
 def _finish(
-    op: Attention, mask: list[Buffer], z: AttentionSizes, at: tuple[Expr, Expr, Expr], key: Expr, padded: Dim
+    op: Attention, mask: list[Buffer], z: AttentionSizes, at: tuple[Expr, Expr, Expr], key: Expr, padded: bool
 ) -> Expr:
-    """Scale, mask, causality and padding of one score; without a mask it is that of a power of two, which costs less."""
+    """Scale, mask and causality of one score, which without a mask is that of a power of two: it costs less.  padded: of a
+    panel that may reach beyond the keys."""
     score: Expr = acc_var("f32") * (op.scale if mask else op.scale / log(2))
     hidden = const(float("-inf"), "f32")
     if mask:
         shape = mask[0].shape
-        inside = binary("min", key, as_expr(z.keys) - 1) if padded != z.keys else key
+        inside = binary("min", key, as_expr(z.keys) - 1) if padded else key
         full = (*at, inside)[4 - len(shape) :]
         score = score + cast(load(mask[0], *(as_expr(0) if n == 1 else i for n, i in zip(shape, full, strict=True))), "f32")
     if op.causal:
         shift = as_expr(z.keys) - as_expr(z.rows) * z.chunks
         score = select(binary("le", key, at[2] + shift), score, hidden)
-    if padded != z.keys:
+    if padded:
         score = select(binary("lt", key, as_expr(z.keys)), score, hidden)
     return score
 
