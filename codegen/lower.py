@@ -279,7 +279,7 @@ class Lowering:
             group = Group("attention", (), params, inner.op, operands)
         else:
             computes = compose(body, buffers, node.op.kind)
-            group = Group(node.op.kind, computes, tuple(outer.values()), constants=frozenset(arrays))
+            group = Group(node.op.kind, computes, tuple(outer.values()), constants=frozenset(arrays), symbols=self.symbols)
             group = self.strategies.with_sparsity(group, arrays, self.machine, self.accuracy)
         group = replace(group, symbols=self.symbols)
         if self.panels is not None:

@@ -42,7 +42,7 @@ from .depthwise_rows import find_rows, schedule_depthwise_rows
 from .join import join_kernels
 from .maps import schedule_map
 from .nests import parallel_top
-from .open_axes import is_open
+from .open_axes import fewest, is_open
 from .product import Product, find_dot, find_product, operands
 from .quantized_attention import schedule_quantized_attention, takes_quantized_attention
 from .recurrent import schedule_recurrent
@@ -52,7 +52,7 @@ from .scheduled import Group, Scheduled
 from .sparse import schedule_sparse
 from .sparse_choice import at_height, plan_sparse
 from .strassen import schedule_large_product
-from .strassen_plan import halved_product
+from .strassen_plan import halved_product, rows_worth_halving
 from .window import is_window, schedule_window
 from .winograd import schedule_winograd
 from .winograd_open import schedule_open_winograd
@@ -70,7 +70,8 @@ def schedule_group(group: Group, machine: Machine, accuracy: str = "default") ->
         return schedule_quantized_attention(group, machine)
     if group.sparse is not None and _skips_zeros(group):
         plan = at_height(group.sparse, group.choice.sparse, machine) if group.choice.sparse else group.sparse
-        return schedule_sparse(group, plan, machine)
+        dense = plan.least > fewest(plan.product.rows, group.symbols)
+        return schedule_sparse(group, plan, machine, _few_rows(group, plan.least, machine, accuracy) if dense else None)
     if group.kind == "border":
         strips = [_strip(group, c, machine) for c in group.computes]
         return Scheduled(join_kernels("border", strips), note="strips of the border")
@@ -121,15 +122,21 @@ def _strip(group: Group, c: Compute, machine: Machine) -> Kernel:
 def with_sparsity(
     group: Group, arrays: Mapping[str, np.ndarray], machine: Machine, accuracy: str = "default"
 ) -> Group:
-    """The group with a plan for the zeros of its constant, where that is expected to pay: none where sizes are open.
-    arrays: its constants."""
-    if any(is_open(v) for c in group.computes for v in (*c.axes, *c.reduce)):
-        return group
+    """The group with a plan for the zeros of its constant, where that is expected to pay.  arrays: its constants."""
     return replace(group, sparse=plan_sparse(group, arrays, machine, accuracy))
 
 
 def _skips_zeros(group: Group) -> bool:
     return group.sparse is not None and (group.sparse.pays if group.choice.sparse is None else group.choice.sparse > 0)
+
+
+def _few_rows(group: Group, least: int, machine: Machine, accuracy: str) -> Scheduled:
+    """The dense kernel of a group for fewer rows than `least`: not halved, if so few rows are not worth it."""
+    c = without_empty_sum(group.computes[0])
+    halved = halved_product(group, c, machine) if accuracy != "strict" else None
+    worth = None if halved is None else rows_worth_halving(halved, machine, group.choice)
+    choice = group.choice if worth is not None and worth < least else replace(group.choice, halved=0)
+    return schedule_group(replace(group, sparse=None, choice=choice), machine, accuracy)
 
 
 def _is_rows_by_vector(group: Group, p: Product) -> bool:

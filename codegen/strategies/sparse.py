@@ -25,9 +25,11 @@ from math import prod
 
 import numpy as np
 
+from ...ir.dims import multiply_dims
 from ...ir.expr import Expr, as_expr, binary, cast, load
 from ...ir.kernel import Alloc, Block, Buffer, For, If, Kernel, Stmt, Store, axis
 from ...ir.traverse import substitute
+from ...ir.types import Dim, TensorType
 from ..machine import Machine
 from ..math import legalize_math
 from ..schedule import fma_contract, has_loop, parallel, transpose_tile
@@ -39,6 +41,7 @@ from .sparse_bytes import FinishedBytes, finishes_bytes
 from .sparse_floats import FloatSums
 from .sparse_forms import IMAGE, ROW, SparseProduct
 from .sparse_integers import AHEAD, IntegerSums, packed_values
+from .sparse_open import Part, open_parts, with_few_rows
 from .sparse_weights import SparseWeights
 
 WORTH = 1.1  # expected gain from which the sparse kernel is taken, unless it was measured
@@ -46,8 +49,9 @@ WORTH = 1.1  # expected gain from which the sparse kernel is taken, unless it wa
 
 @dataclass(frozen=True, eq=False)
 class SparsePlan:
-    """Compared by identity: the weights are part of it.  width: rows of one panel.  dense, sparse: expected cycles.
-    dot: the instruction for sums of integers, None for floats.  array: the weights as they were found."""
+    """Compared by identity: the weights are part of it.  width: rows of one panel.  dense, sparse: expected cycles, at typical
+    sizes where rows are open.  dot: the instruction for sums of integers, None for floats.  array: the weights as they were
+    found.  least: the number of open rows from which it is taken, at least `width`."""
 
     product: SparseProduct
     weights: SparseWeights
@@ -58,11 +62,13 @@ class SparsePlan:
     sparse: float
     dot: Dot | None = None
     array: np.ndarray | None = None
+    least: int = 0
 
     @property
     def key(self) -> tuple[object, ...]:
         """Tells plans apart: the content of the weights, and how they are cut."""
-        return hashlib.blake2b(self.weights.matrix.tobytes(), digest_size=16).hexdigest(), self.weights.layout, self.width
+        content = hashlib.blake2b(self.weights.matrix.tobytes(), digest_size=16).hexdigest()
+        return content, self.weights.layout, self.width, self.least
 
     @property
     def gain(self) -> float:
@@ -74,18 +80,26 @@ class SparsePlan:
         return self.gain >= WORTH
 
 
-def schedule_sparse(group: Group, plan: SparsePlan, machine: Machine) -> Scheduled:
-    """Whole panels, and one narrower panel for the rows that remain."""
-    p, width = plan.product, min(plan.width, plan.product.rows)
-    whole = p.rows // width
-    parts = [(0, whole, width)] + ([(whole * width, 1, p.rows % width)] if p.rows % width else [])
+def schedule_sparse(group: Group, plan: SparsePlan, machine: Machine, few: Scheduled | None = None) -> Scheduled:
+    """Whole panels, and narrower ones for the rows that remain.  few: what runs with fewer rows than `plan.least`."""
+    rows = plan.product.rows
+    if isinstance(rows, int):
+        width = min(plan.width, rows)
+        whole = rows // width
+        parts: list[Part] = [(0, whole, width)]
+        if rows % width:
+            parts.append((whole * width, 1, rows % width))
+    else:
+        width = plan.width
+        parts = open_parts(rows, width, machine.lanes("f32"), plan.least)
     packs: dict[str, Pack] = {}
     kernels = [_Part(group, plan, machine, n, *part, packs).kernel() for n, part in enumerate(parts)]
     size = plan.weights.layout
     tiles = f", tiles of {size.tile} steps" if plan.weights.tiles > 1 else ""
     note = (f"sparse: {plan.pattern}, {100 * plan.density:.3g} % kept, expected {plan.gain:.2g} x dense; blocks of "
             f"{size.block} x {plan.product.word}, panels of {width} rows, chunks of {size.chunk} outputs{tiles}")
-    return Scheduled(join_kernels("sparse", kernels), tuple(packs.items()), note)
+    made = Scheduled(join_kernels("sparse", kernels), tuple(packs.items()), note)
+    return made if few is None else with_few_rows(made, few, rows, plan.least)
 
 
 def _constant(weights: str, source: Buffer, make: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...]) -> Pack:
@@ -98,7 +112,7 @@ class _Part:
     """The kernel for a range of rows: `count` panels of `width` rows from `start` on."""
 
     def __init__(
-        self, group: Group, plan: SparsePlan, machine: Machine, number: int, start: int, count: int, width: int,
+        self, group: Group, plan: SparsePlan, machine: Machine, number: int, start: Dim, count: Dim, width: int,
         packs: dict[str, Pack],
     ) -> None:
         self.group, self.plan, self.machine, self.number = group, plan, machine, number
@@ -133,10 +147,11 @@ class _Part:
         else:
             assert p.copy is not None
             pack, name = p.copy, "rows"
-            stride = prod(pack.shape) // p.images
+            assert isinstance(self.start, int)
+            stride = prod(TensorType("f32", pack.shape).static_shape) // p.images
             base = lambda image, panel: image * stride + panel * self.width + self.start  # noqa: E731
         self.packs[name] = pack
-        return Buffer(name, "i32" if p.word > 1 else self.source.dtype, (prod(pack.shape),)), base  # type: ignore[arg-type]
+        return Buffer(name, "i32" if p.word > 1 else self.source.dtype, (multiply_dims(pack.shape),)), base
 
     def _steps(self) -> tuple[Buffer, int]:
         """(step of each block, elements of the copy per unit of it).  In 16 bits where that is enough."""
@@ -153,8 +168,12 @@ class _Part:
         """Chunks first .. first + count, each of so many outputs."""
         p, w, panels = self.p, self.w, self.count
         copy, base = self._copy()
-        share = axis("p", count * p.images * panels)
-        chunk, image, panel = share // (p.images * panels) + first, share // panels % p.images, share % panels
+        share, image = axis("p", multiply_dims([count, p.images, panels])), as_expr(0)
+        if isinstance(panels, int):
+            chunk, image, panel = share // (p.images * panels) + first, share // panels % p.images, share % panels
+        else:
+            some = binary("max", as_expr(panels), 1)
+            chunk, panel = share // some + first, share % some
         sums = Buffer("sums", self.sum_type, (w.layout.chunk, self.pitch), "stack")
         turned = Buffer("turned", self.sum_type, (self.pitch, w.layout.chunk), "stack")
         body: list[Stmt] = [Alloc(sums)]

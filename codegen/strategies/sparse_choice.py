@@ -21,12 +21,14 @@ from ...ir.types import DTYPES
 from ..machine import Machine
 from . import sparse_integers
 from .axes import size_of, without_empty_sum
+from .open_axes import is_open, typical
 from .product import Dot, find_dot, find_product, operands
 from .scheduled import Group
-from .sparse import SparsePlan
+from .sparse import WORTH, SparsePlan
 from .sparse_forms import SparseProduct, matrix_product, product_of_words, weight_matrix, window_product, words_of
+from .sparse_open import open_product
 from .sparse_weights import Layout, SparseWeights
-from .strassen_plan import halved_product, is_worth_halving
+from .strassen_plan import ROWS, halved_product, is_worth_halving
 from .winograd_plan import is_transformable, winograd_cycles
 
 NEAR = 0.8  # expected gain from which measuring may find the sparse kernel faster
@@ -68,36 +70,62 @@ def plan_sparse(group: Group, arrays: Mapping[str, np.ndarray], machine: Machine
         return None
     product, (work, right, columns) = found
     matrix = weight_matrix(work, right, columns, arrays[product.weights])
-    if product.rows < machine.lanes("f32") or machine.lanes("f32") < 4 or matrix.shape[1] < 4:
+    rows = typical(product.rows, group.symbols)
+    if rows < machine.lanes("f32") or machine.lanes("f32") < 4 or matrix.shape[1] < 4:
         return None
     left = next(b for b in group.params if b.name == product.left)
     dot = find_dot(left.dtype, matrix.dtype.name.replace("int", "i"), work.acc, machine) if work.acc == "i32" else None
     if work.acc == "i32" and dot is None:
         return None
-    dense = _dense_cycles(group, product, matrix, machine, accuracy, dot)
     forms = [(product, matrix)]
     words = None if dot is None or DTYPES[left.dtype].size != 1 else _words(group, dot)
     if words is not None:
         forms.append((words, words_of(matrix, words.word)))
-    best: tuple[float, SparseProduct, SparseWeights, int] | None = None
+    best: tuple[float, SparseProduct, SparseWeights, int, Shape] | None = None
     for form, steps in forms:
         kept = np.ascontiguousarray(steps.T != 0)
         for shape in _shapes(machine, form, dot):
-            cycles, layout, width = _candidate(form, kept, shape, machine, dot)
+            cycles, layout, width = _candidate(form, kept, shape, machine, dot, rows)
             if best is None or cycles < best[0]:
-                best = cycles, form, SparseWeights(steps, layout), width
+                best = cycles, form, SparseWeights(steps, layout), width, shape
+    dense = _dense_cycles(group, product, matrix, machine, accuracy, dot, rows)
     if best is None or best[0] * NEAR > dense:
         return None
     density = np.count_nonzero(matrix) / matrix.size
-    cycles, form, weights, width = best
-    return SparsePlan(form, weights, width, pattern_of(matrix), density, dense, cycles, dot, arrays[product.weights])
+    cycles, form, weights, width, shape = best
+    plan = SparsePlan(form, weights, width, pattern_of(matrix), density, dense, cycles, dot, arrays[product.weights])
+    if isinstance(product.rows, int):
+        return plan
+    plan = replace(plan, width=shape[1] * machine.lanes("f32"))
+    least = _least_rows(group, plan, matrix, machine, accuracy, shape)
+    return None if least is None or least > rows else replace(plan, least=least)
+
+
+def _least_rows(
+    group: Group, plan: SparsePlan, matrix: np.ndarray, machine: Machine, accuracy: str, shape: Shape
+) -> int | None:
+    """The least number of open rows from which on a gain is expected; None if there is none."""
+    kept = np.ascontiguousarray(plan.weights.matrix.T != 0)
+
+    def gains(rows: int) -> bool:
+        covered = -(-rows // machine.lanes("f32")) * machine.lanes("f32")
+        sparse = _candidate(plan.product, kept, shape, machine, plan.dot, covered)[0]
+        return _dense_cycles(group, plan.product, matrix, machine, accuracy, plan.dot, rows) >= WORTH * sparse
+
+    sizes = [n for n in ROWS if n >= plan.width]
+    worth = [gains(n) for n in sizes]
+    if not worth[-1]:
+        return None
+    return sizes[next((n + 1 for n in reversed(range(len(sizes))) if not worth[n]), 0)]
 
 
 def _words(group: Group, dot: Dot) -> SparseProduct | None:
     """The product in steps of as many neighbours as the instruction adds."""
     p = find_product(without_empty_sum(group.computes[0]))
-    if p is None or not all(isinstance(v.extent, int) for v in (*p.compute.axes, *p.compute.reduce)):
+    if p is None:
         return None
+    if any(map(is_open, (*p.compute.axes, *p.compute.reduce))):
+        return open_product(p, dot.count)
     return product_of_words(p.compute, p, dot.count)
 
 
@@ -121,7 +149,9 @@ def at_height(plan: SparsePlan, height: int, machine: Machine) -> SparsePlan:
                           "again")
     matrix = plan.weights.matrix
     kept = np.ascontiguousarray(matrix.T != 0)
-    cycles, layout, width = _candidate(plan.product, kept, shape, machine, plan.dot)
+    rows = plan.product.rows
+    assert isinstance(rows, int)
+    cycles, layout, width = _candidate(plan.product, kept, shape, machine, plan.dot, rows)
     return replace(plan, weights=SparseWeights(matrix, layout), width=width, sparse=cycles)
 
 
@@ -144,7 +174,7 @@ def _is_sparse(array: np.ndarray) -> bool:
 
 def _window(c: Compute) -> Found | None:
     pair = operands(c)
-    if pair is None:
+    if pair is None or any(map(is_open, (*c.axes, *c.reduce))):
         return None
     for left, right in (pair, pair[::-1]):
         product = window_product(c, left, right)
@@ -155,9 +185,10 @@ def _window(c: Compute) -> Found | None:
 
 def _matrix(c: Compute) -> Found | None:
     p = find_product(c)
-    if p is None or any(not isinstance(v.extent, int) for v in (*p.compute.axes, *p.compute.reduce)):
+    if p is None:
         return None
-    product = matrix_product(p.compute, p)
+    opened = any(map(is_open, (*p.compute.axes, *p.compute.reduce)))
+    product = open_product(p) if opened else matrix_product(p.compute, p)
     return None if product is None else (product, (p.compute, p.right, p.columns))
 
 
@@ -168,14 +199,14 @@ def _shapes(machine: Machine, product: SparseProduct, dot: Dot | None) -> tuple[
 
 
 def _candidate(
-    product: SparseProduct, kept: np.ndarray, shape: Shape, machine: Machine, dot: Dot | None
+    product: SparseProduct, kept: np.ndarray, shape: Shape, machine: Machine, dot: Dot | None, rows: int
 ) -> tuple[float, Layout, int]:
-    """(expected cycles, layout, rows of a panel) with blocks of this height.  kept[outputs, depth]."""
+    """(expected cycles for so many rows, layout, rows of a panel) with blocks of this shape.  kept[outputs, depth]."""
     dot = _mixed(product, dot)
     block, vectors, bundle = shape
     lanes = machine.lanes("f32")
     columns, depth = kept.shape
-    width = min(vectors * lanes, product.rows)
+    width = min(vectors * lanes, rows)
     tile = _tile(product, block, vectors * lanes, machine, dot)
     chunk = min(CHUNK, -(-columns // max(lanes, block)) * max(lanes, block))
     whole = columns // block * block
@@ -184,16 +215,16 @@ def _candidate(
     overhead = WORD_OVERHEAD if product.word > 1 else BLOCK_OVERHEAD[block]
     per_group = BUNDLED_CYCLES if bundle > 1 else GROUP_CYCLES
     total = 0.0
-    for count, rows in ((product.rows // width, width), (1, product.rows % width)):
-        v = -(-rows // lanes)
+    for count, some in ((rows // width, width), (1, rows % width)):
+        v = -(-some // lanes)
         if dot is None:
             each = max(block * v / 2, (v + 1 + block / bundle) / 2, LEAST_CYCLES / bundle) * overhead
         else:  # blocks are filled up to whole groups: half a group each on average
             each = sparse_integers.cycles_of_group(block, v, dot.count, machine) / dot.count
-            total += count * groups * each * (dot.count - 1) / 2 if rows else 0.0
-        total += count * (blocks * each + groups * (per_group + block * v)) if rows else 0.0
-    total += TURN_CYCLES * product.rows * columns / lanes
-    copied = product.rows * depth if product.copy is None else prod(product.copy.shape) / product.images
+            total += count * groups * each * (dot.count - 1) / 2 if some else 0.0
+        total += count * (blocks * each + groups * (per_group + block * v)) if some else 0.0
+    total += TURN_CYCLES * rows * columns / lanes
+    copied = rows * depth if product.copy is None else prod(product.copy.shape) / product.images
     per_vector = sparse_integers.COPY_CYCLES if dot is not None else TURN_CYCLES
     total += (per_vector if product.copy is None or product.line else COPY_CYCLES) * copied / lanes
     return product.images * total, Layout(block, chunk, tile, 1 if dot is None else dot.count, bundle), width
@@ -209,18 +240,19 @@ def _tile(product: SparseProduct, block: int, width: int, machine: Machine, dot:
 
 
 def _dense_cycles(
-    group: Group, product: SparseProduct, matrix: np.ndarray, machine: Machine, accuracy: str, dot: Dot | None
+    group: Group, product: SparseProduct, matrix: np.ndarray, machine: Machine, accuracy: str, dot: Dot | None, rows: int
 ) -> float:
-    """Of the dense kernel that would be chosen."""
+    """Of the dense kernel that would be chosen for so many rows."""
     c = without_empty_sum(group.computes[0])
-    rows = product.rows if not product.line else product.rows // product.line * product.valid + product.valid
+    some = rows
+    rows = rows if not product.line else rows // product.line * product.valid + product.valid
     direct = product.images * rows * matrix.size / (2 * machine.lanes("f32")) / DENSE_SHARE
     if dot is not None:
         return direct / dot.count
     if accuracy != "strict" and is_transformable(c):
         return min(direct, winograd_cycles(c, machine))
     halved = halved_product(group, c, machine) if accuracy != "strict" else None
-    return direct * HALVED if halved is not None and is_worth_halving(halved, machine) else direct
+    return direct * HALVED if halved is not None and is_worth_halving(halved, machine, some) else direct
 
 
 def pattern_of(matrix: np.ndarray) -> str:

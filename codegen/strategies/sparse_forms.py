@@ -16,6 +16,7 @@ import numpy as np
 from ...ir.compute import Compute
 from ...ir.expr import Expr, Load, Var, as_expr
 from ...ir.traverse import substitute
+from ...ir.types import Dim
 from ..views import dense_strides
 from .axes import size_of
 from .product import Product
@@ -29,8 +30,8 @@ class SparseProduct:
     """acc += left * W over rows, outputs and the reduction.
 
     compute, columns: the computation and its axis of outputs.  at: axis -> its value at row `ROW` of image `IMAGE`.
-    images, rows: how many; rows of an image follow each other.  line, valid: of every `line` rows the first `valid` are
-    results.  left, weights: names of the operands.
+    images, rows: how many (rows may be open); rows of an image follow each other.  line, valid: of every `line` rows the
+    first `valid` are results.  left, weights: names of the operands.
     copy: pack of the left operand, [image][..][row]; copy_offset: steps of the reduction (in the order of the weights'
     rows) -> where the row of that step begins in an image's copy; panels: how the copy is laid out in panels: None, or
     (pack of rows [start, start + count * width) as [count][step][width]).
@@ -41,13 +42,13 @@ class SparseProduct:
     columns: Var
     at: Mapping[Expr, Expr]
     images: int
-    rows: int
+    rows: Dim
     depth: int
     left: str
     weights: str
     copy: Pack | None
     copy_offset: Callable[[np.ndarray], np.ndarray] | None
-    panels: Callable[[int, int, int], Pack] | None
+    panels: Callable[[Dim, Dim, int], Pack] | None
     line: int = 0
     valid: int = 0
     word: int = 1
@@ -73,7 +74,7 @@ def matrix_product(c: Compute, p: Product) -> SparseProduct | None:
     if len(p.rows) == 1:
         m = step[p.rows[0]]
 
-        def panels(start: int, number: int, width: int) -> Pack:
+        def panels(start: Dim, number: Dim, width: int) -> Pack:
             begin = tuple(o + start * s for o, s in zip(origin, m, strict=True))
             return Pack(p.left.buf.name, (number, *inner[0], width), begin, (tuple(width * s for s in m), *inner[1], m))
 
@@ -107,7 +108,7 @@ def product_of_words(c: Compute, p: Product, word: int) -> SparseProduct | None:
         return replace(plain, depth=depth, copy=pack, word=word)
     m = step[p.rows[0]]
 
-    def panels(start: int, number: int, width: int) -> Pack:
+    def panels(start: Dim, number: Dim, width: int) -> Pack:
         begin = tuple(o + start * s for o, s in zip(origin, m, strict=True))
         return Pack(left.name, (number, depth, width), begin, (tuple(width * s for s in m), deeper, m), word=word)
 
