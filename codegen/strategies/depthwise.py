@@ -27,6 +27,7 @@ from ..machine import Machine
 from ..math import legalize_math
 from ..schedule import fma_contract, parallel, sink, split_evenly, unroll
 from .axes import drop_unit_axes, size_of
+from .image_shares import row_and_block
 from .join import join_kernels
 from .product import Dot, find_dot, operands
 from .scheduled import Group, Pack, Scheduled
@@ -137,7 +138,7 @@ class _Part:
         *outer, x = c.axes[:-1]
         rows = prod(size_of(v) for v in outer)
         p, px = axis("p", rows * self.blocks), axis("x", size_of(x) // self.pixels)
-        block, flat = p // rows, p % rows
+        flat, block = row_and_block(p, rows, self.blocks, GROUP * self.groups, size_of(self.d.channel))
         mapping: dict[Expr, Expr] = {x: px * self.pixels, c.axes[-1]: block * (GROUP * self.groups) + self.start}
         for v in reversed(outer):
             mapping[v] = flat % size_of(v) if v is not outer[0] else flat

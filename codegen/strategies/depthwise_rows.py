@@ -28,6 +28,7 @@ from ..math import legalize_math
 from ..schedule import fma_contract, parallel
 from .axes import size_of
 from .depthwise import GROUP, Depthwise, dense_steps, neighbours
+from .image_shares import row_and_block
 from .join import join_kernels
 from .scheduled import Group, Pack, Scheduled
 
@@ -140,8 +141,9 @@ class _Part:
     def kernel(self, group: Group, machine: Machine) -> Kernel:
         c = self.d.compute
         *outer, y, x = c.axes[:-1]
-        share = axis("p", prod(size_of(v) for v in outer) * self.count * self.blocks)
-        block, flat = share // (share.extent // self.blocks), share % (share.extent // self.blocks)  # type: ignore[operator]
+        bands = prod(size_of(v) for v in outer) * self.count
+        share = axis("p", bands * self.blocks)
+        flat, block = row_and_block(share, bands, self.blocks, self.each, size_of(self.d.channel))
         place: dict[Expr, Expr] = {y: flat % self.count * self.rows + self.first,
                                    self.d.channel: block * self.each + self.start}
         flat = flat // self.count

@@ -15,10 +15,12 @@ from ...ir.dims import as_dim, multiply_dims
 from ...ir.expr import Expr, Var, as_expr
 from ...ir.kernel import For, Kernel, axis, coefficient
 from ...ir.traverse import substitute
+from ...ir.types import DTYPES
 from ..machine import Machine
 from ..math import legalize_math
 from ..schedule import fma_contract, parallel, reorder, sink, split_evenly, unroll, vectorize
 from .axes import drop_unit_axes, size_of, substitute_axes
+from .image_shares import row_and_block
 from .join import join_kernels
 from .open_axes import is_open, tiles_of, typical
 from .scheduled import Group, Scheduled
@@ -66,6 +68,9 @@ def _take(
     p = axis("p", multiply_dims([rows, blocks]) if by_channel else rows)
     block: Expr = p // as_expr(rows) if by_channel else co
     flat: Expr = p % as_expr(rows) if by_channel else p
+    if by_channel and isinstance(rows, int):
+        element = DTYPES[c.out.dtype].size
+        flat, block = row_and_block(p, rows, blocks, width * element, size_of(channel) * element)
     mapping: dict[Expr, Expr] = {x: px, channel: block * width + ci + start}
     for v in reversed(outer):
         mapping[v] = flat % as_expr(v.extent or 0) if v is not outer[0] else flat
