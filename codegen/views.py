@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from ..ir.dims import exact_quotient, normal_dim
 from ..ir.errors import InternalError
 from ..ir.graph import Builder, Graph, Node, Value
-from ..ir.ops.contract import MatMul
+from ..ir.ops.contract import Conv, MatMul
 from ..ir.ops.control import If, Loop, Scan
 from ..ir.ops.movement import Broadcast, Concat, Pad, Reshape, Slice, Transpose
 from ..ir.ops.norm import Attention
 from ..ir.ops.quantize import Saturate
 from ..ir.ops.refine import Refine
-from ..ir.types import DTYPES, Dim
+from ..ir.types import DTYPES, Dim, TensorType
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,7 @@ def backward_layout(node: Node, operand: int, at: Layout) -> Layout:
 
 
 WORD = 4  # bytes that products of bytes add at once
+FEW_CHANNELS = 4  # of an image that may stay in planes: of more, a transposition pays by longer runs
 _INVERTIBLE = (Reshape, Transpose, Refine)
 _CONTRACTIONS = (MatMul, Attention)
 
@@ -152,8 +153,22 @@ def is_view(graph: Graph, node: Node, users_of: Callable[[Value], Iterable[Node]
     if isinstance(op, Slice):
         return all(k > 0 for k in op.steps) and (op.steps[-1] == 1 or op.sizes[-1] == 1)
     if isinstance(op, Transpose):
-        return _keeps_last(op, node.inputs[0]) or _feeds_products(node.outputs[0], users_of)
+        if _keeps_last(op, node.inputs[0]) or _feeds_products(node.outputs[0], users_of):
+            return True
+        maker, users = graph.producers.get(node.inputs[0]), list(users_of(node.outputs[0]))
+        bordered = maker is not None and isinstance(maker.op, Pad)
+        return bordered and bool(users) and all(
+            isinstance(u.op, Conv) and u.inputs[0] is node.outputs[0] and u.inputs[1] in graph.constants
+            and reads_planes(u.op, u.inputs[0].type) for u in users
+        )
     return False
+
+
+def reads_planes(op: Conv, image: TensorType) -> bool:
+    """Whether a convolution may read its image where the channels are not the last axis in memory: it is computed directly,
+    as a product over f32, whose left operand is read by broadcast."""
+    channels = image.shape[-1]
+    return op.groups == 1 and image.dtype == "f32" and isinstance(channels, int) and channels <= FEW_CHANNELS
 
 
 def fills_words(g: Graph | Builder, op: Pad, inputs: Sequence[Value]) -> bool:
