@@ -30,6 +30,7 @@ from .border import border_group
 from .compose import compose
 from .control_flow import lower_control, resolve_steps
 from .cost import cost_at, cost_of
+from .expanding import find_pairs, group_buffers, lower_pair
 from .kept_sizes import keep_sizes
 from .kernels import KernelTable, group_hash
 from .machine_gpu import GpuMachine
@@ -219,7 +220,11 @@ class Lowering:
     # -- nodes
 
     def lower_scope(self, scope: Scope) -> None:
+        pairs = find_pairs(self, scope)
         for node in scope.graph.nodes:
+            if node in pairs:
+                lower_pair(self, scope, pairs[node])
+                continue
             if isinstance(node.op, Sized):
                 self.lower_sized(scope, node, node.op)
                 continue
@@ -240,12 +245,15 @@ class Lowering:
             elif not self.is_free(node):
                 raise InternalError(f"{node.op.name} at {node.where!r} was not fused before lowering")
 
-    def _operands(self, scope: Scope, node: Node) -> tuple[dict[str, Place], dict[Value, Buffer], dict[str, np.ndarray]]:
-        """Places by parameter name, buffers by value, arrays of the parameters that are constants."""
+    def operands(
+        self, scope: Scope, node: Node, letters: tuple[str, str] = ("y", "x")
+    ) -> tuple[dict[str, Place], dict[Value, Buffer], dict[str, np.ndarray]]:
+        """Places by parameter name, buffers by value, arrays of the parameters that are constants.  letters: of the names
+        of outputs and inputs."""
         places: dict[str, Place] = {}
         buffers: dict[Value, Buffer] = {}
         arrays: dict[str, np.ndarray] = {}
-        for letter, values in (("y", node.outputs), ("x", node.inputs)):
+        for letter, values in zip(letters, (node.outputs, node.inputs), strict=True):
             for n, v in enumerate(values):
                 if v in buffers:
                     continue
@@ -262,14 +270,8 @@ class Lowering:
     def lower_fused(self, scope: Scope, node: Node) -> None:
         assert isinstance(node.op, Fused)
         body = node.op.body
-        places, outer, arrays = self._operands(scope, node)
-        pairs = zip((*body.inputs, *body.outputs), (*node.inputs, *node.outputs), strict=True)
-        buffers = {inner: outer[v] for inner, v in pairs}
-        for n, inner in enumerate(body.nodes):
-            for v in inner.outputs:
-                buffers.setdefault(v, Buffer(f"t{n}", memory_dtype(v.type.dtype), v.type.shape, "stack"))
-        for n, v in enumerate(body.constants):
-            buffers[v] = Buffer(f"c{n}", v.type.dtype, v.type.shape)
+        places, outer, arrays = self.operands(scope, node)
+        buffers = group_buffers(node, outer)
         if node.op.kind == "attention":
             (inner,) = body.nodes
             operands = tuple(buffers[v] for v in inner.inputs)
@@ -287,20 +289,20 @@ class Lowering:
         made = self.schedule(group)
         if self.panels is not None:
             self.panels.keep(made, arrays)
-        self._place_constants(made, places, arrays)
+        self.place_constants(made, places, arrays)
         self.emit(scope, made, places, node, cost_of(node, self.typical), arrays)
 
-    def _place_constants(self, made: Scheduled, places: dict[str, Place], arrays: Mapping[str, np.ndarray]) -> None:
+    def place_constants(self, made: Scheduled, places: dict[str, Place], arrays: Mapping[str, np.ndarray]) -> None:
         for p in made.kernel.buffers:
             if p.name in arrays:
                 array = arrays[p.name]
                 places[p.name] = Place(self.constant_root(array), 0, dense_strides(array.shape))
 
     def lower_irregular(self, scope: Scope, node: Node) -> None:
-        places, buffers, arrays = self._operands(scope, node)
+        places, buffers, arrays = self.operands(scope, node)
         outs, ins = (tuple(buffers[v] for v in vs) for vs in (node.outputs, node.inputs))
         made = self.strategies.schedule_irregular(node.op, outs, ins, self.machine)
-        self._place_constants(made, places, arrays)
+        self.place_constants(made, places, arrays)
         self.emit(scope, made, places, node, cost_of(node, self.typical), arrays)
 
     def lower_movement(self, scope: Scope, node: Node) -> None:

@@ -43,20 +43,24 @@ def is_window(c: Compute) -> bool:
     return coefficient(c.out, c.out_index, last) == 1 and all(s in (0, 1) for s in steps) and 1 in steps
 
 
-def schedule_window(group: Group, c: Compute, machine: Machine, means: Compute | None = None) -> Scheduled:
-    """means: a reduction of c's result along its rows of pixels."""
+def schedule_window(
+    group: Group, c: Compute, machine: Machine, means: Compute | None = None, *, by_channel: bool = False
+) -> Scheduled:
+    """means: a reduction of c's result along its rows of pixels.  by_channel: each block of channels of
+    all rows, before the next one."""
     c = drop_unit_axes(c)
     lanes = machine.lanes(c.acc)
     channels = size_of(c.axes[-1])
     whole = channels // lanes * lanes
     parts = [(0, whole, lanes)] * (whole > 0) + [(whole, channels - whole, channels - whole)] * (whole < channels)
-    kernels = [_schedule_part(group, *_take(group, c, means, start, size, width), machine) for start, size, width in parts]
+    taken = [_take(group, c, means, start, size, width, by_channel) for start, size, width in parts]
+    kernels = [_schedule_part(group, *part, machine) for part in taken]
     note = f"up to {PIXELS} pixels x {min(lanes, channels)} channels at once" + ("; means of rows" if means else "")
     return Scheduled(join_kernels("window", kernels), note=note)
 
 
 def _take(
-    group: Group, c: Compute, means: Compute | None, start: int, size: int, width: int
+    group: Group, c: Compute, means: Compute | None, start: int, size: int, width: int, by_channel: bool
 ) -> tuple[Compute, Compute | None]:
     """Axes (p, [co,] x, ci) over a range of channels: p is shared by the threads, x are the pixels of a row."""
     *outer, x, channel = c.axes
@@ -64,7 +68,7 @@ def _take(
     px = axis("x", as_dim(as_expr(x.extent or 0)))
     rows = multiply_dims(as_dim(as_expr(v.extent or 0)) for v in outer)
     blocks = size // width
-    by_channel = typical(x.extent, group.symbols) <= 14 or (isinstance(rows, int) and rows < 8)
+    by_channel = by_channel or typical(x.extent, group.symbols) <= 14 or (isinstance(rows, int) and rows < 8)
     p = axis("p", multiply_dims([rows, blocks]) if by_channel else rows)
     block: Expr = p // as_expr(rows) if by_channel else co
     flat: Expr = p % as_expr(rows) if by_channel else p
