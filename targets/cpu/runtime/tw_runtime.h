@@ -157,7 +157,7 @@ void *tw_map_workspace(uint64_t bytes);
 /* Larger memory instead of an old one, which may be NULL; without it the old one stays as it is. */
 void *tw_grow_workspace(void *old, uint64_t old_bytes, uint64_t bytes);
 void tw_unmap(const void *address, uint64_t bytes);
-/* Has the system read mapped pages ahead, so that the first run waits less for the disk. */
+/* Has the system read mapped pages ahead and map them, so that the first run waits neither for the disk nor for page faults. */
 void tw_will_need(const void *address, uint64_t bytes);
 /* Maps the weights file read-only; *out gets the address, *mapped the bytes for tw_unmap. */
 int32_t tw_map_weights(const tw_descriptor *descriptor, const char *path, const unsigned char **out, uint64_t *mapped,
