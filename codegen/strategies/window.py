@@ -1,8 +1,8 @@
 """Windows: depthwise convolution and pooling, whose vectors run along the channels of input and output alike.
 
-Several output pixels of a row are computed at once, so that the columns they share are loaded once; the window is
-unrolled, the channels are vectors.  Threads share rows of pixels, or blocks of channels where there are few rows.  The mean
-of each row, where it is asked for, is taken right after the row.
+Several output pixels of a row are computed at once, so that the columns they share are loaded once, and with a stride of one
+those of two rows; the window is unrolled, the channels are vectors.  Threads share rows of pixels, or blocks of channels
+where there are few rows.  The mean of each row, where it is asked for, is taken right after the row.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ...ir.compute import Compute, lower_group
 from ...ir.dims import as_dim, multiply_dims
 from ...ir.expr import Expr, Var, as_expr
 from ...ir.kernel import For, Kernel, axis, coefficient
-from ...ir.traverse import substitute
+from ...ir.traverse import substitute, uses
 from ...ir.types import DTYPES
 from ..machine import Machine
 from ..math import legalize_math
@@ -27,6 +27,8 @@ from .scheduled import Group, Scheduled
 
 MAX_WINDOW = 128  # taps; larger windows are ordinary reductions
 PIXELS = 7  # output pixels at once
+ROWS, PAIRED_PIXELS = 2, 4  # rows at once that share rows of the window, and pixels of each
+SHORT_ROW = 14  # pixels
 SUMS = 4  # pixels of a row that are added at once for its mean: fewer additions wait for each other
 UNROLLED = 64  # taps times pixels that are unrolled completely
 
@@ -53,14 +55,15 @@ def schedule_window(
     channels = size_of(c.axes[-1])
     whole = channels // lanes * lanes
     parts = [(0, whole, lanes)] * (whole > 0) + [(whole, channels - whole, channels - whole)] * (whole < channels)
-    taken = [_take(group, c, means, start, size, width, by_channel) for start, size, width in parts]
+    taken = [_take(group, c, means, start, size, width, by_channel, machine) for start, size, width in parts]
     kernels = [_schedule_part(group, *part, machine) for part in taken]
-    note = f"up to {PIXELS} pixels x {min(lanes, channels)} channels at once" + ("; means of rows" if means else "")
+    pixels = f"{ROWS} rows x {PAIRED_PIXELS}" if _shares_rows(c, machine) else f"up to {PIXELS}"
+    note = f"{pixels} pixels x {min(lanes, channels)} channels at once" + ("; means of rows" if means else "")
     return Scheduled(join_kernels("window", kernels), note=note)
 
 
 def _take(
-    group: Group, c: Compute, means: Compute | None, start: int, size: int, width: int, by_channel: bool
+    group: Group, c: Compute, means: Compute | None, start: int, size: int, width: int, by_channel: bool, machine: Machine
 ) -> tuple[Compute, Compute | None]:
     """Axes (p, [co,] x, ci) over a range of channels: p is shared by the threads, x are the pixels of a row."""
     *outer, x, channel = c.axes
@@ -68,7 +71,11 @@ def _take(
     px = axis("x", as_dim(as_expr(x.extent or 0)))
     rows = multiply_dims(as_dim(as_expr(v.extent or 0)) for v in outer)
     blocks = size // width
-    by_channel = by_channel or typical(x.extent, group.symbols) <= 14 or (isinstance(rows, int) and rows < 8)
+    by_channel = by_channel or typical(x.extent, group.symbols) <= SHORT_ROW or (isinstance(rows, int) and rows < 8)
+    together = ROWS if _shares_rows(c, machine) else 1
+    yi = axis("yi", together)
+    if together > 1:
+        rows = size_of(outer[-1]) // together * prod(map(size_of, outer[:-1]))
     p = axis("p", multiply_dims([rows, blocks]) if by_channel else rows)
     block: Expr = p // as_expr(rows) if by_channel else co
     flat: Expr = p % as_expr(rows) if by_channel else p
@@ -77,9 +84,12 @@ def _take(
         flat, block = row_and_block(p, rows, blocks, width * element, size_of(channel) * element)
     mapping: dict[Expr, Expr] = {x: px, channel: block * width + ci + start}
     for v in reversed(outer):
-        mapping[v] = flat % as_expr(v.extent or 0) if v is not outer[0] else flat
-        flat = flat // as_expr(v.extent or 0)
-    axes: tuple[Var, ...] = (p, px, ci) if by_channel else (p, px, co, ci)
+        extent = as_expr(v.extent or 0) // (together if v is outer[-1] else 1)
+        mapping[v] = flat % extent if v is not outer[0] else flat
+        flat = flat // extent
+    if together > 1:
+        mapping[outer[-1]] = mapping[outer[-1]] * together + yi
+    axes: tuple[Var, ...] = (p, px, *([yi] if together > 1 else []), *([] if by_channel else [co]), ci)
     taps = tuple(axis(f"k{n}", size_of(v)) for n, v in enumerate(c.reduce))
     mapping.update(zip(c.reduce, taps, strict=True))
     taken = substitute_axes(c, mapping, axes, taps)
@@ -89,11 +99,25 @@ def _take(
     (along,) = means.reduce
     each = SUMS if size_of(along) % SUMS == 0 else 1
     mco, mci, mx = axis("mco", size // width), axis("mci", width), axis("mx", size_of(along) // each)
-    same: dict[Expr, Expr] = {co: mco, ci: mci}
+    myi = axis("myi", together)
+    same: dict[Expr, Expr] = {co: mco, ci: mci, yi: myi}
     at: dict[Expr, Expr] = {m: substitute(mapping[v], same) for m, v in zip(means.axes, (*outer, channel), strict=True)}
     pixels = [substitute(means.body, {along: mx * each + n}) for n in range(each)]
     means = replace(means, body=sum(pixels[1:], pixels[0]), reduce=(mx,))
-    return taken, substitute_axes(means, at, (p, mci) if by_channel else (p, mco, mci), (mx,))
+    left = (p, *([myi] if together > 1 else []), *([] if by_channel else [mco]), mci)
+    return taken, substitute_axes(means, at, left, (mx,))
+
+
+def _shares_rows(c: Compute, machine: Machine) -> bool:
+    """Whether several rows are computed at once, so that those of the window that they share are loaded once: in long rows,
+    with a stride of one, where the registers hold all of it."""
+    *outer, x, _ = c.axes
+    if not outer or is_open(outer[-1]) or is_open(x) or len(c.reduce) != 2 or machine.vector_registers < 32:
+        return False
+    if any(map(is_open, outer)) or size_of(outer[-1]) % ROWS or size_of(x) <= SHORT_ROW or size_of(x) % PAIRED_PIXELS:
+        return False
+    reads = [r for r in c.reads() if any(uses(i, c.reduce[0]) for i in r.idx) and any(uses(i, x) for i in r.idx)]
+    return bool(reads) and all(coefficient(r.buf, r.idx, outer[-1]) == coefficient(r.buf, r.idx, c.reduce[0]) for r in reads)
 
 
 def _schedule_part(group: Group, c: Compute, means: Compute | None, machine: Machine) -> Kernel:
@@ -102,7 +126,8 @@ def _schedule_part(group: Group, c: Compute, means: Compute | None, machine: Mac
         row, mean = (s for s in k.body if isinstance(s, For))  # of one p: what the second reads, the first has written
         k = sink(replace(k, body=(replace(row, body=row.body + mean.body),)), ["mci"])
     taps = prod(size_of(v) for v in c.reduce)
-    pixels = min(PIXELS, max(1, UNROLLED * 4 // taps))
+    pairs = ["yi"] if any(v.name == "yi" for v in c.axes) else []
+    pixels = PAIRED_PIXELS if pairs else min(PIXELS, max(1, UNROLLED * 4 // taps))
     (x,) = (v for v in c.axes if v.name == "x")
     if is_open(x):
         k, inners = tiles_of(k, x, pixels, "xi")[0], ["xi"]
@@ -110,10 +135,11 @@ def _schedule_part(group: Group, c: Compute, means: Compute | None, machine: Mac
         k, tiles = split_evenly(k, "x", pixels)
         inners = [t.inner for t in tiles]
     for inner in inners:
-        if len(c.axes) == 4:
-            k = reorder(k, [inner, "co", "ci"], ["co", inner, "ci"])
-        k = sink(k, [inner, "ci"])
-        k = unroll(k, inner)
+        blocks = ["co"] if any(v.name == "co" for v in c.axes) else []
+        if blocks or pairs:
+            k = reorder(k, [inner, *pairs, *blocks, "ci"], [*blocks, *pairs, inner, "ci"])
+        k = sink(k, [*pairs, inner, "ci"])
+        k = unroll(k, *pairs, inner)
     unrolled = [v.name for v in c.reduce] if taps <= UNROLLED else [c.reduce[-1].name]
     k = legalize_math(parallel(unroll(k, *unrolled), "p"), machine)
     k = fma_contract(k) if machine.fma else k
