@@ -30,8 +30,8 @@ class Summary:
     macs: multiply-accumulates of one run without what loops repeat.  Sizes in bytes: weights as packed, arena (all
     intermediate tensors), scratch (per thread), code (machine code of the model).  operations: of a module that another
     compiler takes, which has no kernels of ours; estimate: what that compiler says about its result, by rows; of a program
-    with versions, what each of them is.  open: what a program with open
-    dimensions takes, and for which sizes these figures are."""
+    with versions, what each of them is; of a GPU's functions, what they use and who compiled them.  open: what a program with
+    open dimensions takes, and for which sizes these figures are."""
 
     operators: int
     operator_counts: tuple[tuple[str, int], ...]
@@ -64,10 +64,24 @@ def summarize(uses: Sequence[OperatorUse], program: Program, artifact: Artifact)
         weight_bytes=program.constant_bytes,
         arena_bytes=program.largest_arena,
         scratch_bytes=program.largest_scratch,
-        estimate=tuple(versions),
+        estimate=(*versions, *_gpu_rows(artifact.manifest)),
         code_bytes=int(artifact.manifest["sizes"]["code"]),
         linker=str(artifact.manifest["versions"].get("linker", "")), open=open_text(artifact.manifest),
     )
+
+
+def _gpu_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Who compiled the functions of a GPU, and what the largest ones use."""
+    launches = {launch["function"]: launch for k in manifest.get("kernels", ()) for launch in k.get("launches", ())}
+    used = [r for launch in launches.values() for r in launch["resources"].values()]
+    if not used:
+        return []
+    spilled = sum(r["spill_stores"] + r["spill_loads"] for r in used)
+    shared = max(launch["shared_bytes"] for launch in launches.values())
+    registers = max(r["registers"] for r in used)
+    text = (f"{len(launches)}, at most {registers} registers a thread and {bytes_text(shared)} of shared memory a block, "
+            f"{f'{spilled} bytes spilled' if spilled else 'nothing spilled'}")
+    return [("functions", text), ("compiled by", str(manifest["versions"].get("cuda", "")))]
 
 
 def open_text(manifest: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from onnx.backend.test.loader import load_model_tests
 from onnx.backend.test.runner import Runner
 from tilewright.compiler.emulating import emulate
 from tilewright.compiler.onnx_backend import CudaEmulatorBackend
+from tilewright.compiler.summary import _gpu_rows
 from tilewright.ir.errors import ModelError, OptionError, TargetError
 
 SHARED = Path(os.environ.get("TILEWRIGHT_TEST_MODELS", Path(__file__).parents[3] / "shared" / "models"))
@@ -125,3 +126,13 @@ def test_a_library_without_a_driver_says_so(tmp_path: Path, monkeypatch: pytest.
         tilewright.load(place)
     with pytest.raises(OptionError, match="threads"):
         tilewright.load(place, threads=2)
+
+
+def test_the_summary_says_who_compiled_and_what_functions_use() -> None:
+    used = {"registers": 96, "stack": 0, "spill_stores": 0, "spill_loads": 8}
+    launch = {"function": "k0", "shared_bytes": 49152, "resources": {"sm_80": used, "sm_90": {**used, "registers": 128}}}
+    manifest = {"kernels": [{"launches": [launch]}, {"launches": [launch]}], "versions": {"cuda": "nvcc 13.0.88 (pip wheel)"}}
+    functions, by = _gpu_rows(manifest)
+    assert functions[1] == "1, at most 128 registers a thread and 49.2 kB of shared memory a block, 16 bytes spilled"
+    assert by == ("compiled by", "nvcc 13.0.88 (pip wheel)")
+    assert _gpu_rows({"kernels": [{}], "versions": {}}) == []
