@@ -74,21 +74,7 @@ def compile_model(
     """
     stages = Stages(progress)
     target = find_target(options.target)
-    check_target_options(options, target.name)
-    if options.profile and target.name != "cpu":
-        raise OptionError(f"profile: target {target.name} records no times; use it with the target cpu")
-    if options.buckets and not target.buckets:
-        name, sizes = options.buckets[0]
-        raise OptionError(f"dim {name}={','.join(map(str, sizes))}: target {target.name} takes one size of a dimension; "
-                          "several are for the targets cpu, tpu, xla and tvm")
-    if options.specialize and target.name != "cpu":
-        name, sizes = options.specialize[0]
-        raise OptionError(
-            f"specialize: {name}={','.join(map(str, sizes))}: target {target.name} has no code for open dimensions "
-            "beside which it could stand" + (f"; use --dim {name}={','.join(map(str, sizes))}" if target.buckets else "")
-        )
-    if options.debug_bounds and target.name != "cpu":
-        raise OptionError(f"debug_bounds: target {target.name} has no checks; use it with the target cpu")
+    check_target_options(options, target)
     job = _Job(options, target, target.machine_for(options), stages, show)
     with stages.stage("read"):
         source = read_model(model, base_dir)

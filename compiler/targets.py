@@ -30,8 +30,8 @@ class Target:
     and `is_native(machine, op, operand types) -> bool`.
     machines: (name, what it is) of everything that may follow the colon; features: what may follow a `+`.
     takes: "program" for a target that builds kernels, "graph" for one whose own compiler takes the optimized graph: its
-    `build` is given that instead.  passes: what runs on the graph.  buckets: whether its artifacts may hold several sizes
-    of a dimension."""
+    `build` is given that instead.  passes: what runs on the graph.  options: those of `Options` that not every target has
+    and this one looks at; "buckets": its artifacts may hold several sizes of a dimension."""
 
     name: str
     home: str
@@ -40,7 +40,7 @@ class Target:
     features: tuple[str, ...] = ()
     takes: str = "program"
     passes: Passes = GRAPH_PASSES
-    buckets: bool = False
+    options: tuple[str, ...] = ()
 
     def _function(self, module: str, name: str) -> Callable[..., Any]:
         return getattr(import_module(f"{self.home}.{module}", __package__), name)
@@ -104,34 +104,34 @@ _GPUS = {
     "all": f"the same as {'+'.join(ALL)}",
 }
 
+_LINKED = ("emit", "cc", "embed_limit")
+
 TARGETS: dict[str, Target] = {
     "cpu": Target(
         "cpu", "..targets.cpu", "a shared library for a processor; cpu alone is this one", _CPU_MACHINES, EXTENSIONS,
-        buckets=True,
+        options=(*_LINKED, "buckets", "specialize", "precision", "transform_weights", "profile", "debug_bounds"),
     ),
     "cuda": Target(
         "cuda", "..targets.cuda", "a shared library for NVIDIA GPUs: cuda:sm_80+sm_90, cuda alone is cuda:all", _GPUS,
-        passes=GPU_PASSES,
+        passes=GPU_PASSES, options=(*_LINKED, "precision"),
     ),
     "xla": Target(
         "xla", "..targets.xla", "StableHLO that XLA compiles where it is loaded", {"cpu": "the processor, for testing"},
-        takes="graph", passes=WHOLE_GRAPH_PASSES, buckets=True,
+        takes="graph", passes=WHOLE_GRAPH_PASSES, options=("buckets", "precision"),
     ),
     "tpu": Target(
         "tpu", "..targets.tpu", "StableHLO and an executable by XLA's TPU compiler; tpu alone is tpu:v5e-1", tpu_machines(),
-        takes="graph", passes=WHOLE_GRAPH_PASSES, buckets=True,
+        takes="graph", passes=WHOLE_GRAPH_PASSES, options=("buckets", "precision", "shard"),
     ),
     "tvm": Target(
         "tvm", "..targets.tvm", "a library that TVM's runtime loads; what follows the colon is a target of TVM", TVM_MACHINES,
-        takes="graph", passes=WHOLE_GRAPH_PASSES, buckets=True,
+        takes="graph", passes=WHOLE_GRAPH_PASSES, options=("buckets", "precision"),
     ),
     "fpga": Target(
         "fpga", "..targets.fpga", "an HLS C++ project of streaming processes; fpga:BOARD@MHZ, or a board's .toml file",
-        fpga_machines(), takes="graph", passes=STREAM_PASSES,
+        fpga_machines(), takes="graph", passes=STREAM_PASSES, options=("fpga",),
     ),
 }
-
-
 _OTHER_NAMES = {
     **dict.fromkeys(("gpu", "nvidia", "gpu-nvidia"), "cuda"), **dict.fromkeys(("x86", "x86-64", "x86_64", "llvm"), "cpu"),
     **dict.fromkeys(("arm", "arm64", "aarch64"), "cpu:aarch64"), **dict.fromkeys(("hls", "vitis", "vivado"), "fpga"),
