@@ -22,7 +22,7 @@ from tilewright.compiler.prune.api import prune
 from tilewright.compiler.quantize.dynamic import quantize_dynamic
 from tilewright.compiler.quantize.weight_only import quantize_weights
 
-PRUNED_SAMPLES = 6  # batches of 16 paragraphs
+PRUNED_SAMPLES = 16  # batches of 16 paragraphs, of which two judge
 
 
 def quantized(model: ModelProto, samples: list[Run]) -> ModelProto:
@@ -52,6 +52,8 @@ VARIANTS: dict[str, Callable[[ModelProto, list[Run]], ModelProto]] = {
     "int4-32": weights(4, 32), "int4-128": weights(4, 128), "int8-weights-128": weights(8, 128),
     "unstructured-30": pruned("unstructured", 0.3), "unstructured-50": pruned("unstructured", 0.5),
     "2-4": pruned("2:4", 0.5), "2x1-50": pruned("2x1", 0.5),
+    "8x1-50": pruned("8x1", 0.5), "unstructured-70": pruned("unstructured", 0.7),
+    "unstructured-50-int8": lambda model, samples: quantized(pruned("unstructured", 0.5)(model, samples), samples),
     "unstructured-30-int8": lambda model, samples: quantized(pruned("unstructured", 0.3)(model, samples), samples),
 }
 

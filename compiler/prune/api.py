@@ -36,7 +36,7 @@ from .sensitivity import output_costs
 from .walk import Walk
 
 ALLOCATIONS = ("auto", "uniform")
-HELD_OUT, MANY_HELD_OUT, MANY = 4, 8, 16  # every so many batches one judges; of MANY batches fewer are enough
+CUT = 1 / 16  # of the channels of a group nobody reads: fewer are not worth an uneven size
 Progress = Callable[[str, int, int], None]
 
 
@@ -113,11 +113,6 @@ def prune(
     return job.run(data, exclude, allocation)
 
 
-def divided(samples: Samples) -> tuple[Samples, Samples]:
-    """(what the weights are fitted to, what judges)."""
-    return samples.split(HELD_OUT if samples.count() < MANY else MANY_HELD_OUT)
-
-
 class _Job:
     def __init__(
         self, edit: OnnxEdit, pattern: Pattern, density: float, importance: str, reconstruct: bool, progress: Progress,
@@ -152,14 +147,14 @@ class _Job:
                 f"{n}: {why}" for n, why in list(skipped.items())[:5]))
         judge_runner = ActivationRunner(self.original)
         samples = as_samples(data, judge_runner.inputs)
-        learn, judge = divided(samples)
+        learn, judge = samples.divided()
         self._prune(layers, learn, allocation)
         if self.reconstruct:
             self._norms(learn)
         from .channels import remove_unread_channels
 
         if pattern.name == "unstructured":  # others lie on a grid, which cutting would shift
-            self.cut = remove_unread_channels(edit)
+            self.cut = remove_unread_channels(edit, CUT)
         pruned = edit.finish()
         result = agreement(judge_runner, ActivationRunner(pruned), judge)
         return Pruned(pruned, pattern.name, 1 - self.density, self.importance, tuple(self.reports), result, skipped, self.cut)

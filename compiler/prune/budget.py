@@ -3,7 +3,8 @@
 The model is compiled with every layer at each density of `GRID` (zeros by magnitude: time does not depend on which weights
 they are), and the times of its steps are recorded.  That gives each layer's time by density; the cost by density is that of
 `allocate`.  Dynamic programming over time in `BINS` parts finds the densities of the least total cost that fit.  As layers of
-different densities run beside each other the whole is measured, and the budget corrected, until it is within `NEAR`.
+different densities run beside each other the whole is measured, and the budget corrected, until it is within `NEAR`; in the
+end the nearest few are measured again beside each other.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from onnx import ModelProto
 
 from ..onnx_edit import OnnxEdit
 from ..quantize.samples import Batch
-from ..quantize.timing import measure, times_by_name
+from ..quantize.timing import measure, race, times_by_name
 from .allocate import STEPS
 from .layers import Layer
 from .patterns import Pattern
 
 GRID = (1.0, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.05)
-BINS, ROUNDS, NEAR = 1024, 5, 0.03
+BETWEEN = (0.65, 0.55, 0.45, 0.35, 0.25, 0.175, 0.125, 0.075)  # whose times are taken to lie between their neighbours'
+BINS, ROUNDS, NEAR, FINALISTS = 1024, 8, 0.015, 3
 Progress = Callable[[str, int, int], None]
 
 
@@ -31,38 +33,63 @@ def densities_for(
 ) -> dict[str, float]:
     """Densities by layer with which a run on one thread takes so long, or the least if that is longer.
     curves: costs by `allocate.cost_curve`."""
-    whole, table = layer_times(edit, layers, pattern, batch, progress)
-    times = np.array([[table[d][n.name] for d in GRID] for n in layers])
-    costs = np.array([[curves[n.name][round(d * STEPS)] for d in GRID] for n in layers])
+    clock = _Clock(edit, layers, pattern, batch)
+    table = layer_times(edit, layers, pattern, batch, progress)
+    grid = tuple(sorted((*GRID, *BETWEEN), reverse=True))
+    times = np.array([np.interp(grid, GRID[::-1], [table[d][n.name] for d in GRID[::-1]]) for n in layers])
+    costs = np.array([[np.interp(d * STEPS, np.arange(STEPS + 1), curves[n.name]) for d in grid] for n in layers])
+    whole = clock.times([{n.name: 1.0 for n in layers}])[0]
     rest = max(0.0, whole - float(times[:, 0].sum()))
     if whole <= seconds:
         return {n.name: 1.0 for n in layers}
-    aim, found = seconds, []
+    aim, found = seconds, list[dict[str, float]]()
     for n in range(ROUNDS):
         progress("fit the time", n, ROUNDS)
         chosen = least_cost(times, costs, aim - rest)
-        densities = {layer.name: GRID[g] for layer, g in zip(layers, chosen, strict=True)}
-        got, _ = measure(zeroed(edit, layers, pattern, densities), batch)
-        found.append((abs(got / seconds - 1), n, densities))
-        if found[-1][0] <= NEAR or (got > seconds and (times.argmin(axis=1) == chosen).all()):
+        densities = {layer.name: grid[g] for layer, g in zip(layers, chosen, strict=True)}
+        got = clock.known(densities) if densities in found else clock.times([densities])[0]
+        if densities not in found:
+            found.append(densities)
+        if abs(got / seconds - 1) <= NEAR or (got > seconds and (times.argmin(axis=1) == chosen).all()):
             break
         aim *= seconds / got
-    return min(found, key=lambda f: f[:2])[2]
+    found = sorted(found, key=lambda d: abs(clock.known(d) / seconds - 1))[:FINALISTS]
+    clock.times(found)  # beside each other, so that they are comparable
+    return min(found, key=lambda d: abs(clock.known(d) / seconds - 1))
+
+
+class _Clock:
+    """Times of whole models, as on an idle machine: each is measured in turns with the dense one, and taken relative to the
+    least time that was ever seen of that."""
+
+    def __init__(self, edit: OnnxEdit, layers: Sequence[Layer], pattern: Pattern, batch: Batch) -> None:
+        self._made, self._batch = (lambda densities: zeroed(edit, layers, pattern, densities)), batch
+        self._dense = self._made({n.name: 1.0 for n in layers})
+        self._least = float("inf")
+        self._known: list[tuple[dict[str, float], float]] = []  # relative to dense
+
+    def times(self, candidates: Sequence[dict[str, float]]) -> list[float]:
+        dense, *found = race([self._dense, *(self._made(c) for c in candidates)], self._batch)
+        self._least = min(self._least, dense)
+        self._known += [(c, t / dense) for c, t in zip(candidates, found, strict=True)]
+        return [self.known(c) for c in candidates]
+
+    def known(self, densities: dict[str, float]) -> float:
+        """The median of what was measured."""
+        return float(np.median([t for c, t in self._known if c == densities])) * self._least
 
 
 def layer_times(
     edit: OnnxEdit, layers: Sequence[Layer], pattern: Pattern, batch: Batch, progress: Progress
-) -> tuple[float, dict[float, dict[str, float]]]:
-    """(seconds of the dense model, density -> layer -> seconds), on one thread."""
+) -> dict[float, dict[str, float]]:
+    """density -> layer -> seconds, on one thread."""
     names = {n.name: n.name for n in layers}
     table: dict[float, dict[str, float]] = {}
-    whole = 0.0
     for n, density in enumerate(GRID):
         progress("time layers", n, len(GRID))
-        seconds, steps = measure(zeroed(edit, layers, pattern, dict.fromkeys(names, density)), batch)
-        whole = seconds if n == 0 else whole
+        _, steps = measure(zeroed(edit, layers, pattern, dict.fromkeys(names, density)), batch)
         table[density] = {name: t.original for name, t in times_by_name(names, steps, {}).items()}
-    return whole, table
+    return table
 
 
 def zeroed(edit: OnnxEdit, layers: Sequence[Layer], pattern: Pattern, densities: Mapping[str, float]) -> ModelProto:

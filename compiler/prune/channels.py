@@ -20,7 +20,7 @@ from ..onnx_edit import Model, OnnxEdit
 from ..quantize.activations import ActivationRunner
 from ..quantize.samples import Samples, Source, as_samples
 from .allocate import allocate, cost_curve
-from .api import LayerReport, Pruned, divided
+from .api import LayerReport, Pruned
 from .judge import agreement
 from .layers import Layer, find_layers
 from .moments import Moments
@@ -52,7 +52,7 @@ def prune_channels(
     readers = [layers[n] for n in found.readers if n in layers]
     teacher = ActivationRunner(original)
     samples = as_samples(data, teacher.inputs)
-    learn, judge = divided(samples)
+    learn, judge = samples.divided()
     moments = Walk(edit, readers, learn, follow=False).everything()
     kept = _select(found, spaces, readers, edit, moments, sparsity, importance, allocation)
     reports = _fit(edit, found, readers, kept, learn, reconstruct, progress)
@@ -75,8 +75,9 @@ def _free(found: Analysis) -> list[Space]:
     return [s for s in found.spaces if s.parent is None and not s.locked and s in read and s.size > LEAST_UNITS]
 
 
-def remove_unread_channels(edit: OnnxEdit) -> int:
-    """Cut the units that every reader multiplies by zeros: exact, and without samples.  -> how many."""
+def remove_unread_channels(edit: OnnxEdit, least: float = 0.0) -> int:
+    """Cut the units that every reader multiplies by zeros: exact, and without samples.  -> how many.
+    least: share of a group's units below which it stays whole: sizes that vectors do not divide cost more than few units."""
     found = Follower(edit).run()
     layers = {layer.name: layer for layer in find_layers(edit, smallest=0)[0]}
     for name, carried in found.readers.items():
@@ -90,7 +91,10 @@ def remove_unread_channels(edit: OnnxEdit) -> int:
         for space, rows in _rows_of(carried, len(used)):
             if space in read:
                 read[space] |= used[rows].any(axis=1)
-    kept = {s: np.flatnonzero(r) if r.any() else np.arange(LEAST_UNITS) for s, r in read.items() if not r.all()}
+    kept = {
+        s: np.flatnonzero(r) if r.any() else np.arange(LEAST_UNITS)
+        for s, r in read.items() if not r.all() and (~r).mean() >= least
+    }
     cut_channels(edit, found, kept)
     return sum(s.size - len(k) for s, k in kept.items())
 

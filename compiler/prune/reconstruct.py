@@ -18,7 +18,7 @@ import numpy as np
 from .patterns import Pattern
 
 IMPORTANCES = ("magnitude", "wanda", "obd", "obs")
-DAMPING = 0.01  # of the mean diagonal of H, added to it: few samples leave directions open
+DAMPING = 0.05  # of the mean diagonal of H, added to it: few samples leave directions open
 ROUNDS = 8
 ITERATIONS, ROUND_ITERATIONS = 30, 6  # of conjugate gradients: at the end, after each round
 _TINY, _SMALL = 1e-300, 1e-6

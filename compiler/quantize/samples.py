@@ -27,6 +27,7 @@ from ...ir.errors import OptionError
 from ...ir.types import DTYPES, TensorType
 
 LABELS = ("labels", "label", "y")
+MANY = 16  # batches, of which fewer are enough to judge
 BATCH = 8  # samples that are run at once where the model leaves their number open
 Source = Union[str, "os.PathLike[str]", Iterable[Any], Callable[[], Iterator[Any]]]
 
@@ -66,6 +67,10 @@ class Samples:
             return Samples((lambda: _Every(self, every, rest),), self)  # type: ignore[arg-type, return-value]
 
         return chosen(False), chosen(True)
+
+    def divided(self) -> tuple[Samples, Samples]:
+        """(what weights are fitted to, what judges): every fourth batch judges, of `MANY` and more every eighth."""
+        return self.split(4 if self.count() < MANY else 8)
 
     def count(self) -> int:
         return sum(1 for _ in self)

@@ -37,7 +37,6 @@ from .weights import block_scales, nearest
 BITS, GROUPS = (2, 3, 4, 8), (32, 64, 128)
 INT4_OPSET = 21
 DOMAIN = "com.microsoft"
-_HELD_OUT = 4
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def quantize_weights(
     original, signature = edit.finish(), ()
     judge = samples = None
     if data is not None:
-        samples, held = as_samples(data, declared_inputs(original)).split(_HELD_OUT)
+        samples, held = as_samples(data, declared_inputs(original)).divided()
         batches = list(held)
         judge, signature = make_judge(batches, model_outputs(original, batches), metric), batches[0].signature
     made = _rounded(edit, layers, bits, group, samples if rounding != "nearest" else None)

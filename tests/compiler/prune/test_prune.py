@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from tilewright.compiler.prune.channels import cut_channels, remove_unread_chann
 from tilewright.compiler.prune.layers import exposed, find_layers
 from tilewright.compiler.prune.moments import Moments
 from tilewright.compiler.prune.patterns import Pattern, parse_pattern
-from tilewright.compiler.prune.reconstruct import choose, refit, relative_error
+from tilewright.compiler.prune.reconstruct import DAMPING, choose, damped, refit, relative_error
 from tilewright.compiler.prune.spaces import Follower
 from tilewright.compiler.quantize.activations import ActivationRunner
 from tilewright.compiler.quantize.samples import Batch
@@ -105,7 +106,7 @@ def test_fitted_weights_are_the_least_squares_solution() -> None:
     mask, _ = choose(w, own, own @ w, Pattern("unstructured"), 0.5, "magnitude")
     made = refit(w, mask, own, own @ w)
     assert not made[~mask].any()
-    damping = 0.01 * np.diag(own).mean()
+    damping = DAMPING * np.diag(own).mean()
     for n in range(8):
         rows = mask[:, n]
         best = np.linalg.solve(own[np.ix_(rows, rows)] + damping * np.eye(rows.sum()),
@@ -130,8 +131,9 @@ def test_a_layer_makes_up_for_the_drift_of_what_it_is_added_to() -> None:
     rows = (x + 1).astype(np.float32)
     found.add(rows, rows, (rows @ lost + 0.5).astype(np.float32))
     own, _ = found.normal(True)
-    made = refit(w, np.ones(w.shape, bool), own, found.target(w, True))  # damping draws it a little to w
-    np.testing.assert_allclose(made, w + lost, atol=0.05 * np.abs(w).max())
+    made = refit(w, np.ones(w.shape, bool), own, found.target(w, True))
+    drawn = np.linalg.solve(damped(own), own @ lost)  # damping draws it to w
+    np.testing.assert_allclose(made, w + drawn, atol=0.02 * np.abs(w).max())
     wanted = (rows @ (w + lost) + 0.5).mean(axis=0)
     np.testing.assert_allclose((rows @ made).mean(axis=0) + found.offset(w, made), wanted, rtol=1e-3, atol=1e-3)
 
@@ -338,10 +340,16 @@ def test_a_time_decides_how_much_is_lost(monkeypatch: pytest.MonkeyPatch) -> Non
         left = {n.name: float(1e-6 * np.count_nonzero(n.matrix(edit))) for n in find_layers(edit)[0]}
         return 1e-4 + sum(left.values()), left
 
+    def raced(models: Sequence[onnx.ModelProto], batch: Batch) -> list[float]:
+        noise = next(slow)
+        return [noise * measured(m, batch)[0] for m in models]
+
+    slow = itertools.cycle([1.0, 1.7, 1.2])  # phases in which the machine is busy
     monkeypatch.setattr(budget, "measure", measured)
+    monkeypatch.setattr(budget, "race", raced)
     whole = measured(OnnxEdit(two_products()).finish(), Batch({}))[0]
     pruned = prune(two_products(), samples(), seconds=0.5 * whole)
-    assert measured(pruned.model, Batch({}))[0] == pytest.approx(0.5 * whole, rel=0.06)
+    assert measured(pruned.model, Batch({}))[0] == pytest.approx(0.5 * whole, rel=0.04)
     assert prune(two_products(), samples(), seconds=2 * whole).reached == 0
     with pytest.raises(OptionError, match="no sparsity to choose by time"):
         prune(two_products(), samples(), pattern="2:4", seconds=1.0)
