@@ -1,14 +1,14 @@
-"""Depthwise convolution of bytes with the instruction that adds four products of neighbours.
+"""Depthwise convolution with the instruction that adds the products of neighbours: four bytes, or two of bf16.
 
-Neighbours are channels here, which must not be added, so weights are spread: for each of the four places in a group there
-is a vector of weights that is zero at the other three.  One vector of bytes, read as it lies, then gives the sums of every
-fourth channel with one instruction:
+Neighbours are channels here, which must not be added, so weights are spread: for each of the places in a group there
+is a vector of weights that is zero at the others.  One vector of elements, read as it lies, then gives the sums of every
+fourth (second) channel with one instruction:
 
     sums[j][i] += dot(x[4 i .. 4 i + 3], w[j][i]),  w[j][i] = (.., weight of channel 4 i + j at place j, ..)
 
-The sums are finished in that order, with parameters packed in it, and the four results are interleaved where they are
-stored.  That uses a quarter of the instruction's products, and still half of the instructions that conversion,
-multiplication and addition would take.
+The sums are finished in that order, with parameters packed in it, and the results are interleaved where they are
+stored.  That uses a quarter (half) of the instruction's products, and still half of the instructions that conversion,
+multiplication and addition would take.  An infinity of bf16 makes NaN of the channel beside it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ from ..schedule import fma_contract, parallel, sink, split_evenly, unroll
 from .axes import drop_unit_axes, size_of
 from .image_shares import row_and_block
 from .join import join_kernels
-from .product import Dot, find_dot, operands
+from .product import PAIRS, Dot, find_dot, operands
 from .scheduled import Group, Pack, Scheduled
 
-GROUP = 4
+GROUP = 4  # bytes
+WORD = 4  # bytes of a group
 MAX_TAPS = 32  # taps of a window that are unrolled completely; of larger ones, one row is
 
 
@@ -50,18 +51,25 @@ class Depthwise:
     def channel(self) -> Var:
         return self.compute.axes[-1]
 
+    @property
+    def group(self) -> int:
+        """Neighbours that the instruction adds."""
+        return self.dot.count
+
 
 def find_depthwise(group: Group, c: Compute, machine: Machine) -> Depthwise | None:
-    """The computation as a depthwise convolution of bytes with constant weights, or None."""
+    """The computation as a depthwise convolution of bytes, or of bf16, with constant weights, or None."""
     c = drop_unit_axes(c)
     pair = operands(c)
-    if pair is None or len(c.axes) < 2 or not c.reduce or DTYPES[c.out.dtype].size != 1:
+    if pair is None or len(c.axes) < 2 or not c.reduce:
         return None
     channel = c.axes[-1]
     left, right = pair if pair[1].buf.name in group.constants else pair[::-1]
     dot = find_dot(left.type.dtype, right.type.dtype, c.acc, machine)
     steps = [coefficient(b, i, channel) for b, i in ((left.buf, left.idx), (right.buf, right.idx), (c.out, c.out_index))]
-    if dot is None or dot.count != GROUP or steps != [1, 1, 1] or size_of(channel) % GROUP:
+    if dot is None or (dot.count != GROUP and dot != PAIRS) or steps != [1, 1, 1] or size_of(channel) % dot.count:
+        return None
+    if DTYPES[c.out.dtype].size * dot.count != WORD:
         return None
     if right.buf.name not in group.constants or any(uses(i, v) for i in right.idx for v in c.axes[:-1]):
         return None
@@ -71,17 +79,17 @@ def find_depthwise(group: Group, c: Compute, machine: Machine) -> Depthwise | No
 
 
 def schedule_depthwise(group: Group, d: Depthwise, machine: Machine) -> Scheduled:
-    """Blocks of as many channels as a vector has bytes, and one narrower block; or several pixels of few channels."""
+    """Blocks of as many channels as a vector has elements, and one narrower block; or several pixels of few channels."""
     lanes = machine.lanes("i32")
-    channels, width = size_of(d.channel), lanes * GROUP
+    channels, width = size_of(d.channel), lanes * d.group
     whole, pixels = channels // width * width, neighbours(d, width)
-    parts = [(0, whole, lanes)] * (whole > 0) + [(whole, channels - whole, (channels - whole) // GROUP)] * (whole < channels)
+    parts = [(0, whole, lanes)] * (whole > 0) + [(whole, channels - whole, (channels - whole) // d.group)] * (whole < channels)
     kernels, packs = [], []
     for n, (start, size, each) in enumerate(parts):
-        part = _Part(d, n, start, size // (GROUP * each), each, pixels)
+        part = _Part(d, n, start, size // (d.group * each), each, pixels)
         kernels.append(part.kernel(group, machine))
         packs += part.packs()
-    note = f"{_pixels(machine)} pixels x {min(width, channels)} channels at once, weights spread over groups"
+    note = f"{_pixels(d.group, machine)} pixels x {min(width, channels)} channels at once, weights spread over groups"
     return Scheduled(join_kernels("depthwise", kernels), tuple(packs), note)
 
 
@@ -97,7 +105,7 @@ def neighbours(d: Depthwise, width: int) -> int:
 
 @dataclass(frozen=True)
 class _Part:
-    """Channels start .. start + blocks * 4 * lanes, of so many pixels in one vector."""
+    """Channels start .. start + blocks * neighbours * groups, of so many pixels in one vector."""
 
     d: Depthwise
     number: int
@@ -113,23 +121,23 @@ class _Part:
     @property
     def weights(self) -> Buffer:
         taps = [size_of(v) for v in self.d.compute.reduce]
-        return Buffer(f"w{self.number}", self.d.right.buf.dtype, (self.blocks, *taps, GROUP, self.lanes, GROUP))
+        return Buffer(f"w{self.number}", self.d.right.buf.dtype, (self.blocks, *taps, self.d.group, self.lanes, self.d.group))
 
     def parameter(self, n: int) -> Buffer:
         dtype = self.d.parameters[n].buf.dtype
-        return Buffer(f"q{self.number}_{n}", dtype, (self.blocks, GROUP, self.pixels, self.groups))
+        return Buffer(f"q{self.number}_{n}", dtype, (self.blocks, self.d.group, self.pixels, self.groups))
 
     def packs(self) -> list[tuple[str, Pack]]:
         """Spread weights, and parameters in the order [block][place in the group][group]."""
         d = self.d
         shape = tuple(int(n) for n in self.weights.shape)  # type: ignore[arg-type]
         taps = prod(size_of(v) for v in d.compute.reduce)
-        spread = _Spread(self.start, self.blocks, taps, self.groups, self.pixels)
+        spread = _Spread(self.start, self.blocks, taps, self.groups, self.pixels, d.group)
         steps = dense_steps(shape)
         made = [(self.weights.name, Pack(d.right.buf.name, shape, (0,), tuple((s,) for s in steps), spread))]
         for n, p in enumerate(d.parameters):
-            order = ((GROUP * self.groups,), (1,), (0,), (GROUP,))
-            pack = Pack(p.buf.name, (self.blocks, GROUP, self.pixels, self.groups), (self.start,), order)
+            order = ((d.group * self.groups,), (1,), (0,), (d.group,))
+            pack = Pack(p.buf.name, (self.blocks, d.group, self.pixels, self.groups), (self.start,), order)
             made.append((self.parameter(n).name, pack))
         return made
 
@@ -138,19 +146,19 @@ class _Part:
         *outer, x = c.axes[:-1]
         rows = prod(size_of(v) for v in outer)
         p, px = axis("p", rows * self.blocks), axis("x", size_of(x) // self.pixels)
-        flat, block = row_and_block(p, rows, self.blocks, GROUP * self.groups, size_of(self.d.channel))
-        mapping: dict[Expr, Expr] = {x: px * self.pixels, c.axes[-1]: block * (GROUP * self.groups) + self.start}
+        flat, block = row_and_block(p, rows, self.blocks, WORD * self.groups, size_of(self.d.channel) * WORD // self.d.group)
+        mapping: dict[Expr, Expr] = {x: px * self.pixels, c.axes[-1]: block * (self.d.group * self.groups) + self.start}
         for v in reversed(outer):
             mapping[v] = flat % size_of(v) if v is not outer[0] else flat
             flat = flat // size_of(v)
         taps = tuple(axis(f"k{n}", size_of(v)) for n, v in enumerate(c.reduce))
         mapping.update(zip(c.reduce, taps, strict=True))
-        acc = Buffer("acc", c.acc, (GROUP, self.lanes), "register")
+        acc = Buffer("acc", c.acc, (self.d.group, self.lanes), "register")
         parameters = tuple(self.parameter(n) for n in range(len(self.d.parameters)))
         body = (Alloc(acc), *self.start_sums(acc, block), *nest(taps, self.step(acc, block, taps, mapping), attrs=("reduce",)),
                 self.finish(acc, block, mapping))
         k = Kernel("depthwise", (*group.params, self.weights, *parameters), (For(p, (For(px, body),)),))
-        k = _pixels_inside(k, _pixels(machine))
+        k = _pixels_inside(k, _pixels(self.d.group, machine))
         k = unroll(k, *(v.name for v in (taps if prod(map(size_of, taps)) <= MAX_TAPS else taps[-1:])))
         k = legalize_math(parallel(k, "p"), machine)
         return fma_contract(k) if machine.fma else k
@@ -158,7 +166,7 @@ class _Part:
     def start_sums(self, acc: Buffer, block: Expr) -> list[Stmt]:
         c, wide = self.d.compute, Type(acc.dtype, self.lanes)
         start = c.init if isinstance(c.init, Expr) else as_expr(c.init or 0, Type(acc.dtype))
-        return [Store(acc, _at(j), splat(self.with_parameters(start, block, j), wide.lanes)) for j in range(GROUP)]
+        return [Store(acc, _at(j), splat(self.with_parameters(start, block, j), wide.lanes)) for j in range(self.d.group)]
 
     def step(self, acc: Buffer, block: Expr, taps: tuple[Var, ...], mapping: dict[Expr, Expr]) -> Block:
         d, wide = self.d, Type("i32", self.lanes)
@@ -169,21 +177,21 @@ class _Part:
                 Load.of(acc, _at(j), sums), x,
                 Load.of(self.weights, (block, *taps, as_expr(j), as_expr(0), as_expr(0)), wide),
             ), sums))
-            for j in range(GROUP)
+            for j in range(d.group)
         )
 
     def finish(self, acc: Buffer, block: Expr, mapping: dict[Expr, Expr]) -> Stmt:
         c, n = self.d.compute, self.lanes
         results = []
-        for j in range(GROUP):
+        for j in range(self.d.group):
             value: Expr = Load.of(acc, _at(j), Type(acc.dtype, n))
             if c.finish is not None:
                 value = substitute(self.with_parameters(c.finish, block, j), {acc_var(c.acc): value})
-            results.append(splat(cast(cast(cast(value, c.out.dtype), "u8"), "i32"), n))
+            results.append(splat(cast(_bits(splat(cast(value, c.out.dtype), n)), "i32"), n))
         together = results[0]
-        for j in range(1, GROUP):
-            together = binary("or", together, binary("shl", results[j], 8 * j))
-        interleaved = Call.of("bitcast", (together,), Type(c.out.dtype, GROUP * n))
+        for j in range(1, self.d.group):
+            together = binary("or", together, binary("shl", results[j], 8 * WORD // self.d.group * j))
+        interleaved = Call.of("bitcast", (together,), Type(c.out.dtype, self.d.group * n))
         return Store(c.out, tuple(substitute(i, mapping) for i in c.out_index), interleaved)
 
     def with_parameters(self, e: Expr, block: Expr, j: int) -> Expr:
@@ -203,18 +211,24 @@ class _Spread:
     taps: int
     groups: int
     pixels: int
+    group: int
 
     def __call__(self, array: np.ndarray) -> np.ndarray:
-        w = array.reshape(self.taps, -1)[:, self.start : self.start + self.blocks * self.groups * GROUP]
-        w = w.reshape(self.taps, self.blocks, self.groups, GROUP).transpose(1, 0, 3, 2)
+        w = array.reshape(self.taps, -1)[:, self.start : self.start + self.blocks * self.groups * self.group]
+        w = w.reshape(self.taps, self.blocks, self.groups, self.group).transpose(1, 0, 3, 2)
         w = np.tile(w, self.pixels)
-        spread = w[..., None] * np.eye(GROUP, dtype=array.dtype)[:, None, :]
+        spread = w[..., None] * np.eye(self.group, dtype=array.dtype)[:, None, :]
         return np.ascontiguousarray(spread).reshape(-1)
 
 
-def _pixels(machine: Machine) -> int:
-    """Pixels of a row at once: for each, a vector of bytes and four of sums stay in registers."""
-    return max(1, (machine.vector_registers - 6) // (GROUP + 1))
+def _bits(x: Expr) -> Expr:
+    """The bits of a result as an unsigned integer."""
+    return Call.of("bitcast", (x,), Type("u16", x.type.lanes)) if x.type.dtype == "bf16" else cast(x, "u8")
+
+
+def _pixels(group: int, machine: Machine) -> int:
+    """Pixels of a row at once: for each, a vector of elements and those of the sums stay in registers."""
+    return max(1, (machine.vector_registers - 6) // (group + 1))
 
 
 def dense_steps(shape: tuple[int, ...]) -> tuple[int, ...]:

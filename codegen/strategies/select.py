@@ -43,7 +43,7 @@ from .join import join_kernels
 from .maps import schedule_map
 from .nests import parallel_top
 from .open_axes import fewest, is_open
-from .product import Product, find_dot, find_product, operands
+from .product import PAIRS, Product, find_dot, find_product, operands
 from .quantized_attention import schedule_quantized_attention, takes_quantized_attention
 from .recurrent import schedule_recurrent
 from .reduce import schedule_reduce
@@ -100,7 +100,7 @@ def schedule_group(group: Group, machine: Machine, accuracy: str = "default") ->
         return schedule_product(group, p, machine)
     opened = any(map(is_open, (*c.axes, *c.reduce)))
     depthwise = None if opened else find_depthwise(group, c, machine)
-    if depthwise is not None:
+    if depthwise is not None and (depthwise.dot != PAIRS or accuracy != "strict"):
         rows = find_rows(depthwise, machine)
         if rows is not None:
             return schedule_depthwise_rows(group, rows, machine)

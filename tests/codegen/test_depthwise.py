@@ -1,19 +1,24 @@
-"""Depthwise convolution of bytes: words of four rows, spread weights, parameters in the order of the sums, joined pixels."""
+"""Depthwise convolution of bytes and of bf16: words of four rows, spread weights, parameters in the order of the sums,
+joined pixels."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from codegen.native_program import NativeProgram, compile_texts, lower_graph, program_text
+from codegen.native_program import NativeProgram, compile_texts, lower_graph, optimise, program_text
 from passes.test_lower_quantization import Model
+from tilewright.codegen.lower import lower
 from tilewright.codegen.machine import parse_machine
 from tilewright.codegen.program import Program, all_calls
 from tilewright.compiler.passes.lower_quantization import lower_quantization
-from tilewright.ir.graph import Graph
+from tilewright.compiler.passes.narrow_storage import narrow_storage
+from tilewright.ir.graph import Builder, Graph
 from tilewright.ir.interpreter import run_graph
 from tilewright.ir.kernel import Kernel
 from tilewright.ir.kernel_verify import verify_kernel
-from tilewright.ir.ops.contract import Conv
+from tilewright.ir.ops.contract import Conv, MatMul
+from tilewright.ir.ops.elementwise import Binary
+from tilewright.ir.types import TensorType
 from tilewright.targets.cpu.host import host_machine
 
 CASES = {
@@ -55,6 +60,42 @@ def test_machine_code(name: str) -> None:
 def test_kernels_of_machines(machine: str) -> None:
     (kernel,) = _depthwise(lower_graph(lower_quantization(_graph(*CASES["blocks-and-rest"])), parse_machine(f"cpu:{machine}")))
     verify_kernel(kernel, scheduled=True)
+
+
+BF16 = {  # channels, window, stride, size
+    "whole-block": (32, 3, 1, 13), "blocks-and-rest": (144, 3, 1, 9), "stride": (96, 3, 2, 13), "two-pixels": (16, 3, 1, 12),
+    "large-window": (64, 7, 1, 9), "few-channels": (6, 3, 1, 9), "odd-channels": (33, 3, 1, 9),
+}
+
+
+def _bf16_graph(channels: int, window: int, stride: int, size: int) -> Graph:
+    """A product, clip(depthwise convolution + bias), a product, with what lies between them in 16 bits."""
+    rng, b = np.random.default_rng(0), Builder("bf16")
+    x = b.input("x", TensorType("f32", (1, 8, size, 8)))
+    constant = lambda *shape: b.constant(rng.uniform(-0.5, 0.5, shape).astype(np.float32))  # noqa: E731
+    spread = b.add(MatMul(), x, constant(8, channels))
+    conv = Conv((stride, stride), (0,) * 4, (1, 1), channels)
+    bias = [constant(channels)] if channels != 16 else []
+    y = b.add(conv, spread, constant(window, window, 1, channels), *bias)
+    y = b.add(Binary("min"), b.add(Binary("max"), y, b.constant(np.float32(-1))), b.constant(np.float32(1)))
+    graph = b.graph([b.add(MatMul(), y, constant(channels, 16))])
+    return narrow_storage(optimise(graph, host_machine(), ("expand_composites", "fuse")), precision="bf16")
+
+
+@pytest.mark.parametrize("name", BF16)
+def test_channels_of_bf16_two_by_two(name: str) -> None:
+    graph, machine = _bf16_graph(*BF16[name]), host_machine()
+    shape = tuple(int(d) for d in graph.inputs[0].type.shape)  # type: ignore[arg-type]
+    array = np.random.default_rng(1).uniform(-2, 2, shape).astype(np.float32)
+    (expected,) = run_graph(graph, [array])
+    for accuracy in ("default", "strict"):
+        program = lower(graph, machine, accuracy=accuracy)
+        spread = "vdpbf16ps" in machine.calls and name != "odd-channels" and accuracy == "default"
+        assert (len(_depthwise(program)) == 1) == spread
+        native = NativeProgram(program, compile_texts([program_text(program, "p", machine)], machine), "p.tw_main")
+        for threads in (1, 2):
+            (got,) = native.run([array], threads)
+            np.testing.assert_allclose(got, expected, rtol=0, atol=0.01 * np.abs(expected).max())
 
 
 def _depthwise(program: Program) -> list[Kernel]:
