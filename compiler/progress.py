@@ -44,17 +44,23 @@ class Stages:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-class PlainProgress:
-    """One line when a stage begins that is not the same as before; for logs and pipes."""
+QUIET = 1.0  # seconds without a line in a log, after which the next of many steps gets one
 
-    def __init__(self, stream: TextIO) -> None:
-        self.stream, self.start, self.last = stream, time.perf_counter(), ""
+
+class PlainProgress:
+    """One line when a stage begins that is not the same as before; for logs and pipes.  Of stages that are one of many, such
+    as passes, only those that come when the last line is QUIET seconds old."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.stream, self.clock = stream, clock
+        self.start, self.last, self.printed = clock(), "", 0.0
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        if stage != self.last:
-            self.last = stage
-            elapsed = time.perf_counter() - self.start
-            print(f"[{elapsed:6.1f} s] {stage}", file=self.stream, flush=True)
+        elapsed = self.clock() - self.start
+        if stage == self.last or (total and elapsed - self.printed < QUIET):
+            return
+        self.last, self.printed = stage, elapsed
+        print(f"[{elapsed:6.1f} s] {stage}", file=self.stream, flush=True)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ from tilewright.compiler import commands
 from tilewright.compiler.cli import INTERNAL, INTERRUPTED, OK, USER_ERROR, main, make_parser
 from tilewright.compiler.commands import COMMANDS as COMMAND_TABLE
 from tilewright.compiler.commands import parse_bindings, parse_dim, parse_shape
+from tilewright.compiler.progress import PlainProgress
 from tilewright.compiler.running import write_arrays
 from tilewright.compiler.targets import TARGETS
 from tilewright.targets.interrupt import Interrupted
@@ -155,7 +157,7 @@ def test_compile_says_what_it_made(tilewright: Tilewright, tmp_path: Path) -> No
     for words in ("operators", "kernels", "multiply-accumulates", "weights", "arena", "linked by", "time",
                   f"{out}/digits.h", f"{out}/manifest.json", str(report)):
         assert words in text
-    assert "fuse" in progress
+    assert "lower" in progress
     assert {p.name for p in out.iterdir()} == {"digits.h", "digits.hpp", "libdigits.so", "manifest.json"}
     assert "Memory plan" in report.read_text()
 
@@ -384,3 +386,15 @@ def test_an_interrupt_that_became_another_error_is_one(tilewright: Tilewright, m
 
     monkeypatch.setitem(COMMAND_TABLE, "targets", stopped)
     assert tilewright("targets") == (130, "", "interrupted\n")
+
+
+def test_progress_in_a_log_has_a_line_for_what_takes_time() -> None:
+    seconds, text = iter((0.0, 0.0, 0.5, 0.6, 0.7, 1.6, 3.0, 3.1, 5.0, 5.1)), io.StringIO()
+    progress = PlainProgress(text, lambda: next(seconds))
+    for stage, total in (("read", 0), ("import", 0), ("fold", 3), ("layout", 3), ("fuse", 3), ("lower", 0), ("code", 0)):
+        progress(stage, 0, total)
+    progress("code", 1, 2)
+    progress("code", 2, 2)
+    lines = [line.split("] ")[1] for line in text.getvalue().splitlines()]
+    assert lines == ["read", "import", "fuse", "lower", "code"]
+    assert text.getvalue().splitlines()[2] == "[   1.6 s] fuse"
