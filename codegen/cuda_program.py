@@ -171,7 +171,7 @@ def _comment(printed: PrintedKernel, part: Kernel, calls: list[Call], place: str
     size = " x ".join(str(n) for n in printed.grid if n > 1) or "1"
     threads = " x ".join(str(n) for n in printed.block if n > 1) or "1"
     shared = f", {printed.shared_bytes} bytes of shared memory" if printed.shared_bytes else ""
-    lines.append(f"    {size} blocks of {threads} threads{shared}")
+    lines.append(f"    {size} {'block' if size == '1' else 'blocks'} of {threads} threads{shared}")
     notes = list(dict.fromkeys(c.cost.schedule for c in calls if c.cost.schedule))
     lines += [f"    {comment_text(n, 600)}" for n in notes]
     wrapped = [part for line in lines for part in _wrapped(line)]

@@ -213,7 +213,7 @@ def _reason(tile: GpuTile, sizes: tuple[int, int, int, int], dtype: str, time: f
     blocks = blocks_of(tile, sizes)
     waves = -(-blocks // machine.processors)
     work = batches * rows * columns * k / _rate(dtype, tile.matrix, machine)
-    return (f"{blocks} blocks on {machine.processors} processors of a {machine.newest.board} ({waves} each); "
+    return (f"{blocks} blocks on the {machine.processors} processors of {machine.newest.board} ({waves} each); "
             f"expected {time * 1e6:.3g} us, arithmetic alone {work * 1e6:.3g} us")
 
 
