@@ -86,14 +86,14 @@ class StorePrinter:
         nodes = printed_nodes(*place_roots(s.buf, s.idx), value)
         for n in nodes:
             if isinstance(n, Load) and n.type.lanes > 1 and _is_whole(n):
-                name = self.fresh("x")
+                name = self.fresh("piece")
                 self.line(f"const {self.vector_type(n.type.dtype, lanes)} {name} = "
                           f"{self.pointer(n.buf, n.idx, n.type.dtype, lanes, True)};")
                 self.e.values[n] = f"{name}.v[{self.turn}]"
         result = ""
         target = self.pointer(s.buf, s.idx, value.type.dtype, lanes, False) if whole else ""
         if whole or reads(value, s.buf):
-            result = self.fresh("r")
+            result = self.fresh("result")
             self.line(f"{self.vector_type(value.type.dtype, lanes)} {result};")
         self.lanes(lanes, lambda: self.line(f"{f'{result}.v[{self.turn}]' if result else self.lane_place(s, scattered)} = "
                                             f"{self.e.expr(value)};"), nodes)

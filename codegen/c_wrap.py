@@ -7,7 +7,7 @@ import re
 COLUMNS = 120
 _CONTINUED = "    "  # more than the first line
 _TIGHT = {"+": 1, "-": 1, "*": 2, "/": 2, "%": 2}  # operators that are kept together longer than others
-_BREAK = re.compile(r" (?=(?:&&|\|\||[?:+*/%^|&<>=-]|==|<=|>=|!=|<<|>>) )|(?<=[,;]) ")
+_BREAK = re.compile(r" (?=(?:&&|\|\||[?:+*/%^|&<>=-]|==|<=|>=|!=|<<|>>) )|(?<=[,;]) (?!\d+>)")
 
 
 def wrap_statement(text: str, indent: str) -> list[str]:

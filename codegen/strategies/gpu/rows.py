@@ -134,8 +134,12 @@ class _Scheduler:
         for b in later:
             full = self.is_full(made_by[b])
             table = self.rows.arrays if full else self.rows.cells
-            table[b] = Buffer(f"r_{b.name}", b.dtype, (per,) if full else (), "register")
-        self.rows.inputs = {r: Buffer(f"in{n}", r.type.dtype, (per,), "register") for n, r in enumerate(own)}
+            table[b] = Buffer(f"{'own' if full else 'row'}_{b.name}", b.dtype, (per,) if full else (), "register")
+        names = [r.buf.name for r in own]
+        self.rows.inputs = {
+            r: Buffer(f"own_{name}" + (f"_{n}" if names.count(name) > 1 else ""), r.type.dtype, (per,), "register")
+            for n, (r, name) in enumerate(zip(own, names, strict=True))
+        }
         return self.emit()
 
     def _read_later(self) -> list[Buffer] | None:
