@@ -18,6 +18,7 @@ from ....ir.kernel import Alloc, Barrier, Block, Buffer, For, If, Store, axis, n
 from ...machine_gpu import WARP, GpuMachine
 from ...schedule.vectors import vector_store
 from ..axes import substitute_axes
+from .legalize import accumulated
 from .maps import RESIDENT_THREADS, contiguous_axis, extents, vector_width
 
 GROUPS = (16, 8, 4)
@@ -52,7 +53,7 @@ def column_nest(c: Compute, machine: GpuMachine, number: str) -> tuple[Block, st
     c = substitute_axes(c, mapping, (), ())
     acc = Buffer(f"acc{number}", c.acc, (width,), "register")
     start = const(identity(c.combine, c.acc), Type(c.acc))
-    step = vector_store(vector, store(acc, (vector,), binary(c.combine, load(acc, vector), c.body)))
+    step = vector_store(vector, store(acc, (vector,), accumulated(c.combine, load(acc, vector), c.body)))
     if size % (groups * UNROLLED):
         step = (If(binary("lt", at, size), step),)
     inside = None if total % WARP == 0 else binary("lt", piece, total)

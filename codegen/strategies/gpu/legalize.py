@@ -6,10 +6,17 @@ neither overflows nor cancels.  The other functions of the mathematical library 
 
 from __future__ import annotations
 
-from ....ir.expr import Call, Expr, binary, call, const, select, unary
+from ....ir.expr import Bin, Call, Expr, binary, call, const, fma, select, unary
 from ....ir.kernel import Kernel, map_block
 from ....ir.traverse import rewrite
 from ...math import widen_half
+
+
+def accumulated(combine: str, acc: Expr, value: Expr) -> Expr:
+    """acc combined with one more value; a product of floats is added with one rounding, in one instruction."""
+    if combine == "add" and isinstance(value, Bin) and value.op == "mul" and value.type.dtype in ("f32", "f64"):
+        return fma(value.a, value.b, acc)
+    return binary(combine, acc, value)
 
 
 def legalize(kernel: Kernel) -> Kernel:

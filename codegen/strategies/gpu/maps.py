@@ -18,6 +18,7 @@ from ....ir.traverse import children, substitute
 from ...machine_gpu import MAX_RESIDENT, GpuMachine
 from ...schedule.vectors import vector_store
 from ..axes import substitute_axes
+from .legalize import accumulated
 from .operand import ACCESS, piece_width
 
 THREADS = 256
@@ -119,7 +120,7 @@ def _window_body(c: Compute, lane: Var, place: Var, number: str) -> Block:
             return vector_store(lane, made)
         return (For(place, vector_store(lane, made), "unroll"),)
 
-    step = over_places(store(acc, (place, lane), binary(c.combine, cell, c.body)))
+    step = over_places(store(acc, (place, lane), accumulated(c.combine, cell, c.body)))
     taps = extents(c.reduce)
     loops = step
     room = UNROLLED_TAPS

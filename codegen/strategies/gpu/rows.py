@@ -21,6 +21,7 @@ from ....ir.traverse import rewrite, substitute
 from ...machine_gpu import REGISTERS, WARP
 from ...schedule.vectors import vector_store
 from ..axes import drop_unit_axes
+from .legalize import accumulated
 from .maps import extents
 from .operand import ACCESS, piece_width
 from .staging import in_parts
@@ -277,7 +278,7 @@ class _Scheduler:
         else:
             acc = Buffer(f"acc{number}", c.acc, (), "register")
             start = const(identity(c.combine, c.acc), Type(c.acc))
-            add = store(acc, (), binary(c.combine, load(acc), self.place(self.value(c.body))))
+            add = store(acc, (), accumulated(c.combine, load(acc), self.place(self.value(c.body))))
             body = (Alloc(acc), store(acc, (), start), *self.over_row((For(self.v, (add,), "unroll"),)))
             total, more = self.combined(c, acc, number)
             body += more
