@@ -2,13 +2,15 @@
 
     python benchmarks/sparsity.py                                     products of this processor's sparse and dense kernels
     python benchmarks/sparsity.py --int8                              the same with u8 x i8
+    python benchmarks/sparsity.py --sweep [--int8] [--shape 128x768x768]     one product at 0 to 99 % zeros, as chosen
     python benchmarks/sparsity.py MODEL.onnx [--inputs X.npz] [--pattern 8x1] [--sparsity 0.8] [--threads 1] [--beside F.onnx]
 
 Of a model every product and convolution of at least 32 x 32 weights gets zeros by magnitude (speed does not depend on which
 ones; accuracy is what `tilewright prune` is for), also the integers of a QDQ file.  Timed in turns in one process, the lower
 quartile of each: Tilewright on the dense and the sparse file; where they are installed, ONNX Runtime and OpenVINO (in f32) on
-both.  Quote ratios.  Products include the copy of the input and the output's way back; each runs with its operands as the run
-before left them.
+both.  Large dense products of floats are seven of half the size; the speed beside the product itself (`--accuracy strict`)
+stands in brackets.  Quote ratios.  Products include the copy of the input and the output's way back; each runs with its
+operands as the run before left them.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ PATTERNS = ("8x1", "4x1", "2x1", "unstructured")
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
 SMALLEST = 1024
 SECONDS = 1.0  # of one comparison
+MOST_SECONDS = 6.0
+SWEEP = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 
 def zeroed(model: onnx.ModelProto, pattern: str, sparsity: float) -> onnx.ModelProto:
@@ -99,7 +103,7 @@ def race(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run()
-    end = time.monotonic() + SECONDS * len(runs)
+    end = time.monotonic() + min(SECONDS * len(runs), MOST_SECONDS)
     while time.monotonic() < end or len(next(iter(times.values()))) < 8:
         for name, run in runs.items():
             run()
@@ -109,11 +113,14 @@ def race(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
     return {name: sorted(found)[len(found) // 4] for name, found in times.items()}
 
 
-def ours(model: onnx.ModelProto, inputs: dict[str, np.ndarray], threads: int) -> tuple[Callable[[], Any], int]:
+def ours(
+    model: onnx.ModelProto, inputs: dict[str, np.ndarray], threads: int, accuracy: str = "default"
+) -> tuple[Callable[[], Any], int]:
     """(one run, bytes of weights)"""
-    artifact = tilewright.compile(model, name="model", shapes={n: a.shape for n, a in inputs.items()})
+    artifact = tilewright.compile(model, name="model", shapes={n: a.shape for n, a in inputs.items()}, accuracy=accuracy)
     module = artifact.load(threads)
-    return (lambda: module(inputs)), int(artifact.manifest["sizes"]["weights"])
+    bound = module.bind(inputs, module(inputs))
+    return bound, int(artifact.manifest["sizes"]["weights"])
 
 
 def peers(model: onnx.ModelProto, inputs: dict[str, np.ndarray], threads: int) -> dict[str, Callable[[], Any]]:
@@ -139,19 +146,41 @@ def peers(model: onnx.ModelProto, inputs: dict[str, np.ndarray], threads: int) -
     return found
 
 
+def operand(shape: tuple[int, ...], integers: bool) -> dict[str, np.ndarray]:
+    x = np.random.default_rng(0).integers(0, 256, shape[:2]).astype(np.uint8)
+    return {"x": x if integers else x.astype(np.float32) / 128 - 1}
+
+
 def products(integers: bool) -> None:
-    print("one thread, times the speed of the dense kernel")
-    print(f"{'rows x depth x outputs':>24}  {'pattern':13}" + "".join(f"{100 * s:7.0f} %" for s in SPARSITIES))
+    print("one thread, times the speed of the dense kernel" + ("" if integers else " (of the plain one)"))
+    print(f"{'rows x depth x outputs':>24}  {'pattern':13}" + "".join(f"{100 * s:12.0f} %" for s in SPARSITIES))
     for shape in SHAPES:
         dense = (integer_product if integers else product)(*shape)
-        x = np.random.default_rng(0).integers(0, 256, shape[:2]).astype(np.uint8)
-        inputs = {"x": x if integers else x.astype(np.float32) / 128 - 1}
+        inputs = operand(shape, integers)
         for pattern in ("8x4", *PATTERNS) if integers else PATTERNS:
             runs = {"dense": ours(dense, inputs, 1)[0]}
+            runs |= {} if integers else {"plain": ours(dense, inputs, 1, "strict")[0]}
             runs |= {str(s): ours(zeroed(dense, pattern, s), inputs, 1)[0] for s in SPARSITIES}
             times = race(runs)
-            cells = "".join(f"{times['dense'] / times[str(s)]:7.2f} x" for s in SPARSITIES)
+            cells = ""
+            for s in map(str, SPARSITIES):
+                plain = "" if integers else f" ({times['plain'] / times[s]:.2f})"
+                cells += (f"{times['dense'] / times[s]:.2f}" + plain).rjust(14)
             print(f"{' x '.join(map(str, shape)):>24}  {pattern:13}{cells}", flush=True)
+
+
+def sweep(shape: tuple[int, ...], integers: bool) -> None:
+    """One product with every share of zeros: what the compiler chooses beside the dense kernel; how slow it is at worst."""
+    dense, inputs, worst = (integer_product if integers else product)(*shape), operand(shape, integers), 9.0
+    print(f"{' x '.join(map(str, shape))}, one thread, times the speed of the dense kernel")
+    print(f"{'':13}" + "".join(f"{100 * s:6.0f} %" for s in SWEEP))
+    for pattern in ("8x4", *PATTERNS) if integers else PATTERNS:
+        runs = {"dense": ours(dense, inputs, 1)[0]} | {str(s): ours(zeroed(dense, pattern, s), inputs, 1)[0] for s in SWEEP}
+        times = race(runs)
+        ratios = [times["dense"] / times[str(s)] for s in SWEEP]
+        worst = min(worst, *ratios)
+        print(f"{pattern:13}" + "".join(f"{r:8.2f}" for r in ratios), flush=True)
+    print(f"at worst {worst:.3f} times as fast as dense")
 
 
 def whole(path: Path, inputs: Path | None, pattern: str, sparsity: float, threads: int, beside: Path | None) -> None:
@@ -180,11 +209,15 @@ def main() -> None:
     parser.add_argument("--inputs", type=Path, help="arrays by input name (default: MODEL.inputs.npz)")
     parser.add_argument("--pattern", default="8x1")
     parser.add_argument("--sparsity", type=float, default=0.8)
+    parser.add_argument("--sweep", action="store_true", help="one product at 0 to 99 %% zeros")
+    parser.add_argument("--shape", default="128x768x768", help="rows, depth and outputs of that product")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--int8", action="store_true", help="products of integers")
     parser.add_argument("--beside", type=Path, help="another model of the same inputs, as it is")
     a = parser.parse_args()
-    if a.model is None:
+    if a.sweep:
+        sweep(tuple(map(int, a.shape.split("x"))), a.int8)
+    elif a.model is None:
         products(a.int8)
     else:
         whole(a.model, a.inputs, a.pattern, a.sparsity, a.threads, a.beside)
