@@ -161,16 +161,21 @@ class InterpreterBackend(Backend):
         return lambda arrays: run_graph(graph, arrays)
 
 
+def _compiled(model: onnx.ModelProto, shapes: Shapes, target: str, *, loops_only: bool = False, **options: Any) -> Runner:
+    """Runs the artifact.  Raises what `fix_sizes` does for sizes that the target must know while compiling."""
+    from .api import compile
+
+    fix_sizes(import_model(model, shapes=shapes), loops_only=loops_only)
+    module = compile(model, target=target, shapes=shapes, **options).load()
+    return lambda arrays: module(*arrays)
+
+
 class CpuBackend(InterpreterBackend):
     """Runs the compiled library."""
 
     @staticmethod
     def bound(model: onnx.ModelProto, shapes: Shapes) -> Runner:
-        from .api import compile
-
-        fix_sizes(import_model(model, shapes=shapes), loops_only=True)
-        module = compile(model, target="cpu", shapes=shapes).load()
-        return lambda arrays: module(*arrays)
+        return _compiled(model, shapes, "cpu", loops_only=True)
 
 
 class XlaCpuBackend(InterpreterBackend):
@@ -178,11 +183,7 @@ class XlaCpuBackend(InterpreterBackend):
 
     @staticmethod
     def bound(model: onnx.ModelProto, shapes: Shapes) -> Runner:
-        from .api import compile
-
-        fix_sizes(import_model(model, shapes=shapes))
-        module = compile(model, target="xla:cpu", shapes=shapes, cache=False).load()
-        return lambda arrays: module(*arrays)
+        return _compiled(model, shapes, "xla:cpu", cache=False)
 
 
 class TvmBackend(InterpreterBackend):
@@ -190,11 +191,7 @@ class TvmBackend(InterpreterBackend):
 
     @staticmethod
     def bound(model: onnx.ModelProto, shapes: Shapes) -> Runner:
-        from .api import compile
-
-        fix_sizes(import_model(model, shapes=shapes))
-        module = compile(model, target="tvm:llvm", shapes=shapes, cache=False).load()
-        return lambda arrays: module(*arrays)
+        return _compiled(model, shapes, "tvm:llvm", cache=False)
 
 
 class CudaEmulatorBackend(InterpreterBackend):
@@ -214,8 +211,4 @@ class HlsCsimBackend(InterpreterBackend):
 
     @staticmethod
     def bound(model: onnx.ModelProto, shapes: Shapes) -> Runner:
-        from .api import compile
-
-        fix_sizes(import_model(model, shapes=shapes))
-        module = compile(model, target="fpga:u250", shapes=shapes, fpga={"max_error": 1e9}, cache=False).load()
-        return lambda arrays: module(*arrays)
+        return _compiled(model, shapes, "fpga:u250", fpga={"max_error": 1e9}, cache=False)
