@@ -28,6 +28,7 @@ FEW = 15  # codes that comparisons can tell apart
 _PROBES = 257
 _FIRST_BITS, _LAST_BITS = 4, 40
 _ROOM = 2**60
+_WHOLE = 1e-6  # of a number of least squares, which has rounding errors
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,7 +243,18 @@ def fit_sum(
     found, *_ = np.linalg.lstsq(columns, y[inside], rcond=None)
     if np.abs(columns @ found - y[inside]).max() > 1e-9 * max(1.0, np.abs(y).max()) or not np.any(found[:-1]):
         return None
+
+    def even(shift: int) -> Affine | None:
+        m, addend = np.rint(found[:-1] * 2.0**shift).astype(np.int64), np.rint(found[-1:] * 2.0**shift).astype(np.int64)
+        right = round_even((grid * m[:, None]).sum(0) + addend, shift).clip(low, high) == k
+        return Affine(m, addend, shift, codes_of_all, True, zero) if right.all() else None
+
     start = max(0, _FIRST_BITS - int(np.ceil(np.log2(np.abs(found[:-1]).max()))))
+    whole = next((s for s in range(_LAST_BITS) if np.abs(found * 2.0**s - np.rint(found * 2.0**s)).max() < _WHOLE), None)
+    if slack is None and whole is not None and np.abs(columns).max() * np.abs(found).sum() < _ROOM >> whole:
+        form = even(whole)  # ties are real, and the grid may have none
+        if form is not None:
+            return form
     for shift in range(start, start + _LAST_BITS):
         if max(abs(low), abs(high)) + 2 << shift >= _ROOM:
             return None
@@ -252,7 +264,7 @@ def fit_sum(
         most = np.where(most_codes < high, ((most_codes + 1) << shift) - 1 - total, _ROOM).min()
         if least <= most:
             return Affine(m, _roundest(np.array([least]), np.array([most])) + (zero << shift), shift, codes_of_all)
-        addend = int(np.rint(found[-1] * 2.0**shift))
-        if ((round_even(total + addend, shift).clip(low, high)) == k).all():
-            return Affine(m, np.array([addend]), shift, codes_of_all, True, zero)
+        if (form := even(shift)) is not None:
+            return form
     return None
+

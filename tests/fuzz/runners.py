@@ -29,7 +29,7 @@ from tilewright.compiler.targets import find_target
 from tilewright.frontend.onnx import import_model
 from tilewright.frontend.onnx.importer import import_graph
 from tilewright.frontend.onnx.reader import read_model
-from tilewright.ir.errors import InternalError, ModelError, TilewrightError
+from tilewright.ir.errors import InternalError, ModelError, OptionError, TilewrightError
 from tilewright.ir.interpreter import run_graph
 
 Arrays = Mapping[str, np.ndarray]
@@ -122,14 +122,23 @@ def cuda(model: onnx.ModelProto, arrays: Arrays) -> list[np.ndarray]:
     return [np.asarray(a) for a in emulate(model, shapes=_shapes(arrays))(*arrays.values())]
 
 
-def fpga(model: onnx.ModelProto, arrays: Arrays) -> list[np.ndarray]:
-    """The C simulation, calibrated on these very inputs."""
+def fpga(model: onnx.ModelProto, arrays: Arrays, max_error: float = 1e9) -> list[np.ndarray]:
+    """The C simulation, calibrated on these very inputs.  max_error: 0 for the bound that users get."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "inputs.npz"
         np.savez(path, **{n: a[None] for n, a in arrays.items()})
-        settings = {"max_error": 1e9, "calibration": str(path)}
+        settings = {"max_error": max_error, "calibration": str(path)}
         module = compile(model, target="fpga:u250", shapes=_shapes(arrays), fpga=settings, cache=False).load()
         return [np.asarray(a) for a in module(*arrays.values())]
+
+
+def too_coarse(model: onnx.ModelProto, arrays: Arrays) -> str:
+    """The words with which the usual bound on the error refuses a model for FPGA, or ""."""
+    try:
+        fpga(model, arrays, 0.0)
+    except OptionError as error:
+        return str(error).splitlines()[0]
+    return ""
 
 
 def reference(model: onnx.ModelProto, arrays: Arrays) -> list[np.ndarray]:
