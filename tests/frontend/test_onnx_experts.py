@@ -230,3 +230,19 @@ def test_weights_of_unevenly_spaced_codes(kind: int) -> None:
     else:
         np.testing.assert_allclose(numbers[8:], -numbers[:8])
         np.testing.assert_allclose(sorted(numbers[:8] * 12), [0, 0.0625, 2, 3, 4, 6, 8, 12], atol=1e-5)
+
+
+@pytest.mark.parametrize(("op", "changes", "message"), [
+    ("MoE", {"w2": draw(E - 1, H, N)}, "fc2_experts: .* each of the router's 4 experts"),
+    ("MoE", {"b1": draw(E, N - 1)}, "fc1_experts_bias: expected"),
+    ("QMoE", {"s1": draw(E - 1, N)}, "fc1_experts: scales"),
+    ("QMoE", {"b2": draw(E, H, 1)}, "fc2_experts_bias: expected"),
+])
+def test_weights_of_other_sizes_are_refused(op: str, changes: dict[str, np.ndarray], message: str) -> None:
+    """Found by damaged files."""
+    packed_ = {"w1": draw(E, N, H // 2).astype(np.uint8), "s1": draw(E, N), "b1": draw(E, N),
+               "w2": draw(E, H, N // 2).astype(np.uint8), "s2": draw(E, H), "b2": draw(E, H)}  # fmt: skip
+    plain = {"w1": draw(E, N, H), "b1": draw(E, N), "w2": draw(E, H, N), "b2": draw(E, H)}
+    constants: dict[str, np.ndarray | None] = {**(plain if op == "MoE" else packed_), **changes}
+    with pytest.raises(ModelError, match=message):
+        import_model(made(op, {"x": draw(T, H), "r": draw(T, E)}, constants, k=2, normalize_routing_weights=1))

@@ -132,11 +132,24 @@ def _mixture(
     return b.reshape(total, shape)
 
 
-def _dense(b: OnnxBuilder, what: str, weights: Value, bias: Value | None) -> Layer:
-    """weights: [E, out, in]."""
+def _require_experts(what: str, weights: Value, gates: Value) -> None:
     require_rank(what, weights, 3)
+    if weights.type.shape[0] != gates.type.shape[1]:
+        raise ModelError(f"{what}: {weights.type}, expected one of each of the router's {gates.type.shape[1]} experts")
+
+
+def _offsets(b: OnnxBuilder, what: str, bias: Value | None, experts: int, out: int) -> np.ndarray | None:
+    """The bias of every expert, [E, out]."""
+    if bias is not None and bias.type.shape != (experts, out):
+        raise ModelError(f"{what}_bias: expected [{experts}, {out}], got {bias.type}")
+    return None if bias is None else b.array(bias, f"{what}_bias")
+
+
+def _dense(b: OnnxBuilder, what: str, weights: Value, bias: Value | None, gates: Value) -> Layer:
+    """weights: [E, out, in]."""
+    _require_experts(what, weights, gates)
     array = b.array(weights, what)
-    offsets = None if bias is None else b.array(bias, f"{what}_bias")
+    offsets = _offsets(b, what, bias, *array.shape[:2])
 
     def layer(b: OnnxBuilder, x: Value, n: int) -> Value:
         y = b.add(MatMul(), x, b.constant(np.ascontiguousarray(array[n].T)))
@@ -156,8 +169,9 @@ def mixture_of_experts(
         raise ModelError("the sparse mixer is not supported")
     unit = Unit(activation_type, swiglu_fusion, activation_alpha, activation_beta, swiglu_limit)
     gates = _gates(b, router, None, k, bool(normalize_routing_weights))
-    third = None if w3 is None else _dense(b, "fc3_experts", w3, b3)
-    return _mixture(b, x, gates, unit, _dense(b, "fc1_experts", w1, b1), _dense(b, "fc2_experts", w2, b2), third)
+    third = None if w3 is None else _dense(b, "fc3_experts", w3, b3, gates)
+    first, second = _dense(b, "fc1_experts", w1, b1, gates), _dense(b, "fc2_experts", w2, b2, gates)
+    return _mixture(b, x, gates, unit, first, second, third)
 
 
 @dataclass(frozen=True)
@@ -172,20 +186,22 @@ class _Packed:
     bits: int
     block: int
 
-    def layer(self, b: OnnxBuilder) -> Layer:
-        require_rank(self.what, self.weights, 3)
+    def layer(self, b: OnnxBuilder, gates: Value) -> Layer:
+        _require_experts(self.what, self.weights, gates)
         if self.bits not in (2, 4, 8) or self.scales is None:
             raise ModelError(f"{self.what}: {self.bits} bits; supported are 2, 4 and 8 bits with scales")
         bytes_ = b.array(self.weights, self.what)
         experts, out, _ = bytes_.shape
         size = bytes_.shape[2] * 8 // self.bits
-        scales = b.array(self.scales, f"{self.what}_scales").reshape(experts, out, -1)
-        block = self.block if self.block > 0 else size
+        scales = b.array(self.scales, f"{self.what}_scales")
+        block = self.block if self.block > 0 else max(size, 1)
         blocks = -(-size // block)
-        if scales.shape[2] != blocks:
-            raise ModelError(f"{self.what}: {scales.shape[2]} scales for rows of {size} in blocks of {block}")
+        if scales.shape not in ((experts, out), (experts, out, blocks)) or scales.size != experts * out * blocks:
+            raise ModelError(f"{self.what}: scales {list(scales.shape)} for {experts} experts with {out} rows of {size} in "
+                             f"blocks of {block}")
+        scales = scales.reshape(experts, out, blocks)
         zeros = self._zero_points(b, experts, out, blocks)
-        offsets = None if self.bias is None else b.array(self.bias, f"{self.what}_bias")
+        offsets = _offsets(b, self.what, self.bias, experts, out)
 
         def layer(b: OnnxBuilder, x: Value, n: int) -> Value:
             codes = b.constant(np.ascontiguousarray(unpacked(bytes_[n], self.bits, (out, size)).T))
@@ -228,7 +244,7 @@ def quantized_mixture_of_experts(
     rows = (("fc1_experts", w1, s1, z1, b1, fc1_expert_weight_bits), ("fc2_experts", w2, s2, z2, b2, fc2_expert_weight_bits),
             ("fc3_experts", w3, s3, z3, b3, fc3_expert_weight_bits))  # fmt: skip
     layers = [
-        _Packed(what, w, s, z, bias, bits or expert_weight_bits, block_size).layer(b)
+        _Packed(what, w, s, z, bias, bits or expert_weight_bits, block_size).layer(b, gates)
         for what, w, s, z, bias, bits in rows if w is not None
     ]  # fmt: skip
     return _mixture(b, x, gates, unit, layers[0], layers[1], layers[2] if len(layers) > 2 else None)

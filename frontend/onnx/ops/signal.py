@@ -23,7 +23,8 @@ from ..tensors import dtype_name
 
 _WHOLE = 32  # up to this length one product is cheapest
 _LONGEST = 1024  # of a prime factor: its matrix has that many rows and columns
-_MOST_SAMPLES = 2**24  # of all frames
+_LONGEST_INVERSE = 2**13  # to real numbers, which is one product
+_MOST_SAMPLES = 2**24  # of all frames, or of one transform
 _MOST_BINS = 2**24  # elements of a matrix of mel weights
 
 Complex = tuple[Value, "Value | None"]
@@ -46,6 +47,9 @@ def dft_by_attribute(
         n = 2 * (have - 1) if inverse and onesided else have
     if not isinstance(have, int) or n is None or n < 1:
         raise ModelError(f"axis {at} of {x.type} must have a known size, and a transform one element at least")
+    most = _LONGEST_INVERSE if inverse and onesided else _MOST_SAMPLES
+    if n > most:
+        raise ModelError(f"a transform of {n} samples is not supported: expected {most} at most")
     order = [d for d in range(rank - 1) if d != at]
     wide = b.transpose(b.cast(x, "f64"), (rank - 1, *order, at))
     parts = [_part(b, wide, i) for i in range(int(x.type.shape[-1]))]  # pyright: ignore
