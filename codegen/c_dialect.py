@@ -19,7 +19,8 @@ class Dialect:
     types: element type -> C type.  functions: (function, element type) -> call with {0}, {1}, ...; what is not listed is a
     function of the C library.  conversions: (from, to) -> text with {0}, for what a C cast does not do.
     bindings: loop kind -> the number of the block or thread that runs it.  before, inside: loop kind -> line before the loop,
-    or first in its body.  spaces: buffer space -> what stands before a declaration; a space that is missing is refused.
+    or first in its body; rolled: before a loop that compilers shall not unroll.
+    spaces: buffer space -> what stands before a declaration; a space that is missing is refused.
     barriers: scope -> statement.  instructions: names that a `Do` may have, each a function of that name.
     signature: the head of a kernel, with {name}, {parameters}, {cluster} and {threads}, with the blocks that shall be
     resident after it.  restrict: after the `*` of a parameter that no
@@ -38,6 +39,7 @@ class Dialect:
     bindings: Mapping[str, str] = field(default_factory=dict)
     before: Mapping[str, str] = field(default_factory=dict)
     inside: Mapping[str, str] = field(default_factory=dict)
+    rolled: str = "#pragma unroll 1"
     barriers: Mapping[str, str] = field(default_factory=dict)
     instructions: frozenset[str] = frozenset()
     shared_limit: int = 0

@@ -170,6 +170,8 @@ class _KernelPrinter(StorePrinter):
         name = self.declare(s.var)
         if s.kind in self.dialect.before:
             self.line(self.dialect.before[s.kind])
+        elif "rolled" in s.attrs:
+            self.line(self.dialect.rolled)
         self.line(f"for ({ctype} {name} = 0; {name} < {limit}; ++{name}) {{")
         if s.kind in self.dialect.inside:
             self.line(self.dialect.inside[s.kind])

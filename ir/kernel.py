@@ -84,7 +84,7 @@ class Stmt:
 @dataclass(frozen=True, eq=False)
 class For(Stmt):
     """attrs: "reduce" on the loops of a reduction, whose iterations depend on each other; `noted(text)`: what the loop does,
-    for those who read the printed kernel."""
+    for those who read the printed kernel; "rolled": a C++ compiler shall not unroll it."""
 
     var: Var
     body: tuple[Stmt, ...]

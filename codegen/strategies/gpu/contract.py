@@ -273,7 +273,9 @@ class ProductPlan:
         )
         overlap = is_async and steps > 1
         note = f"stage ko is multiplied while up to {early} after it are on their way" if overlap else "the products"
-        return (*body, For(ko, use, "serial", ("reduce", noted(note))), *core.after_loop())
+        # Straight-line code of several stages would need more registers than two blocks of plain arithmetic leave a thread.
+        rolled = ("rolled",) if isinstance(core, PlainCore) and steps > 1 else ()
+        return (*body, For(ko, use, "serial", ("reduce", noted(note), *rolled)), *core.after_loop())
 
     # ---- the sums
 

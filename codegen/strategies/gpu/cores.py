@@ -17,6 +17,7 @@ from .operand import ACCESS
 from .staging import StagedTile
 from .tiles import GpuTile
 
+MANY_SUMS = 64  # of a thread in plain arithmetic
 LANE_ROWS, LANE_COLUMNS = 4, 8  # threads of a warp in plain arithmetic
 INSTRUCTIONS = {
     ("f16", "f16"): "mma_m16n8k16_f16", ("bf16", "bf16"): "mma_m16n8k16_bf16", ("f32", "f32"): "mma_m16n8k8_tf32",
@@ -166,7 +167,10 @@ class PlainCore:
         cell = load(self.acc, i, j)
         total = fma(values[0], values[1], cell) if DTYPES[self.acc_dtype].kind == "f" else cell + values[0] * values[1]
         body += _unroll((k, i, j), (Store(self.acc, (i, j), total),))
-        return (For(g, body, "unroll" if self.tile.depth // group <= 4 else "serial", ("reduce",)),)
+        # Straight-line code of more k's would need more registers than two blocks leave a thread with so many sums.
+        if self.tile.depth // group <= 4 and ti * tj < MANY_SUMS:
+            return (For(g, body, "unroll", ("reduce",)),)
+        return (For(g, body, "serial", ("reduce", "rolled")),)
 
     def _read(self, tile: StagedTile, to: Buffer, stage: Expr, start: Expr, own: Expr, lanes: int, k: Expr) -> Block:
         """This thread's elements for a few k's, whole pieces at a time."""
