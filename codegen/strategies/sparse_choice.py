@@ -38,6 +38,7 @@ DENSE_SHARE = 0.97  # of the multiply-add peak that the dense kernel reaches
 HALVED = 0.9  # of that, for large products as seven of half the size
 BLOCK_OVERHEAD = {8: 1.04, 4: 1.22, 2: 1.06, 1: 1.1}  # R -> cycles of a block over those of its multiplications or loads
 WORD_OVERHEAD = 1.25  # the same for words of integers
+UNALIGNED = 2.8  # a load of rows that begin anywhere, over one of rows that begin with a cache line: measured in windows
 LEAST_CYCLES = 6.0  # of one step of all groups in lockstep, where rows are few
 BUNDLED_CYCLES = 12.0  # per group and tile, where groups run in lockstep; and its sums, below
 GROUP_CYCLES = 25.0  # per group and tile: clearing or loading and storing its sums, and a loop whose end is not foreseen
@@ -212,13 +213,14 @@ def _candidate(
     whole = columns // block * block
     blocks = int(kept[:whole].reshape(-1, block, depth).any(axis=1).sum()) + int(kept[whole:].any(axis=0).sum())
     groups = -(-columns // block) * -(-depth // tile)
+    rows_load = 1.0 if product.copy is None else UNALIGNED
     overhead = WORD_OVERHEAD if product.word > 1 else BLOCK_OVERHEAD[block]
     per_group = BUNDLED_CYCLES if bundle > 1 else GROUP_CYCLES
     total = 0.0
     for count, some in ((rows // width, width), (1, rows % width)):
         v = -(-some // lanes)
         if dot is None:
-            each = max(block * v / 2, (v + 1 + block / bundle) / 2, LEAST_CYCLES / bundle) * overhead
+            each = max(block * v / 2, (rows_load * v + 1 + block / bundle) / 2, LEAST_CYCLES / bundle) * overhead
         else:  # blocks are filled up to whole groups: half a group each on average
             each = sparse_integers.cycles_of_group(block, v, dot.count, machine) / dot.count
             total += count * groups * each * (dot.count - 1) / 2 if some else 0.0

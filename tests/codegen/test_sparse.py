@@ -157,6 +157,14 @@ def test_dense_weights_and_few_rows_stay_dense() -> None:
         assert "sparse" not in schedule_group(group, WIDE).note
 
 
+@pytest.mark.parametrize("block, pays", [(8, True), (1, False)])
+def test_narrow_blocks_of_windows_stay_dense(block: int, pays: bool) -> None:
+    """Their rows begin anywhere in a cache line: measured at 0.7 to 0.9 of the dense speed with a tenth of the weights."""
+    x, w = Operand(values(1, 16, 16, 128)), weights(9 * 128, 128, 0.1, block).reshape(3, 3, 128, 128)
+    group = with_sparsity(group_of(Conv((1, 1), (0,) * 4, (1, 1), 1), x, w), {"x1": w}, parse_machine("cpu:znver5"))
+    assert (group.sparse is not None and group.sparse.pays) == pays
+
+
 @pytest.mark.parametrize("block, density, height", [(8, 0.2, 8), (4, 0.1, 4), (2, 0.1, 2), (1, 0.1, 1)])
 def test_the_block_follows_the_pattern(block: int, density: float, height: int) -> None:
     x, w = Operand(values(128, 256)), weights(256, 256, density, block)
