@@ -316,9 +316,11 @@ def _is_start(s: Stmt, following: Stmt) -> bool:
 
 
 def _asked(kernel: Kernel, what: str) -> tuple[int, ...]:
-    """How many blocks a multiprocessor shall hold at once ("resident"), or a cluster has, if a loop says so."""
+    """How many blocks a multiprocessor shall hold at once ("resident"), or a cluster has, if a loop says so; of several loops,
+    which share one launch, the fewest."""
     found = (a for s in walk_block(kernel.body) if isinstance(s, For) for a in s.attrs)
-    return next(((int(str(a[1])),) for a in found if isinstance(a, tuple) and a[0] == what), ())
+    numbers = [int(str(a[1])) for a in found if isinstance(a, tuple) and a[0] == what]
+    return (min(numbers),) if numbers else ()
 
 
 def _tiles(s: Do) -> list[Buffer]:

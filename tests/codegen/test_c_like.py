@@ -183,3 +183,13 @@ def test_helpers_that_only_a_comment_names_are_left_out() -> None:
     snippets = {"first": "void first() { second(); }", "second": "void second() {}", "third": "// second\nvoid third() {}"}
     assert used_snippets("// first\nthird();", snippets) == ["third"]
     assert used_snippets("first();", snippets) == ["first", "second"]
+
+
+def test_loops_that_share_a_launch_ask_for_the_fewest_blocks() -> None:
+    """Sixteen blocks of 32 threads fit where sixteen of 256 do not."""
+    small, large = axis("small", 32), axis("large", 256)
+    body = (For(axis("b", 4), (For(small, (store(X, (as_expr(0), small), const(0, "f32")),), "thread.x"),), "block.x",
+                (("resident", 16),)),
+            For(axis("c", 4), (For(large, (store(Y, (large / 64, large % 64), const(0, "f32")),), "thread.x"),), "block.x",
+                (("resident", 4),)))
+    assert "__launch_bounds__(256, 4)" in text_of(*body, params=(X, Y))
