@@ -364,7 +364,7 @@ def test_a_full_disk(start: Start, tmp_path: Path, limit: int) -> None:
     assert {p.name for p in tmp_path.iterdir()} <= {"tmp", "cache"}
 
 
-@pytest.mark.parametrize("moment", ["starting", "cache", "fuse", "machine code", "write"])
+@pytest.mark.parametrize("moment", ["starting", "cache", "import", "lower", "machine code", "write"])
 def test_ctrl_c(start: Start, tmp_path: Path, moment: str) -> None:
     process = start()
     assert process.stderr is not None
