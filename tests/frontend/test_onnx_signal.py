@@ -21,7 +21,7 @@ def test_complex_transforms_and_back(n: int) -> None:
     np.testing.assert_allclose(z, x, atol=1e-12)
 
 
-@pytest.mark.parametrize("n", LENGTHS[1:])
+@pytest.mark.parametrize("n", (*LENGTHS[1:], 1025, 6000, 16384))
 def test_real_transforms_and_back(n: int) -> None:
     x = draw(2, n, 1)
     forward = node("DFT", ["x"], ["y"], onesided=1)
@@ -29,8 +29,18 @@ def test_real_transforms_and_back(n: int) -> None:
     m = model([forward, back], [value("x", 2, n, 1)], ["y", "z"], {"n": np.array(n)}, opset=20)
     y, z = run(m, x)
     expected = np.fft.rfft(x[..., 0].astype(np.float64))
-    np.testing.assert_allclose(y[..., 0] + 1j * y[..., 1], expected, atol=1e-5)
+    np.testing.assert_allclose(y[..., 0] + 1j * y[..., 1], expected, rtol=1e-6, atol=1e-5)
     np.testing.assert_allclose(z, x, atol=1e-6)
+
+
+def test_a_real_signal_of_prime_length() -> None:
+    n = 1031
+    x = np.random.default_rng(n).normal(size=(1, n))
+    spectrum = np.fft.rfft(x)
+    m = model([node("DFT", ["y", "n"], ["z"], onesided=1, inverse=1)], [value("y", 1, n // 2 + 1, 2, dtype=F64)], ["z"],
+              {"n": np.array(n)}, opset=20)  # fmt: skip
+    (z,) = run(m, np.stack([spectrum.real, spectrum.imag], -1))
+    np.testing.assert_allclose(z[..., 0], x, atol=1e-12)
 
 
 def test_what_cancels_is_zero() -> None:

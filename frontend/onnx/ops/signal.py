@@ -22,8 +22,8 @@ from ..table import Outputs, onnx_op
 from ..tensors import dtype_name
 
 _WHOLE = 32  # up to this length one product is cheapest
+_LONGEST_INVERSE = 2**13  # to real numbers, by one product, where a prime factor is longer
 _LONGEST = 1024  # of a prime factor: its matrix has that many rows and columns
-_LONGEST_INVERSE = 2**13  # to real numbers, which is one product
 _MOST_SAMPLES = 2**24  # of all frames, or of one transform
 _MOST_BINS = 2**24  # elements of a matrix of mel weights
 
@@ -47,9 +47,8 @@ def dft_by_attribute(
         n = 2 * (have - 1) if inverse and onesided else have
     if not isinstance(have, int) or n is None or n < 1:
         raise ModelError(f"axis {at} of {x.type} must have a known size, and a transform one element at least")
-    most = _LONGEST_INVERSE if inverse and onesided else _MOST_SAMPLES
-    if n > most:
-        raise ModelError(f"a transform of {n} samples is not supported: expected {most} at most")
+    if n > _MOST_SAMPLES:
+        raise ModelError(f"a transform of {n} samples is not supported: expected {_MOST_SAMPLES} at most")
     order = [d for d in range(rank - 1) if d != at]
     wide = b.transpose(b.cast(x, "f64"), (rank - 1, *order, at))
     parts = [_part(b, wide, i) for i in range(int(x.type.shape[-1]))]  # pyright: ignore
@@ -163,6 +162,12 @@ def _divisor(n: int) -> int:
     return max(p for p in range(1, int(n**0.5) + 1) if n % p == 0)
 
 
+def _is_smooth(n: int) -> bool:
+    """Whether no prime factor is longer than _LONGEST."""
+    p = _divisor(n)
+    return n <= _LONGEST if p == 1 else _is_smooth(p) and _is_smooth(n // p)
+
+
 def _roots(n: int, powers: np.ndarray, sign: int) -> tuple[np.ndarray, np.ndarray]:
     """Real and imaginary parts of exp(sign * 2 pi i * powers / n); multiples of a quarter turn are exact."""
     turns = powers % n
@@ -191,6 +196,11 @@ def _inverse_real(b: OnnxBuilder, x: Complex, n: int) -> Value:
     """A real signal of n samples from its first n // 2 + 1 frequencies; the others are their conjugates."""
     bins = np.arange(n // 2 + 1)
     twice = np.where((bins == 0) | (2 * bins == n), 1.0, 2.0)[:, None] / n
+    if n > _LONGEST and (_is_smooth(n) or n > _LONGEST_INVERSE):  # one product has n * n / 2 constants
+        weights = b.constant(twice[:, 0])
+        re, im = (None if v is None else b.binary("mul", v, weights) for v in x)
+        assert re is not None
+        return _fourier(b, _fitted(b, (re, im), n), n, 1)[0]
     cos, sin = _roots(n, np.outer(bins, np.arange(n)), 1)
     y = b.add(MatMul(), _rows(b, x[0]), b.constant(cos * twice))
     if x[1] is not None:
